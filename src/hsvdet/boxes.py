@@ -1,0 +1,71 @@
+"""Box arithmetic, in float32 also under autocast: bfloat16 would move boxes by pixels.
+
+`cxcywh` = centre and size, `xyxy` = corners, `xywh` = corner and size (COCO files). All functions work on
+[..., 4] tensors of any unit and keep gradients.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def xyxy_to_cxcywh(xyxy: Tensor) -> Tensor:
+    first, last = xyxy[..., :2], xyxy[..., 2:]
+    return torch.cat([(first + last) / 2, last - first], -1)
+
+
+def area(xyxy: Tensor) -> Tensor:
+    return (xyxy[..., 2] - xyxy[..., 0]) * (xyxy[..., 3] - xyxy[..., 1])
+
+
+def _intersection_union(xyxy_a: Tensor, xyxy_b: Tensor) -> tuple[Tensor, Tensor]:
+    first = torch.maximum(xyxy_a[..., :2], xyxy_b[..., :2])
+    last = torch.minimum(xyxy_a[..., 2:], xyxy_b[..., 2:])
+    intersection = (last - first).clamp(min=0).prod(-1)
+    return intersection, area(xyxy_a) + area(xyxy_b) - intersection
+
+
+def iou(xyxy_a: Tensor, xyxy_b: Tensor, eps: float = 1e-7) -> Tensor:
+    """Intersection over union of boxes pair by pair, with broadcasting: `iou(a[:, None], b)` is the matrix."""
+    intersection, union = _intersection_union(xyxy_a.float(), xyxy_b.float())
+    return intersection / union.clamp(min=eps)
+
+
+def generalised_iou(xyxy_a: Tensor, xyxy_b: Tensor, eps: float = 1e-7) -> Tensor:
+    """GIoU in [-1, 1] (Rezatofighi et al. 2019, arXiv 1902.09630), broadcasting as `iou`."""
+    xyxy_a, xyxy_b = xyxy_a.float(), xyxy_b.float()
+    intersection, union = _intersection_union(xyxy_a, xyxy_b)
+    first = torch.minimum(xyxy_a[..., :2], xyxy_b[..., :2])
+    last = torch.maximum(xyxy_a[..., 2:], xyxy_b[..., 2:])
+    hull = (last - first).clamp(min=0).prod(-1)
+    return intersection / union.clamp(min=eps) - (hull - union) / hull.clamp(min=eps)
+
+
+def complete_iou(xyxy_a: Tensor, xyxy_b: Tensor, eps: float = 1e-7) -> Tensor:
+    """CIoU (Zheng et al. 2020, arXiv 1911.08287): IoU less centre distance and aspect difference.
+
+    The trade-off weight of the aspect term carries no gradient, as in the paper. Broadcasts as `iou`.
+    """
+    xyxy_a, xyxy_b = xyxy_a.float(), xyxy_b.float()
+    intersection, union = _intersection_union(xyxy_a, xyxy_b)
+    overlap = intersection / (union + eps)
+    first = torch.minimum(xyxy_a[..., :2], xyxy_b[..., :2])
+    last = torch.maximum(xyxy_a[..., 2:], xyxy_b[..., 2:])
+    diagonal = (last - first).square().sum(-1) + eps
+    centres = xyxy_a[..., :2] + xyxy_a[..., 2:] - xyxy_b[..., :2] - xyxy_b[..., 2:]
+    distance = centres.square().sum(-1) / 4
+    size_a, size_b = xyxy_a[..., 2:] - xyxy_a[..., :2], xyxy_b[..., 2:] - xyxy_b[..., :2]
+    angle_a = torch.atan(size_a[..., 0] / (size_a[..., 1] + eps))
+    angle_b = torch.atan(size_b[..., 0] / (size_b[..., 1] + eps))
+    aspect = (4 / math.pi**2) * (angle_a - angle_b).square()
+    with torch.no_grad():
+        weight = aspect / (aspect - overlap + 1 + eps)
+    return overlap - distance / diagonal - weight * aspect

@@ -1,0 +1,110 @@
+"""From an image of any size to what a network takes. Travels with the weights, in every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from .errors import ConfigError
+from .structures import Rectangle
+
+Resize = Literal["letterbox", "fit", "stretch", "shortest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How an image is resized, padded and normalised.
+
+    size: (height, width) of the network's input. resize:
+      letterbox  the aspect kept, the picture in the middle, `fill` around it (the YOLO family);
+      fit        the aspect kept, the picture in the top left corner, padded right and below (DETR family);
+      stretch    resized to `size`, the aspect not kept (RT-DETR);
+      shortest   the shorter side to min(size) unless the longer would pass max(size); no padding
+                 (DETR's published evaluation: size (800, 1333)).
+    fill: the grey of the padding, 0..255. mean, std: of channels in [0, 1]. stride: sides of the canvas are
+    multiples of it. antialias: low-pass before shrinking (Pillow does, the YOLO family's OpenCV did not).
+    """
+
+    size: tuple[int, int]
+    resize: Resize = "letterbox"
+    fill: int = 114
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    stride: int = 32
+    antialias: bool = False
+
+    def __post_init__(self):
+        if self.resize not in ("letterbox", "fit", "stretch", "shortest"):
+            raise ConfigError(f"resize expects letterbox, fit, stretch or shortest, got {self.resize!r}.")
+        for name in ("size", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.size) != 2 or min(self.size) < self.stride:
+            raise ConfigError(f"size expects (height, width) of at least {self.stride}, got {self.size}.")
+        if self.resize != "shortest" and any(side % self.stride for side in self.size):
+            nearest = tuple(max(self.stride, round(side / self.stride) * self.stride) for side in self.size)
+            raise ConfigError(
+                f"size expects multiples of {self.stride}, got {self.size[0]}x{self.size[1]}."
+                f" Nearest: {nearest[0]}x{nearest[1]}."
+            )
+
+    def geometry(self, height: int, width: int, minimal: bool = False) -> tuple[tuple[int, int], Rectangle]:
+        """(canvas height, width) and where the picture lies on it, for an image of height x width pixels.
+
+        minimal: leave out the rows or columns of padding that the stride does not ask for, so a wide image
+        costs a wide canvas. Depends on this image alone, never on its neighbours in a batch.
+        """
+        if self.resize == "stretch":
+            return self.size, Rectangle(0, 0, self.size[1], self.size[0])
+        if self.resize == "shortest":
+            short, long = min(self.size), max(self.size)
+            if max(height, width) / min(height, width) * short > long:
+                short = round(long * min(height, width) / max(height, width))
+            if height <= width:
+                content = Rectangle(0, 0, max(1, int(short * width / height)), max(1, short))
+            else:
+                content = Rectangle(0, 0, max(1, short), max(1, int(short * height / width)))
+            return (content.height, content.width), content
+        ratio = min(self.size[0] / height, self.size[1] / width)
+        new_height = min(max(1, round(height * ratio)), self.size[0])
+        new_width = min(max(1, round(width * ratio)), self.size[1])
+        canvas = self.size
+        if minimal:
+            canvas = (_round_up(new_height, self.stride), _round_up(new_width, self.stride))
+        left = top = 0
+        if self.resize == "letterbox":
+            # The half pixel of an odd gap goes to the right and to the bottom.
+            left, top = (canvas[1] - new_width) // 2, (canvas[0] - new_height) // 2
+        return canvas, Rectangle(left, top, new_width, new_height)
+
+    def place(self, image: Tensor, minimal: bool = False) -> tuple[Tensor, Rectangle]:
+        """image: [3, H, W] uint8 to its canvas [3, H', W'] uint8, and where the picture lies on it."""
+        canvas, content = self.geometry(image.shape[-2], image.shape[-1], minimal)
+        size = [content.height, content.width]
+        if list(image.shape[-2:]) != size:
+            image = F.resize(image, size, antialias=self.antialias)
+        if canvas == (content.height, content.width):
+            return image, content
+        placed = torch.full((3, *canvas), self.fill, dtype=torch.uint8)
+        bottom, right = content.top + content.height, content.left + content.width
+        placed[:, content.top : bottom, content.left : right] = image
+        return placed, content
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """[..., 3, H, W] uint8 to float32."""
+        scaled = image.float() / 255
+        if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
+            return scaled
+        mean = scaled.new_tensor(self.mean)[:, None, None]
+        std = scaled.new_tensor(self.std)[:, None, None]
+        return (scaled - mean) / std
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
