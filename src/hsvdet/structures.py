@@ -72,6 +72,7 @@ class DenseOutput(NamedTuple):
     distances: [B, A, 4 * R] logits of the left, top, right, bottom distance bins, side-major.
     anchors: [A, 2] xy of the points in input pixels. strides: [A] pixels. extents: [B, 4] where each image
     lies inside the input (left, top, width, height) in pixels: what fractions are fractions of.
+    selector_scores: a [B, h, w] map of logits for each learned token selector in the network.
     """
 
     prediction: Prediction
@@ -79,6 +80,7 @@ class DenseOutput(NamedTuple):
     anchors: Tensor
     strides: Tensor
     extents: Tensor
+    selector_scores: tuple[Tensor, ...] = ()
 
     @property
     def answer(self) -> Prediction:

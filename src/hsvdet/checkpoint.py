@@ -1,0 +1,90 @@
+"""The checkpoint file: safetensors, with one JSON header that says what the tensors are.
+
+Nothing in it is executable. Header (metadata key "hsvdet"): format, model, config, labels, category_ids,
+preprocess, licence, source. docs/checkpoint.md describes it for readers in other languages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from .errors import CheckpointError
+
+FORMAT = 1
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a whole file or none: to a neighbour first, then renamed over `path`. Raises OSError."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """tensors: a state dict, written contiguous and on the CPU. header: anything JSON. Atomic."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"hsvdet": json.dumps({"format": FORMAT, **header}, ensure_ascii=False)}
+    write_atomically(path, serialise(tensors, metadata))
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, header). Raises CheckpointError, in words for the user, for anything that is not sound."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # A missing header is told apart before the tensors are read: they may be large.
+            header = _header(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:2] == b"PK" or start[:1] == b"\x80":
+            raise CheckpointError(
+                f"{path}: a PyTorch pickle, which could run code and is not loaded. Convert published weights"
+                f" first: hsvdet convert {path} OUT.safetensors"
+            ) from None
+        raise CheckpointError(
+            f"{path}: expected a whole safetensors file; it is damaged or cut off ({error}). Copy it again."
+        ) from None
+    return tensors, header
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if "hsvdet" not in metadata:
+        raise CheckpointError(
+            f"{path}: safetensors without an hsvdet header, so which model it is cannot be told. If it holds"
+            f" published weights: hsvdet convert {path} OUT.safetensors --model NAME"
+        )
+    try:
+        header = json.loads(metadata["hsvdet"])
+        version = header.pop("format")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise CheckpointError(f"{path}: its hsvdet header is not readable JSON. Copy it again.") from None
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {version}; this hsvdet reads format {FORMAT}."
+            + (" Install a newer hsvdet." if isinstance(version, int) and version > FORMAT else "")
+        )
+    return header

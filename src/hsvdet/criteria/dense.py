@@ -1,0 +1,119 @@
+"""The loss of a dense head: soft-target BCE on classes, CIoU and distribution focal loss on boxes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..boxes import complete_iou, cxcywh_to_xyxy
+from ..layers.tokens import salience
+from ..structures import DenseOutput, Target
+from .normaliser import mean_over_processes
+from .task_aligned import task_aligned_assignment
+
+
+class DenseCriterion(nn.Module):
+    """(DenseOutput, targets) to weighted losses {"class", "box", "distribution"[, "selector"]}.
+
+    All are sums over the global batch divided by the sum of its target scores (at least 1), so the gradient
+    does not depend on how images are spread over processes. Gains: the YOLOv8 settings. A network with
+    learned token selectors also learns to find objects with them: `selector_gain` times a focal loss
+    against the salience map (layers/tokens.py).
+    """
+
+    def __init__(
+        self,
+        *,
+        class_gain: float = 0.5,
+        box_gain: float = 7.5,
+        distribution_gain: float = 1.5,
+        selector_gain: float = 0.25,
+        top: int = 10,
+        alpha: float = 0.5,
+        beta: float = 6.0,
+        smallest_side: float = 0.0,
+    ):
+        super().__init__()
+        self.class_gain, self.box_gain = class_gain, box_gain
+        self.distribution_gain, self.selector_gain = distribution_gain, selector_gain
+        self.top, self.alpha, self.beta, self.smallest_side = top, alpha, beta, smallest_side
+
+    def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
+        logits = output.prediction.logits.float()
+        labels, xyxy, real = _pad_targets(targets, output.extents)
+        predicted = cxcywh_to_xyxy(
+            output.prediction.boxes * output.extents[:, None, 2:].repeat(1, 1, 2)
+            + F.pad(output.extents[:, None, :2], (0, 2))
+        )
+        assignment = task_aligned_assignment(
+            logits.detach().sigmoid(), predicted.detach(), output.anchors, labels, xyxy, real,
+            top=self.top, alpha=self.alpha, beta=self.beta, smallest_side=self.smallest_side,
+        )  # fmt: skip
+        image, anchor = assignment.positive.nonzero(as_tuple=True)
+        target = assignment.target[image, anchor]
+        weight = assignment.score[image, anchor]
+
+        wanted = torch.zeros_like(logits)
+        if len(image):
+            wanted[image, anchor, labels[image, target]] = weight
+        total = mean_over_processes(assignment.score.sum()).clamp(min=1)
+
+        box = xyxy[image, target] if len(image) else predicted[image, anchor].detach()
+        overlap = complete_iou(predicted[image, anchor], box)
+        reach = torch.cat([output.anchors[anchor] - box[:, :2], box[:, 2:] - output.anchors[anchor]], -1)
+        reach = reach / output.strides[anchor, None]
+        distances = output.distances[image, anchor].float().unflatten(-1, (4, -1))
+        losses = {
+            "class": self.class_gain
+            * F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+            / total,
+            "box": self.box_gain * ((1 - overlap) * weight).sum() / total,
+            "distribution": self.distribution_gain
+            * (distribution_focal_loss(distances, reach).mean(-1) * weight).sum()
+            / total,
+        }
+        if output.selector_scores:
+            losses["selector"] = self.selector_gain * self._selector_loss(output, targets)
+        return losses
+
+    def _selector_loss(self, output: DenseOutput, targets: list[Target]) -> Tensor:
+        objects = output.extents.new_tensor(float(sum(len(target.labels) for target in targets)))
+        objects = mean_over_processes(objects).clamp(min=1)
+        steps = {int((output.strides == s).sum()): int(s) for s in output.strides.unique().tolist()}
+        loss = output.extents.new_zeros(())
+        for scores in output.selector_scores:
+            size = tuple(scores.shape[-2:])
+            wanted = salience(targets, output.extents, size, steps[size[0] * size[1]])
+            surprise = (wanted - scores.sigmoid()).square()
+            loss = (
+                loss + (surprise * F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")).sum()
+            )
+        return loss / objects
+
+
+def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:
+    """Cross entropy towards the two bins around each value (GFL, equation 6).
+
+    logits: [..., R]. values: [...] in bins, clamped to [0, R - 1). Returns [...].
+    """
+    values = values.clamp(0, logits.shape[-1] - 1 - 0.01)
+    low = values.floor()
+    log_probability = logits.log_softmax(-1)
+    at_low = log_probability.gather(-1, low.long().unsqueeze(-1)).squeeze(-1)
+    at_high = log_probability.gather(-1, low.long().unsqueeze(-1) + 1).squeeze(-1)
+    return -(at_low * (low + 1 - values) + at_high * (values - low))
+
+
+def _pad_targets(targets: list[Target], extents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets to labels [B, N], boxes [B, N, 4] xyxy in input pixels, and real [B, N] (False = filling)."""
+    device = extents.device
+    most = max((len(target.labels) for target in targets), default=0)
+    labels = torch.zeros(len(targets), most, dtype=torch.int64, device=device)
+    boxes = torch.zeros(len(targets), most, 4, device=device)
+    real = torch.zeros(len(targets), most, dtype=torch.bool, device=device)
+    for i, target in enumerate(targets):
+        n = len(target.labels)
+        labels[i, :n], boxes[i, :n], real[i, :n] = target.labels.to(device), target.boxes.to(device), True
+    pixels = boxes * extents[:, None, 2:].repeat(1, 1, 2) + F.pad(extents[:, None, :2], (0, 2))
+    return labels, cxcywh_to_xyxy(pixels), real

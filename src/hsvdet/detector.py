@@ -1,0 +1,192 @@
+"""A Detector: a network and everything needed to use it on photographs. Made by `create`, read by `load`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import models
+from .checkpoint import read_checkpoint, write_checkpoint
+from .errors import CheckpointError, ConfigError, did_you_mean
+from .preprocess import Preprocess
+from .structures import Detections
+
+
+@dataclass(eq=False)
+class Detector:
+    """net: images [B, 3, H, W] as `preprocess` leaves them, padding, to an output with `.answer`.
+
+    labels: class names, index = label. category_ids: the id of each class in the data set it was trained on.
+    licence and source: of the weights.
+    """
+
+    name: str
+    net: nn.Module
+    config: Any
+    labels: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    preprocess: Preprocess
+    licence: str = "Apache-2.0"
+    source: str = "random initialisation"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    def to(self, device: str | torch.device) -> Detector:
+        self.net.to(device)
+        return self
+
+    @torch.inference_mode()
+    def __call__(
+        self, images, *, score: float = 0.25, iou: float = 0.7, limit: int = 300, batch: int = 16
+    ) -> Detections | list[Detections]:
+        """Detect objects on one image or a list of them.
+
+        images: path, PIL image, HWC uint8 array, CHW uint8 tensor, or a list of these. Returns Detections in
+        pixels of the original image, on the CPU; a list for a list, in its order. An image's answer does not
+        depend on the others: images are run together only where their canvas is the same.
+        Raises DataError naming the image that cannot be read.
+        """
+        from .data.images import read_image
+
+        if not isinstance(images, list | tuple):
+            return self([images], score=score, iou=iou, limit=limit, batch=batch)[0]
+        self.net.eval()
+        groups: dict[tuple[int, int], list[int]] = {}
+        placed, sizes = [], []
+        for number, image in enumerate(images):
+            pixels = read_image(image)
+            canvas, content = self.preprocess.place(pixels, minimal=True)
+            placed.append((canvas, content))
+            sizes.append((pixels.shape[-2], pixels.shape[-1]))
+            groups.setdefault(tuple(canvas.shape[-2:]), []).append(number)
+        results: list[Detections | None] = [None] * len(images)
+        for numbers in groups.values():
+            for start in range(0, len(numbers), batch):
+                chunk = numbers[start : start + batch]
+                answer = self._run([placed[i] for i in chunk])
+                found = models.find(self.name).postprocess(
+                    answer, [sizes[i] for i in chunk], score=score, iou=iou, limit=limit
+                )
+                for i, detections in zip(chunk, found, strict=True):
+                    results[i] = Detections(*(part.cpu() for part in detections))
+        return results
+
+    def _run(self, placed):
+        stacked = torch.stack([canvas for canvas, _ in placed]).to(self.device)
+        padding = torch.ones(len(placed), *stacked.shape[-2:], dtype=torch.bool, device=self.device)
+        for i, (_, at) in enumerate(placed):
+            padding[i, at.top : at.top + at.height, at.left : at.left + at.width] = False
+        images = self.preprocess.normalise(stacked)
+        return self.net(images, padding if padding.any() else None).answer
+
+    def save(self, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint (docs/checkpoint.md), atomically."""
+        write_checkpoint(path, self.net.state_dict(), {**self.header(), **self.extra, **(extra or {})})
+
+    def header(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "config": dataclasses.asdict(self.config),
+            "labels": list(self.labels),
+            "category_ids": list(self.category_ids),
+            "preprocess": self.preprocess.to_json(),
+            "licence": self.licence,
+            "source": self.source,
+        }
+
+
+HEADER_KEYS = ("model", "config", "labels", "category_ids", "preprocess", "licence", "source")
+
+
+def create(
+    name: str,
+    labels: Sequence[str],
+    *,
+    size: tuple[int, int] | None = None,
+    category_ids: Sequence[int] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Detector:
+    """A new detector with random weights.
+
+    name: see `hsvdet models`. labels: class names. size: (height, width) of its input, multiples of the
+    stride. category_ids: the data set's own ids, 1, 2, 3, ... if not given. options: config values that
+    differ from the model's own, e.g. {"k": 256}. Raises ConfigError.
+    """
+    entry = models.find(name)
+    labels = tuple(labels)
+    if not labels or len(set(labels)) != len(labels):
+        raise ConfigError(f"labels expects one or more class names, each once; got {list(labels)}.")
+    ids = tuple(category_ids) if category_ids is not None else tuple(range(1, len(labels) + 1))
+    if len(ids) != len(labels):
+        raise ConfigError(f"category_ids expects one id for each of {len(labels)} labels; got {len(ids)}.")
+    config = override(entry.config, options or {})
+    preprocess = dataclasses.replace(entry.preprocess, size=tuple(size)) if size else entry.preprocess
+    return Detector(name, entry.net(config, len(labels)), config, labels, ids, preprocess)
+
+
+def override(config, options: Mapping[str, Any]):
+    """A frozen dataclass with some values changed. Raises ConfigError for names it does not have."""
+    known = [item.name for item in dataclasses.fields(config)]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"{type(config).__name__} has no option {name!r}.{did_you_mean(name, known)}"
+                f" It has: {', '.join(known)}."
+            )
+    return dataclasses.replace(config, **options)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """Read a checkpoint. Strict: every tensor must be there, of the right shape, and no other.
+
+    Raises CheckpointError for a file that is damaged, of another format version, or of another model.
+    """
+    tensors, header = read_checkpoint(path)
+    missing = [key for key in HEADER_KEYS if key not in header]
+    if missing:
+        raise CheckpointError(
+            f"{path}: its header lacks {', '.join(missing)}. Make it again with this hsvdet."
+        )
+    try:
+        preprocess = dict(header["preprocess"])
+        detector = create(
+            header["model"],
+            header["labels"],
+            category_ids=header["category_ids"],
+            options=header["config"],
+        )
+        detector.preprocess = Preprocess(**preprocess)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    detector.licence, detector.source = header["licence"], header["source"]
+    detector.extra = {key: value for key, value in header.items() if key not in HEADER_KEYS}
+    load_tensors(detector.net, tensors, str(path))
+    return detector.to(device)
+
+
+def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str) -> None:
+    """A strict load whose error names the first tensors that are missing, unknown or of another shape."""
+    expected = net.state_dict()
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    other = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
+    if missing or unknown or other:
+        parts = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for names, what in (
+                (missing, "missing"),
+                (unknown, "unknown"),
+                (sorted(other), "of another shape"),
+            )
+            if names
+        ]
+        raise CheckpointError(f"{path}: its tensors do not fit {type(net).__name__}: {'; '.join(parts)}.")
+    net.load_state_dict(tensors)

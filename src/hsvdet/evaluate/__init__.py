@@ -1,0 +1,14 @@
+"""How good detections are: COCO average precision, occlusion, confusion, duplicates, and a report with pictures."""
+
+from .duplicates import Duplicates, duplicates_per_object
+from .evaluation import Evaluation, evaluate_detections, merge_by_image
+from .report import write_report
+
+__all__ = [
+    "Duplicates",
+    "Evaluation",
+    "duplicates_per_object",
+    "evaluate_detections",
+    "merge_by_image",
+    "write_report",
+]

@@ -1,0 +1,39 @@
+"""Which class is taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .pairing import IGNORED, UNMATCHED, Pair, match, match_within_class, overlaps
+
+CONFUSION_IOU = 0.5
+CONFUSION_SCORE = 0.25
+
+
+def confusion_matrix(pairs: Sequence[Pair], classes: int) -> np.ndarray:
+    """[C + 1, C + 1] int64 counts, row = true class, column = predicted class, the last of each = background:
+    the last column counts missed objects, the last row detections of nothing.
+
+    Detections scoring at least 0.25 are matched at IoU 0.5, first within their class, so that the diagonal
+    holds the true positives of average precision at this score; what is left then matches any class.
+    Detections that only a crowd region of their class explains are left out, and so are crowd regions.
+    """
+    matrix = np.zeros((classes + 1, classes + 1), dtype=np.int64)
+    for pair in pairs:
+        keep = pair.scores >= CONFUSION_SCORE
+        pair = pair._replace(boxes=pair.boxes[keep], scores=pair.scores[keep], labels=pair.labels[keep])
+        matches = match_within_class(pair, CONFUSION_IOU)
+        left = np.flatnonzero(matches == UNMATCHED)
+        missed = ~pair.crowd
+        missed[matches[matches >= 0]] = False
+        if len(left) and missed.any():
+            overlap = overlaps(pair.boxes[left], pair.truth) * missed
+            matches[left] = match(overlap, np.zeros_like(pair.crowd), CONFUSION_IOU)
+            missed[matches[matches >= 0]] = False
+        hit = matches >= 0
+        np.add.at(matrix, (pair.truth_labels[matches[hit]], pair.labels[hit]), 1)
+        np.add.at(matrix, (pair.truth_labels[missed], classes), 1)
+        np.add.at(matrix, (classes, pair.labels[~hit & (matches != IGNORED)]), 1)
+    return matrix

@@ -1,0 +1,52 @@
+"""How many answers compete for one object, before and after suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..boxes import iou
+
+
+class Duplicates(NamedTuple):
+    """objects: how many have at least one prediction. mean, largest: predictions per such object; 1 is ideal."""
+
+    objects: int
+    mean: float
+    largest: int
+
+
+def duplicates_per_object(
+    prediction_xyxy: Tensor,
+    scores: Tensor,
+    truth_xyxy: Tensor,
+    labels: Tensor,
+    *,
+    min_iou: float = 0.5,
+    min_share: float = 0.3,
+) -> Tensor:
+    """[N] int64: for each object, the predictions that a suppression must remove but for one.
+
+    Counted are those that overlap the object by IoU >= `min_iou` and score its class at least `min_share`
+    times as high as the highest such prediction (and above 0). prediction_xyxy: [Q, 4], scores: [Q, C] in
+    [0, 1] after sigmoid or softmax, truth_xyxy: [N, 4] in the same unit, labels: [N] in 0..C-1.
+    Every class of a prediction counts by itself, as it does for a suppression within classes.
+    """
+    if not len(prediction_xyxy) or not len(truth_xyxy):
+        return torch.zeros(len(truth_xyxy), dtype=torch.int64, device=scores.device)
+    own = scores[:, labels].float()  # [Q, N]
+    own = own.masked_fill(iou(prediction_xyxy[:, None], truth_xyxy) < min_iou, 0)
+    return ((own > 0) & (own >= min_share * own.amax(0))).sum(0)
+
+
+def summarise_duplicates(counts: Iterable[Tensor]) -> Duplicates:
+    """From what `duplicates_per_object` gave for each image."""
+    counts = [count.cpu() for count in counts]
+    found = torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64)
+    found = found[found > 0]
+    if not len(found):
+        return Duplicates(0, float("nan"), 0)
+    return Duplicates(len(found), float(found.double().mean()), int(found.max()))

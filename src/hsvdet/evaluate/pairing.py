@@ -1,0 +1,126 @@
+"""Annotations and detections of one image side by side, in float64, and who matches whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ..data.dataset import DetectionData, Record
+from ..errors import DataError, NonFiniteError, did_you_mean
+from ..structures import Detections
+
+UNMATCHED, IGNORED = -1, -2
+
+
+class Pair(NamedTuple):
+    """One image. truth: [N, 4] xyxy pixels, truth_labels, crowd, area: [N], visibility: [N] or None.
+    boxes: [D, 4] xyxy pixels, scores: [D] descending, labels: [D]."""
+
+    truth: np.ndarray
+    truth_labels: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    visibility: np.ndarray | None
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def pair_up(data: DetectionData, detections: Mapping[int | str, Detections]) -> list[Pair]:
+    """One Pair per record, in the order COCO breaks ties between images: by id when all ids are numbers,
+    else as the data set lists them. An image without an entry has no detections.
+
+    Raises DataError for an empty data set, an image the data set does not have and a class out of range;
+    NonFiniteError for a NaN or infinite score or box (pycocotools would count a NaN score as a perfect one).
+    """
+    records = data.records
+    if not records:
+        raise DataError(f"Evaluation expects images, {data.root} has none in split {data.split!r}.")
+    known = {record.id for record in records}
+    if len(known) < len(records):
+        raise DataError(f"{data.root}: {len(records) - len(known)} image ids of {data.split!r} occur twice.")
+    for image_id in detections:
+        if image_id not in known:
+            near = did_you_mean(image_id, map(str, known)) if isinstance(image_id, str) else ""
+            raise DataError(f"Detections for image {image_id!r}, which {data.root} does not have.{near}")
+    if all(isinstance(record.id, int) for record in records):
+        records = sorted(records, key=lambda record: record.id)
+    return [_pair(record, detections.get(record.id), len(data.labels)) for record in records]
+
+
+def _pair(record: Record, found: Detections | None, classes: int) -> Pair:
+    if found is None:
+        boxes, scores, labels = np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64)
+    else:
+        boxes, scores = (part.detach().cpu().double().numpy() for part in (found.boxes, found.scores))
+        labels = found.labels.detach().cpu().numpy()
+        if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+            raise NonFiniteError(f"Detections of image {record.id!r} hold a NaN or infinite score or box.")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise DataError(
+                f"Detections of image {record.id!r} name class {labels.max()}, the data set has {classes} classes"
+                f" (0..{classes - 1}). Map the detector's classes to the data set's by name first."
+            )
+        order = np.argsort(-scores, kind="stable")
+        boxes, scores, labels = boxes[order], scores[order], labels[order]
+    return Pair(
+        np.asarray(record.boxes, dtype=np.float64).reshape(-1, 4),
+        np.asarray(record.labels, dtype=np.int64),
+        np.asarray(record.crowd, dtype=bool),
+        np.asarray(record.area, dtype=np.float64),
+        None if record.visibility is None else np.asarray(record.visibility, dtype=np.float64),
+        boxes,
+        scores,
+        labels,
+    )
+
+
+def overlaps(xyxy_a: np.ndarray, xyxy_b: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
+    """[A, 4] and [B, 4] to IoU [A, B] in float64; in columns where `crowd`, the share of box a inside b."""
+    sides = np.minimum(xyxy_a[:, None, 2:], xyxy_b[:, 2:]) - np.maximum(xyxy_a[:, None, :2], xyxy_b[:, :2])
+    intersection = sides.clip(min=0).prod(-1)
+    area_a, area_b = ((xyxy[:, 2:] - xyxy[:, :2]).prod(-1) for xyxy in (xyxy_a, xyxy_b))
+    union = area_a[:, None] + area_b - intersection
+    if crowd is not None:
+        union = np.where(crowd, area_a[:, None], union)
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def match(overlap: np.ndarray, crowd: np.ndarray, threshold: float) -> np.ndarray:
+    """COCO's greedy matching: [D] index of the object each detection takes, or UNMATCHED, or IGNORED when only
+    a crowd region is under it. overlap: [D, N], detections by descending score, 0 where the class is wrong.
+
+    Each detection takes the free object it overlaps most (the later one when equal, as COCO does).
+    """
+    matches = np.full(len(overlap), UNMATCHED)
+    if not overlap.size:
+        return matches
+    free = ~crowd
+    for i in np.flatnonzero(overlap.max(1) >= threshold):
+        row = np.where(free, overlap[i], -1.0)
+        best = len(row) - 1 - row[::-1].argmax()
+        if row[best] >= threshold:
+            matches[i] = best
+            free[best] = False
+        elif (overlap[i] >= threshold)[crowd].any():
+            matches[i] = IGNORED
+    return matches
+
+
+def match_within_class(pair: Pair, threshold: float) -> np.ndarray:
+    """`match` among boxes of the same class: the true positives of average precision at this IoU."""
+    overlap = overlaps(pair.boxes, pair.truth, pair.crowd)
+    return match(overlap * (pair.labels[:, None] == pair.truth_labels), pair.crowd, threshold)
+
+
+def strongest_per_class(pair: Pair, limit: int) -> Pair:
+    """Only the `limit` highest scores of every class: COCO's largest number of detections."""
+    if len(pair.labels) <= limit:
+        return pair
+    order = np.argsort(pair.labels, kind="stable")
+    by_class = pair.labels[order]
+    keep = np.empty(len(order), dtype=bool)
+    keep[order] = np.arange(len(order)) - np.searchsorted(by_class, by_class) < limit
+    return pair._replace(boxes=pair.boxes[keep], scores=pair.scores[keep], labels=pair.labels[keep])

@@ -1,0 +1,22 @@
+"""Convolution blocks of the YOLO family: [B, D, H, W] in and out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch normalisation, SiLU; padded so that stride 1 keeps the size.
+
+    Batch normalisation uses eps 1e-3 and momentum 0.03, the YOLOv8 settings: with PyTorch's own eps the
+    published weights answer differently.
+    """
+
+    def __init__(self, channels_in: int, channels: int, kernel: int = 1, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))

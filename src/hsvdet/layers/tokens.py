@@ -1,0 +1,56 @@
+"""Between pixel masks, maps and tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cell_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
+    """padding: [B, H, W] bool over pixels to [B, h, w] over the cells of a map of `size` (h, w).
+
+    A cell is padding when every pixel of it is, so that a picture thinner than a cell keeps its cells.
+    """
+    real = F.adaptive_max_pool2d((~padding)[:, None].float(), size)
+    return real[:, 0] == 0
+
+
+def content_extents(images: Tensor, padding: Tensor | None) -> Tensor:
+    """[B, 4] float32 (left, top, width, height) in pixels of the picture inside each [3, H, W] input.
+
+    The picture is a rectangle: the smallest that holds every pixel that is not padding.
+    """
+    batch, _, height, width = images.shape
+    if padding is None:
+        return images.new_tensor([0, 0, width, height], dtype=torch.float32).expand(batch, 4)
+    columns, rows = (~padding).any(1), (~padding).any(2)
+    left, top = columns.float().argmax(1), rows.float().argmax(1)
+    return torch.stack([left, top, columns.sum(1), rows.sum(1)], 1).float()
+
+
+def salience(targets, extents: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Where objects are, the same for small and large: [B, h, w] float32 in [0, 1] on a map of `size`.
+
+    Per object a Gaussian of 0.35 of its width and height, the largest over objects, and 1 at the cell of its
+    centre (after Salience-DETR, Hou et al. 2024, arXiv 2403.16131: a target without scale bias).
+    targets: list of Target. extents: [B, 4] as `content_extents` gives. stride: pixels per cell.
+    """
+    height, width = size
+    rows = torch.arange(height, device=extents.device)
+    columns = torch.arange(width, device=extents.device)
+    y, x = ((rows + 0.5) * stride)[None, :, None], ((columns + 0.5) * stride)[None, None, :]
+    maps = []
+    for target, extent in zip(targets, extents, strict=True):
+        boxes = target.boxes.to(extents.device) * extent[2:].repeat(2)
+        cx, cy = (boxes[:, :2] + extent[:2]).unbind(1)
+        w, h = boxes[:, 2:].clamp(min=1.0).unbind(1)
+        dx, dy = (
+            (x - cx[:, None, None]) / (0.35 * w)[:, None, None],
+            (y - cy[:, None, None]) / (0.35 * h)[:, None, None],
+        )
+        bumps = torch.exp(-0.5 * (dx.square() + dy.square()))  # [N, h, w]
+        row, column = (cy / stride).long().clamp(0, height - 1), (cx / stride).long().clamp(0, width - 1)
+        bumps[torch.arange(len(boxes), device=extents.device), row, column] = 1.0
+        maps.append(bumps.amax(0) if len(boxes) else extents.new_zeros(size))
+    return torch.stack(maps)
