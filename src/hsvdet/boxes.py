@@ -34,7 +34,7 @@ def _intersection_union(xyxy_a: Tensor, xyxy_b: Tensor) -> tuple[Tensor, Tensor]
 
 
 def iou(xyxy_a: Tensor, xyxy_b: Tensor, eps: float = 1e-7) -> Tensor:
-    """Intersection over union of boxes pair by pair, with broadcasting: `iou(a[:, None], b)` is the matrix."""
+    """Intersection over union, pair by pair with broadcasting: `iou(a[:, None], b)` is the matrix."""
     intersection, union = _intersection_union(xyxy_a.float(), xyxy_b.float())
     return intersection / union.clamp(min=eps)
 

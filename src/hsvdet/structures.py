@@ -87,6 +87,44 @@ class DenseOutput(NamedTuple):
         return self.prediction
 
 
+class DenoisingGroups(NamedTuple):
+    """Which noised query is made from which object; made by denoising.py, undone by the criterion.
+
+    The P noised queries stand before the ordinary ones. image, target, query: [M] int64 each: query
+    `query[m]` of image `image[m]` answers for object `target[m]` of it. positive: [M] bool, False where the
+    noise was made so large that the query should find nothing. groups: how many copies of the objects.
+    """
+
+    image: Tensor
+    target: Tensor
+    query: Tensor
+    positive: Tensor
+    groups: int
+
+
+class Denoised(NamedTuple):
+    """What decoder layers made of the noised queries. layers: Prediction [B, P, ...] of each layer."""
+
+    layers: tuple[Prediction, ...]
+    groups: DenoisingGroups
+
+
+class QueryOutput(NamedTuple):
+    """A query decoder's answer. layers: the Prediction of every decoder layer, the last one being the answer.
+
+    proposals: the first guess of a two-stage model, before the decoder, or None. Which tokens it covers (all, or the chosen
+    ones) is the paper's. denoised: training only.
+    """
+
+    layers: tuple[Prediction, ...]
+    proposals: Prediction | None = None
+    denoised: Denoised | None = None
+
+    @property
+    def answer(self) -> Prediction:
+        return self.layers[-1]
+
+
 class Detections(NamedTuple):
     """One image's answer. boxes: [N, 4] float32 xyxy in pixels of the original image, scores: [N] float32 in
     [0, 1] descending, labels: [N] int64 in 0..C-1 (names: the detector's `labels`)."""

@@ -59,6 +59,6 @@ def find(name: str) -> Model:
     """The row of that name. Raises ConfigError with the nearest name."""
     if name not in MODELS:
         raise ConfigError(
-            f"No model is called {name!r}.{did_you_mean(name, MODELS)} `hsvdet models` lists all {len(MODELS)}."
+            f"No model is called {name!r}.{did_you_mean(name, MODELS)} `hsvdet models` lists all."
         )
     return MODELS[name]
