@@ -69,3 +69,14 @@ def complete_iou(xyxy_a: Tensor, xyxy_b: Tensor, eps: float = 1e-7) -> Tensor:
     with torch.no_grad():
         weight = aspect / (aspect - overlap + 1 + eps)
     return overlap - distance / diagonal - weight * aspect
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """log(x / (1 - x)) of x in [0, 1], float32, finite: both parts are at least `eps`."""
+    x = x.float().clamp(0, 1)
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
+
+
+def refine(change: Tensor, reference: Tensor, eps: float = 1e-5) -> Tensor:
+    """A reference in [0, 1] moved by `change`, added before the sigmoid (Deformable DETR, section 4.2)."""
+    return (change.float() + inverse_sigmoid(reference, eps)).sigmoid()

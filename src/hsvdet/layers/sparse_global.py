@@ -221,7 +221,7 @@ class SparseGlobal(nn.Module):
             case _:
                 if salience is None:
                     raise ConfigError(
-                        "selector oracle ranks tokens by the objects themselves and expects targets; none came."
+                        "selector oracle ranks tokens by the objects and expects targets; none came."
                         " Use it with data that has boxes, or choose another selector."
                     )
                 return salience
@@ -326,9 +326,10 @@ def sincos_2d(place: Tensor, channels: int, temperature: float = 10000.0) -> Ten
 
 
 def rotate_2d(tokens: Tensor, place: Tensor, temperature: float = 100.0) -> Tensor:
-    """Rotary position (Su et al. 2021, arXiv 2104.09864) in two axes: [B, heads, k, d], places [B or 1, k, 2].
+    """Rotary position (Su et al. 2021, arXiv 2104.09864) in two axes.
 
-    The first half of the channels turns with x, the second with y.
+    tokens: [B, heads, k, d]. place: [B or 1, k, 2]. The first half of the channels turns with x, the second
+    with y.
     """
     quarter = tokens.shape[-1] // 4
     frequencies = torch.arange(quarter, device=place.device, dtype=torch.float32) / quarter

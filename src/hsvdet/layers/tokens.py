@@ -16,6 +16,15 @@ def cell_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
     return real[:, 0] == 0
 
 
+def sampled_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
+    """padding: [B, H, W] bool over pixels to [B, h, w] over the cells of a map of `size` (h, w).
+
+    A cell is what its first pixel is: row floor(i H / h), column floor(j W / w). The DETR family's rule, and
+    what its published weights were trained with; see `cell_padding` for the other one.
+    """
+    return F.interpolate(padding[:, None].float(), size, mode="nearest")[:, 0] > 0.5
+
+
 def content_extents(images: Tensor, padding: Tensor | None) -> Tensor:
     """[B, 4] float32 (left, top, width, height) in pixels of the picture inside each [3, H, W] input.
 

@@ -1,0 +1,193 @@
+"""Multi-scale deformable attention (Zhu et al. 2021, arXiv 2010.04159, equation 3) in plain PyTorch.
+
+Every query reads a few weighted points of every map. Here a point is four rows of one table, and a query a
+weighted bag of rows, which is what `embedding_bag` sums without ever storing what it reads; a frame of zeros
+around each map makes points outside read nothing. `benchmarks/deformable.py` sets it beside `grid_sample`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DeformableAttention(nn.Module):
+    """dim: D of queries and memory. levels, heads, points: numbers of maps, heads, and points per map."""
+
+    def __init__(self, dim: int = 256, levels: int = 4, heads: int = 8, points: int = 4):
+        super().__init__()
+        self.levels, self.heads, self.points = levels, heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Point p of head m starts p + 1 cells from the reference, in the m-th of `heads` directions."""
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1)[:, None]
+        bias = (directions[:, None, None] * steps).expand(self.heads, self.levels, self.points, 2)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for layer in (self.value, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        sizes: list[tuple[int, int]],
+        padding: Tensor | None = None,
+    ) -> Tensor:
+        """query: [B, Q, D]. reference: [B, Q, L, 2] points or [B, Q, L, 4] boxes, fractions of each map.
+        memory: [B, S, D], the maps of `sizes` (h, w) one after another, row by row. padding: [B, S] bool.
+        Returns [B, Q, D]."""
+        value = self.value(memory)
+        if padding is not None:
+            value = value.masked_fill(padding.unsqueeze(-1), 0.0)
+        locations, weights = self.locate(query, reference, sizes)
+        value = value.unflatten(-1, (self.heads, -1))
+        return self.output(sample_points(value, sizes, locations, weights).to(query.dtype))
+
+    def locate(self, query: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Where each query looks, [B, Q, M, L, P, 2] fractions (x, y), and how much, [B, Q, M, L, P]; float32."""
+        shape = (self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).float().unflatten(-1, (*shape, 2))
+        weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1)
+        reference = reference.float()[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
+        if reference.shape[-1] == 2:
+            scale = offsets.new_tensor([(width, height) for height, width in sizes])
+            locations = reference + offsets / scale[:, None]
+        else:
+            locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.points))
+        return locations, weights.unflatten(-1, shape[1:])
+
+
+def sample_points(value: Tensor, sizes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of bilinear samples, zeros outside; pixel centres at (i + 0.5) / size.
+
+    value: [B, S, M, d], maps of `sizes` (h, w) one after another. locations: [B, Q, M, L, P, 2] fractions
+    (x, y). weights: [B, Q, M, L, P]. Returns [B, Q, M * d], of float32 or, if all inputs are, float64.
+    """
+    batch, queries, heads = locations.shape[:3]
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    table = _framed(value.to(dtype), sizes)  # [B, T, M, d]
+    base, corners, shares = _corners(locations.to(dtype), weights.to(dtype), sizes)
+    device = base.device
+    head = torch.arange(heads, device=device, dtype=base.dtype)[:, None, None]
+    image = torch.arange(batch, device=device, dtype=base.dtype)[:, None, None, None, None]
+    base = (base + image * table.shape[1]) * heads + head
+    if torch.compiler.is_exporting():  # the same sum in operators that every runtime has
+        rows = (base.unsqueeze(-1) + corners * heads).flatten(3).flatten(0, 2).long()
+        picked = table.flatten(0, 2)[rows]
+        total = (shares.flatten(3).flatten(0, 2).unsqueeze(1) @ picked).squeeze(1)
+    else:
+        bags = (batch * queries * heads, -1)
+        total = _BagOfPoints.apply(
+            table.flatten(0, 2), base.reshape(bags), corners.flatten(0, 1) * heads, shares.reshape(*bags, 4)
+        )
+    return total.view(batch, queries, -1)
+
+
+def _framed(value: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """[B, S, M, d] to [B, T, M, d]: each map with zeros around it, one row before and two after."""
+    maps = value.flatten(2).split([height * width for height, width in sizes], 1)
+    framed = [
+        F.pad(part.unflatten(1, size), (0, 0, 1, 2, 1, 2)).flatten(1, 2)
+        for part, size in zip(maps, sizes, strict=True)
+    ]
+    return torch.cat(framed, 1).unflatten(-1, value.shape[2:])
+
+
+def _corners(
+    locations: Tensor, weights: Tensor, sizes: list[tuple[int, int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every point: its first corner's row in the framed table [B, Q, M, L, P] int32, the steps to its
+    four corners [L, 1, 4] int32, and their shares [B, Q, M, L, P, 4]."""
+    device = locations.device
+    scale = locations.new_tensor([(width, height) for height, width in sizes])[:, None]
+    # Clamped to the frame, a point outside reads zeros, and its gradient is zero.
+    pixels = torch.minimum(locations * scale + 0.5, scale + 1).clamp(min=0)
+    first = pixels.detach().floor()
+    x, y = (pixels - first).unbind(-1)
+    pitches = [width + 3 for _, width in sizes]
+    starts = [0]
+    for (height, _), pitch in zip(sizes[:-1], pitches[:-1], strict=True):
+        starts.append(starts[-1] + (height + 3) * pitch)
+    pitch = torch.tensor(pitches, dtype=torch.int32, device=device)[:, None]
+    start = torch.tensor(starts, dtype=torch.int32, device=device)[:, None]
+    column, row = first.to(torch.int32).unbind(-1)
+    corners = torch.stack([pitch * 0, pitch * 0 + 1, pitch, pitch + 1], -1)
+    below = weights * y
+    above = weights - below
+    above_right, below_right = above * x, below * x
+    shares = torch.stack([above - above_right, above_right, below - below_right, below_right], -1)
+    return row * pitch + column + start, corners, shares
+
+
+class _BagOfPoints(torch.autograd.Function):
+    """Sum of four rows of `table` [T, d] a point, by `shares` [R, K, 4], over the K points of each of R bags.
+
+    base: [R, K] int32, a point's first row. corners: [K or L, 4] int32, steps to its rows. PyTorch's own
+    backward of embedding_bag sorts all 4 R K rows; sorting the R K points is enough.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, base: Tensor, corners: Tensor, shares: Tensor) -> Tensor:
+        steps = corners.repeat_interleave(base.shape[1] // len(corners), 0)  # [K, 4]
+        rows = (base.unsqueeze(-1) + steps).flatten(1)
+        ctx.save_for_backward(table, base, steps, shares)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.flatten(1))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        table, base, steps, shares = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_table = grad_shares = None
+        if ctx.needs_input_grad[0]:
+            grad_table = _scatter(grad, table, base, steps, shares)
+        if ctx.needs_input_grad[3]:
+            with (
+                torch.enable_grad()
+            ):  # PyTorch's own backward for the shares reads rows in place, as it should
+                shares = shares.detach().requires_grad_()
+                rows = (base.unsqueeze(-1) + steps).flatten(1)
+                total = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.flatten(1))
+                (grad_shares,) = torch.autograd.grad(total, shares, grad)
+        return grad_table, None, None, grad_shares
+
+
+def _scatter(grad: Tensor, table: Tensor, base: Tensor, steps: Tensor, shares: Tensor) -> Tensor:
+    """The gradient of the table: the same bags read the other way round, one bag a row of the table.
+
+    Points of one level share the steps to their corners, so one sort of their first rows serves all four:
+    the sums of a corner are those of the first, moved by its step.
+    """
+    total = torch.zeros_like(table)
+    for step in steps.unique(dim=0):
+        of_level = (steps == step).all(1).nonzero().squeeze(1)
+        own = base[:, of_level].flatten()
+        order = own.argsort()
+        bags = torch.div(order, len(of_level), rounding_mode="floor")
+        own = own[order]
+        low, high = int(own[0]), int(own[-1]) + 1
+        offsets = torch.searchsorted(own, torch.arange(low, high, device=own.device, dtype=own.dtype))
+        share = shares[:, of_level].flatten(0, 1)[order]
+        for corner in range(4):
+            summed = F.embedding_bag(
+                bags, grad, offsets, mode="sum", per_sample_weights=share[:, corner].contiguous()
+            )
+            at = low + int(step[corner])
+            total[at : at + len(summed)] += summed
+    return total

@@ -1,0 +1,24 @@
+"""How the heads of detectors start."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from .transformer import Mlp
+
+_PRIOR = 0.01
+
+
+def start_classes(head: nn.Linear) -> nn.Linear:
+    """Every class starts at probability 0.01 (focal loss, Lin et al. 2017, arXiv 1708.02002, section 3.3)."""
+    nn.init.constant_(head.bias, -math.log((1 - _PRIOR) / _PRIOR))
+    return head
+
+
+def start_still(head: Mlp) -> Mlp:
+    """A box head that starts by changing nothing: its last layer is 0."""
+    nn.init.zeros_(head.layers[-1].weight)
+    nn.init.zeros_(head.layers[-1].bias)
+    return head

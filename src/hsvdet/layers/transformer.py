@@ -1,0 +1,69 @@
+"""The parts of a transformer that detectors share: [B, S, D] in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .attention import MultiHeadAttention
+
+
+class Mlp(nn.Module):
+    """`depth` linear layers from dim_in over `dim` to dim_out, with ReLU between and none after the last."""
+
+    def __init__(self, dim_in: int, dim: int, dim_out: int, depth: int):
+        super().__init__()
+        sizes = [dim_in, *[dim] * (depth - 1), dim_out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+class FeedForward(nn.Module):
+    """Linear to `hidden` values, activation, dropout, linear back: the same for every token."""
+
+    def __init__(
+        self, dim: int, hidden: int, dropout: float = 0.0, activation: Callable[[], nn.Module] = nn.ReLU
+    ):
+        super().__init__()
+        self.expand = nn.Linear(dim, hidden)
+        self.activation = activation()
+        self.dropout = nn.Dropout(dropout)
+        self.contract = nn.Linear(hidden, dim)
+        nn.init.xavier_uniform_(self.expand.weight)
+        nn.init.xavier_uniform_(self.contract.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(self.dropout(self.activation(self.expand(x))))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then a feed-forward network, each x <- LayerNorm(x + f(x)) (DETR, appendix A.3).
+
+    The position is added to queries and keys, never to values.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        feed_forward: int,
+        dropout: float = 0.0,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ):
+        super().__init__()
+        self.attention = MultiHeadAttention(dim, heads, dropout)
+        self.norm_attention = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, feed_forward, dropout, activation)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, position: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """tokens: [B, S, D]. position: [B or 1, S, D]. hidden: [B, 1, S] bool, True = padding."""
+        placed = tokens + position
+        tokens = self.norm_attention(tokens + self.dropout(self.attention(placed, placed, tokens, hidden)))
+        return self.norm_feed_forward(tokens + self.dropout(self.feed_forward(tokens)))

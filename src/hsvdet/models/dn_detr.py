@@ -1,0 +1,82 @@
+"""DN-DETR: Accelerate DETR Training by Introducing Query DeNoising. Li et al., 2022,
+https://arxiv.org/abs/2203.01305
+
+DAB-DETR plus denoising: bipartite matching is unstable early in training, so true objects with noise are given as
+extra queries, which must be repaired without matching. Inference is that of DAB-DETR, but for the queries' content:
+an embedding of the class "unknown" instead of nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..boxes import inverse_sigmoid
+from ..denoising import hide_groups, noised_queries, separate
+from ..structures import QueryOutput
+from .dab_detr import VARIANTS as DAB_VARIANTS
+from .dab_detr import DabDetr, DabDetrConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DnDetrConfig(DabDetrConfig):
+    """DAB-DETR's numbers, and those of the noise (section 5.1).
+
+    groups: how many times each object is given. label_noise: share of labels replaced by any class.
+    box_noise: centres move by up to half of it, sides scale by 1 +- it, in parts of the box's size.
+    """
+
+    groups: int = 5
+    label_noise: float = 0.2
+    box_noise: float = 0.4
+
+
+VARIANTS = {
+    "dn-detr-r50": dict(),
+    "dn-detr-r50-3pat": dict(patterns=3),
+    "dn-detr-r50-dc5": dict(dilated=True),
+    "dn-detr-tiny": DAB_VARIANTS["dab-detr-tiny"],
+}
+
+
+class DnDetr(DabDetr):
+    """As DabDetr; with `targets`, the output has `denoised` too, and is otherwise the same."""
+
+    def __init__(self, config: DnDetrConfig, num_classes: int):
+        super().__init__(config, num_classes)
+        # One channel less than a token: the last one says whether the query is a noised object. One class
+        # more than there are: the unknown one, of all matching queries.
+        self.labels = nn.Embedding(num_classes + 1, config.dim - 1)
+
+    def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
+        """targets: list of Target on the device of the images; each object is given to the decoder with noise."""
+        content, anchors = (x.expand(len(images), -1, -1) for x in self.matching_queries())
+        encoded = self.encode(images, padding)
+        config, num_classes = self.config, self.labels.num_embeddings - 1
+        noised = None
+        if targets is not None:
+            noised = noised_queries(
+                targets,
+                num_classes,
+                groups=config.groups,
+                label_noise=config.label_noise,
+                box_noise=config.box_noise,
+            )
+        if noised is None:
+            return QueryOutput(self.decode(content, anchors, *encoded))
+        known = nn.functional.pad(self.labels(noised.labels), (0, 1), value=1.0)
+        known = known.masked_fill(noised.empty[..., None], 0.0)
+        boxes = inverse_sigmoid(noised.boxes, config.eps).sigmoid()
+        hidden_queries = hide_groups(known.shape[1], config.groups, content.shape[1], images.device)
+        content, anchors = torch.cat([known, content], 1), torch.cat([boxes, anchors], 1)
+        return separate(self.decode(content, anchors, *encoded, hidden_queries), noised)
+
+    def matching_queries(self) -> tuple[Tensor, Tensor]:
+        """Content [Q, D] and anchors [Q, 4] of the ordinary queries."""
+        anchors = self.anchors.sigmoid().repeat(max(1, self.config.patterns), 1)
+        content = nn.functional.pad(self.labels.weight[-1:], (0, 1)).expand(len(anchors), -1)
+        if self.patterns is not None:
+            content = content + self.patterns.repeat_interleave(self.config.queries, 0)
+        return content, anchors
