@@ -1,0 +1,22 @@
+"""The built-in data set: crowded scenes of drawn objects, generated from a seed, nothing downloaded.
+
+Six classes that differ in shape and texture, not in colour, stand on a ground in perspective; nearer ones
+hide farther ones. How much boxes overlap is planned, so that detectors can be compared by occlusion.
+"""
+
+from .compose import LABELS, OCCLUSION_BINS, Scene, default_objects, generate_scene, occlusion
+from .write import write_scenes
+
+# A data set small enough to draw and train on in minutes on a CPU: `write_scenes(out, **DEMO)`.
+DEMO = {"train": 400, "val": 100, "test": 16, "size": (256, 256), "objects": (6, 14)}
+
+__all__ = [
+    "DEMO",
+    "LABELS",
+    "OCCLUSION_BINS",
+    "Scene",
+    "default_objects",
+    "generate_scene",
+    "occlusion",
+    "write_scenes",
+]

@@ -12,7 +12,7 @@ from .sprites import Colour, Light, any_colour, noise, tone
 
 
 class Backdrop(NamedTuple):
-    """picture: RGB. horizon: the row in pixels where the ground ends, negative when it is above the picture."""
+    """picture: RGB. horizon: the row in pixels where the ground ends, negative when above the picture."""
 
     picture: Image.Image
     horizon: float
@@ -21,7 +21,7 @@ class Backdrop(NamedTuple):
 
 def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Backdrop:
     horizon = float(rng.choice([rng.uniform(0.12, 0.32), rng.uniform(-0.3, -0.05)], p=[0.65, 0.35])) * height
-    haze = tone(any_colour(rng), rng.uniform(1.55, 1.8))
+    haze = tone(_muted(rng), rng.uniform(1.55, 1.8))
     light = Light(-1 if rng.random() < 0.5 else 1, haze)
     rows = max(0, math.ceil(horizon))
     pixels = np.empty((height, width, 3), np.float32)
@@ -29,14 +29,23 @@ def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Backdro
         pixels[:rows] = _behind(rng, rows, width, haze)
     pixels[rows:] = _ground(rng, horizon, rows, height, width, haze)
     pixels *= rng.uniform(0.9, 1.08)
-    speckle = rng.integers(-5, 6, (height, width, 1), np.int8)
-    return Backdrop(Image.fromarray(np.clip(pixels + speckle, 0, 255).astype(np.uint8)), horizon, light)
+    pixels += rng.integers(-5, 6, (height, width, 1), np.int8)
+    return Backdrop(Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8)), horizon, light)
+
+
+def _muted(rng: np.random.Generator) -> Colour:
+    """Any hue, half grey: sprites stay the brightest things of the picture."""
+    colour = any_colour(rng)
+    grey = sum(colour) / 3
+    return tuple(round((channel + grey) / 2) for channel in colour)
 
 
 def _mixed(first: Colour | np.ndarray, second: Colour | np.ndarray, share: np.ndarray) -> np.ndarray:
     """[..., 3] from `first` where share is 0 to `second` where it is 1."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
-    return first + (second - first) * share[..., None]
+    mixed = (second - first) * share[..., None]
+    mixed += first
+    return mixed
 
 
 def _behind(rng: np.random.Generator, rows: int, width: int, haze: Colour) -> np.ndarray:
@@ -52,7 +61,7 @@ def _behind(rng: np.random.Generator, rows: int, width: int, haze: Colour) -> np
 
 
 def _wall(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
-    paint = np.asarray(tone(any_colour(rng), rng.uniform(0.6, 1.4)), np.float32)
+    paint = np.asarray(tone(_muted(rng), rng.uniform(0.6, 1.4)), np.float32)
     y, x = np.mgrid[:rows, :width].astype(np.float32)
     cell = rng.uniform(0.05, 0.11) * width
     if rng.random() < 0.5:  # broad stripes
@@ -91,7 +100,7 @@ def _skyline(rng: np.random.Generator, sky: np.ndarray, haze: Colour) -> np.ndar
     x = -rng.uniform(0, 0.05) * width
     while x < width:
         wide, top = rng.uniform(0.06, 0.16) * width, rows * rng.uniform(0.15, 0.75)
-        face = _mixed(any_colour(rng), haze, np.float32(0.6)).astype(int)
+        face = _mixed(_muted(rng), haze, np.float32(0.5)).astype(int)
         draw.rectangle([x, top, x + wide, rows], fill=tuple(face.tolist()))
         glass = tone(tuple(face.tolist()), rng.choice([0.72, 1.35]))
         for row in np.arange(top + 2 * pane, rows - pane, 3 * pane):
@@ -104,7 +113,7 @@ def _skyline(rng: np.random.Generator, sky: np.ndarray, haze: Colour) -> np.ndar
 def _ground(
     rng: np.random.Generator, horizon: float, top: int, height: int, width: int, haze: Colour
 ) -> np.ndarray:
-    """The plane through rows top..height: columns and depth on it are `u` and `v`, in steps of about a person.
+    """The ground in rows top..height. `u`, `v`: across and along it, in units of about a person's height.
 
     Patterns fade towards the horizon, where they would be finer than the pixels.
     """
@@ -117,9 +126,9 @@ def _ground(
     style = (_road, _tiles, _meadow, _planks, _sand)[rng.choice(5, p=[0.28, 0.2, 0.22, 0.15, 0.15])]
     ground = style(rng, u, v, clear)
     rows = height - top
-    ground *= 1 + 0.07 * noise(rng, rows, width, width / 6, max(rows / 9, 2))[..., None]
-    ground *= 1 + 0.09 * (noise(rng, rows, width, 3, 2) * clear)[..., None]
-    return _mixed(ground, haze, 0.45 * (1 - np.clip(near / 0.5, 0, 1)) * np.ones_like(u))
+    mottled = 1 + 0.07 * noise(rng, rows, width, width / 6, max(rows / 9, 2))
+    ground *= (mottled + 0.09 * noise(rng, rows, width, 3, 2) * clear)[..., None]
+    return _mixed(ground, haze, 0.45 * (1 - np.clip(near / 0.5, 0, 1)))
 
 
 def _road(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.ndarray) -> np.ndarray:
@@ -135,27 +144,27 @@ def _road(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.ndar
         (np.abs((u + edge) % lane - lane / 2) > lane / 2 - 0.045) & (v % 1.6 < 0.9) & (across < edge - 0.3)
     )
     painted |= np.abs(across - edge + 0.12) < 0.04
-    ground = _mixed(asphalt, (232, 228, 210), painted * clear * 0.9)
-    ground = _mixed(ground, kerb, ((across > edge) & (across < edge + 0.2)).astype(np.float32))
-    return _mixed(ground, verge, (across >= edge + 0.2).astype(np.float32))
+    zone = (across > edge).astype(np.intp) + (across > edge + 0.2)
+    ground = np.asarray([asphalt, kerb, verge], np.float32)[zone]
+    return _mixed(ground, (232, 228, 210), painted * (0.9 * clear))
 
 
 def _tiles(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.ndarray) -> np.ndarray:
-    light = tone(any_colour(rng), rng.uniform(1.2, 1.6))
-    dark = tone(light, rng.uniform(0.68, 0.9))
+    light = np.asarray(tone(_muted(rng), rng.uniform(1.1, 1.5)), np.float32)
+    dark = np.float32(rng.uniform(0.68, 0.9))
     size = rng.uniform(0.5, 0.95)
     across, along = u / size, v / size
-    odd = (np.floor(across) + np.floor(along)) % 2
+    odd = (np.floor(across) + np.floor(along)) % 2 == 1
     grout = (across % 1 < 0.05) | (along % 1 < 0.06)
-    return _mixed(_mixed(light, dark, odd * clear), tone(dark, 0.75), grout * clear)
+    shade = np.where(grout, 0.75 * dark, np.where(odd, dark, np.float32(1)))
+    return light * (1 + (shade - 1) * clear)[..., None]
 
 
 def _meadow(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.ndarray) -> np.ndarray:
     grass = tone(((96, 140, 64), (132, 150, 76), (78, 122, 88))[rng.integers(3)], rng.uniform(0.85, 1.15))
     mown = (v if rng.random() < 0.5 else u) * rng.uniform(0.7, 1.1) % 2 < 1
-    ground = _mixed(grass, tone(grass, 1.16), mown * np.ones_like(u) * clear)
-    blades = noise(rng, *u.shape, 1.6, 3)
-    return ground * (1 + 0.14 * blades * clear)[..., None]
+    blades = 0.14 * noise(rng, *u.shape, 1.6, 3) + np.where(mown, np.float32(0.12), np.float32(0))
+    return np.asarray(grass, np.float32) * (1 + blades * clear)[..., None]
 
 
 def _planks(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.ndarray) -> np.ndarray:
@@ -165,7 +174,7 @@ def _planks(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.nd
     along = v / 2.2 + (board * 0.37) % 1
     shade = 0.86 + 0.22 * ((board * 5 + np.floor(along) * 3) % 7) / 6
     joint = (across % 1 < 0.05) | (along % 1 < 0.02)
-    shade = np.where(joint, 0.6, shade)
+    shade = np.where(joint, np.float32(0.6), shade)
     return np.asarray(wood, np.float32) * (1 + (shade - 1) * clear)[..., None]
 
 

@@ -1,4 +1,4 @@
-"""The six sprites of the scenes: vector shapes drawn large, shrunk with antialiasing, then shaded as if round.
+"""The six sprites of the scenes: vector shapes drawn large, shrunk smoothly, then shaded as if round.
 
 A class is told by shape and texture (wheels and windows, planks and braces, panels, limbs); its colours are
 free. Sprite coordinates: y from 0 (top) to 1 (ground), x from 0 to the aspect (width over height).
@@ -363,7 +363,7 @@ _SEAMS = _icosahedron()
 
 
 def _ball(pen: Pen, aspect: float, rng: np.random.Generator) -> None:
-    """A sphere of panels, turned freely: the colour of a pixel is that of the point of the sphere behind it."""
+    """A sphere of panels, turned freely: a pixel has the colour of the point of the sphere behind it."""
     first, second, third = any_colour(rng), any_colour(rng), any_colour(rng)
     height, width = pen.scale, max(2, round(aspect * pen.scale))
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -413,7 +413,7 @@ KINDS: dict[str, _Kind] = {
 
 
 def draw_sprite(label: str, width: int, height: int, rng: np.random.Generator) -> Sprite:
-    """A sprite of the class, width x height pixels (one or two less where its edge is faint), facing either way."""
+    """A sprite of the class, facing either way, width x height pixels, a few less where an edge is faint."""
     kind = KINDS[label]
     pen = Pen(width / height, height)
     kind.draw(pen, width / height, rng)
