@@ -112,8 +112,8 @@ class Denoised(NamedTuple):
 class QueryOutput(NamedTuple):
     """A query decoder's answer. layers: the Prediction of every decoder layer, the last one being the answer.
 
-    proposals: the first guess of a two-stage model, before the decoder, or None. Which tokens it covers (all, or the chosen
-    ones) is the paper's. denoised: training only.
+    proposals: the first guess of a two-stage model, before the decoder, or None; of all tokens or of the
+    chosen ones, as the paper trains it. denoised: training only.
     """
 
     layers: tuple[Prediction, ...]

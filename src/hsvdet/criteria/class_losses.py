@@ -1,0 +1,93 @@
+"""What a query's class logits are compared with: a loss, and the matching cost that goes with it.
+
+Each has `cost(logits [Q, C], labels [N]) -> [Q, N]`, lower is better, and
+`loss(logits [B, Q, C], labels [B, Q], quality [B, Q], total) -> scalar`, where label -1 means no object, quality
+is the IoU of a matched query's box with its object's, and total is the number of objects in the mean process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .normaliser import mean_over_processes
+
+
+class ClassLoss(Protocol):
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor: ...
+
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SoftmaxLoss:
+    """Cross entropy over C classes and, last, "no object" (DETR, arXiv 2005.12872, section 3.1).
+
+    no_object: the weight of queries that match nothing, in the weighted mean over queries.
+    """
+
+    no_object: float = 0.1
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return -logits.float().softmax(-1)[:, labels]
+
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+        logits, last = logits.float(), logits.shape[-1] - 1
+        wanted = torch.where(labels < 0, last, labels)
+        weight = torch.where(labels < 0, self.no_object, 1.0)
+        surprise = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        return (surprise * weight.flatten()).sum() / mean_over_processes(weight.sum())
+
+
+@dataclass(frozen=True)
+class FocalLoss:
+    """Sigmoid focal loss (Lin et al. 2017, arXiv 1708.02002), and the cost Deformable DETR derived from it."""
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        p = logits.float().sigmoid()[:, labels]
+        object_ = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
+        nothing = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
+        return object_ - nothing
+
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+        wanted = one_hot(labels, logits)
+        p = logits.float().sigmoid()
+        right = torch.where(wanted > 0, p, 1 - p)
+        weight = torch.where(wanted > 0, self.alpha, 1 - self.alpha) * (1 - right) ** self.gamma
+        surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+        return (weight * surprise).sum() / total
+
+
+@dataclass(frozen=True)
+class VarifocalLoss:
+    """The class score of a matched query is to be its box's IoU (Zhang et al. 2021, arXiv 2008.13367).
+
+    Negatives are weighted by alpha p^gamma, positives by their IoU. The matching cost is the focal one.
+    """
+
+    alpha: float = 0.75
+    gamma: float = 2.0
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return FocalLoss().cost(logits, labels)
+
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+        hot = one_hot(labels, logits)
+        wanted = hot * quality.detach().unsqueeze(-1)
+        p = logits.detach().float().sigmoid()
+        weight = torch.where(hot > 0, wanted, self.alpha * p**self.gamma)
+        surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+        return (weight * surprise).sum() / total
+
+
+def one_hot(labels: Tensor, logits: Tensor) -> Tensor:
+    """labels [B, Q], -1 for none, to float32 [B, Q, C] of zeros and ones."""
+    hot = torch.zeros(logits.shape, device=logits.device)
+    return hot.scatter(-1, labels.clamp(min=0).unsqueeze(-1), (labels >= 0).float().unsqueeze(-1))

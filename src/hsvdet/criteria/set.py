@@ -1,0 +1,122 @@
+"""The loss of a set of queries: each decoder layer matched one to one, then classes, L1 and GIoU."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..boxes import cxcywh_to_xyxy, generalised_iou, iou
+from ..structures import Denoised, Prediction, QueryOutput, Target
+from .class_losses import ClassLoss
+from .matching import Match, MatchingCosts, match
+from .normaliser import mean_over_processes
+
+
+class SetWeights(NamedTuple):
+    """Weights of the three losses."""
+
+    class_: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+
+
+class SetCriterion(nn.Module):
+    """(QueryOutput, targets) to weighted losses: {"class", "l1", "giou"} of the last decoder layer, the same
+    under "layer<i>/" for the others, "proposals/" for the first stage and "denoised<i>/" for noised queries.
+
+    Sums are over the global batch, divided by its number of objects, at least 1.
+    proposals: whether the first stage learns the classes ("class") or only that something is there, as class
+    0 ("foreground"; Deformable DETR, arXiv 2010.04159, appendix A.4). denoised_rows: whether noised queries
+    that stand for no object, made as filling or as negatives, learn to find nothing ("all") or nothing at all
+    ("real").
+    """
+
+    def __init__(
+        self,
+        class_loss: ClassLoss,
+        *,
+        costs: MatchingCosts = MatchingCosts(),
+        weights: SetWeights = SetWeights(),
+        proposals: Literal["class", "foreground"] = "class",
+        denoised_rows: Literal["real", "all"] = "all",
+    ):
+        super().__init__()
+        self.class_loss, self.costs, self.weights = class_loss, costs, weights
+        self.proposals, self.denoised_rows = proposals, denoised_rows
+
+    def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
+        device = output.answer.boxes.device
+        targets = [Target(target.labels.to(device), target.boxes.to(device).float()) for target in targets]
+        total = self._total(targets, device)
+        losses = {}
+        for i, layer in enumerate(output.layers):
+            last = i == len(output.layers) - 1
+            name = "" if last else f"layer{i}/"
+            pairs = match(layer, targets, self.class_loss, self.costs, f"decoder layer {i}")
+            losses |= self._losses(layer, targets, pairs, total, name)
+        if output.proposals is not None:
+            wanted = targets
+            if self.proposals == "foreground":
+                wanted = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
+            pairs = match(output.proposals, wanted, self.class_loss, self.costs, "proposals")
+            losses |= self._losses(output.proposals, wanted, pairs, total, "proposals/")
+        if output.denoised is not None:
+            losses |= self._denoised(output.denoised, targets, total)
+        return losses
+
+    def _total(self, targets: list[Target], device: torch.device) -> Tensor:
+        count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
+        return mean_over_processes(count).clamp(min=1)
+
+    def _losses(
+        self, prediction: Prediction, targets: list[Target], pairs: Match, total: Tensor, name: str
+    ) -> dict[str, Tensor]:
+        labels = torch.full(prediction.logits.shape[:2], -1, device=prediction.logits.device)
+        quality = torch.zeros(labels.shape, device=labels.device)
+        starts = torch.tensor([0] + [len(target.labels) for target in targets], device=labels.device).cumsum(
+            0
+        )
+        flat = starts[pairs.image] + pairs.target
+        labels[pairs.image, pairs.query] = torch.cat([target.labels for target in targets])[flat]
+        boxes = prediction.boxes[pairs.image, pairs.query].float()
+        wanted = torch.cat([target.boxes for target in targets])[flat]
+        xyxy, wanted_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted)
+        quality[pairs.image, pairs.query] = iou(xyxy.detach(), wanted_xyxy)
+        class_ = self.class_loss.loss(prediction.logits, labels, quality, total)
+        return {
+            f"{name}class": self.weights.class_ * class_,
+            f"{name}l1": self.weights.l1 * (boxes - wanted).abs().sum() / total,
+            f"{name}giou": self.weights.giou * (1 - generalised_iou(xyxy, wanted_xyxy)).sum() / total,
+        }
+
+    def _denoised(self, denoised: Denoised, targets: list[Target], total: Tensor) -> dict[str, Tensor]:
+        """No matching: a noised query answers for the object it was made from."""
+        groups = denoised.groups
+        real = groups.positive
+        pairs = Match(groups.image[real], groups.query[real], groups.target[real])
+        losses = {}
+        for i, layer in enumerate(denoised.layers):
+            if self.denoised_rows == "real":
+                layer, own = _only(layer, pairs), Match(pairs.image, pairs.query, pairs.target)
+                losses |= self._real_rows(layer, targets, own, total * groups.groups, f"denoised{i}/")
+            else:
+                losses |= self._losses(layer, targets, pairs, total * groups.groups, f"denoised{i}/")
+        return losses
+
+    def _real_rows(self, rows: Prediction, targets, pairs: Match, total: Tensor, name: str):
+        """rows: the [1, M, ...] queries of `pairs`, laid out as one image with one object a query."""
+        if len(pairs.query) == 0:
+            zero = rows.logits.sum() * 0 + rows.boxes.sum() * 0
+            return {f"{name}{part}": zero for part in ("class", "l1", "giou")}
+        labels = torch.stack([targets[i].labels[j] for i, j in zip(pairs.image, pairs.target, strict=True)])
+        boxes = torch.stack([targets[i].boxes[j] for i, j in zip(pairs.image, pairs.target, strict=True)])
+        order = torch.arange(len(labels), device=labels.device)
+        return self._losses(
+            rows, [Target(labels, boxes)], Match(torch.zeros_like(order), order, order), total, name
+        )
+
+
+def _only(prediction: Prediction, pairs: Match) -> Prediction:
+    return Prediction(*(part[pairs.image, pairs.query].unsqueeze(0) for part in prediction))
