@@ -1,4 +1,4 @@
-"""How good detections are: COCO average precision, occlusion, confusion, duplicates, and a report with pictures."""
+"""How good detections are: average precision, occlusion, confusion, duplicates; a report with pictures."""
 
 from .duplicates import Duplicates, duplicates_per_object
 from .evaluation import Evaluation, evaluate_detections, merge_by_image

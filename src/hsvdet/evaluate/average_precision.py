@@ -38,7 +38,7 @@ def coco_scores(pairs: Sequence[Pair], classes: int) -> CocoScores:
     sizes = np.concatenate([pair.boxes[:, 2:] - pair.boxes[:, :2] for pair in pairs])
     evaluator = _evaluator(pairs, classes, truth_area, sizes.prod(-1))
     evaluator.run()
-    stats = {name: _known(value) for name, value in zip(STATS, evaluator.stats, strict=True)}
+    stats = dict(zip(STATS, _known(np.asarray(evaluator.stats)).tolist(), strict=True))
     precision = evaluator.eval["precision"][..., 0, -1]  # [T, R, C] at all areas, 100 detections
     recall = evaluator.eval["recall"][..., 0, -1]  # [T, C]
     return CocoScores(
@@ -68,7 +68,7 @@ def average_precision_in_bins(
     evaluator.params.maxDets = [100]
     evaluator.evaluate()
     evaluator.accumulate()
-    precision = np.where(evaluator.eval["precision"] > -1, evaluator.eval["precision"], np.nan)[..., 0]
+    precision = _known(evaluator.eval["precision"])[..., 0]
     return [
         (_mean(precision[..., index]), _mean(precision[0, ..., index])) for index in range(len(edges) - 1)
     ]
@@ -85,13 +85,11 @@ def _evaluator(pairs: Sequence[Pair], classes: int, truth_area: np.ndarray, dete
         [(pair.truth, pair.truth_labels, pair.crowd) for pair in pairs], "iscrowd", truth_area
     )
     found = _annotations([(pair.boxes, pair.labels, pair.scores) for pair in pairs], "score", detection_area)
-    return COCOeval_faster(
-        *(
-            COCO({"images": images, "categories": categories, "annotations": annotations})
-            for annotations in (truth, found)
-        ),
-        "bbox",
-    )
+    tables = [
+        COCO({"images": images, "categories": categories, "annotations": annotations})
+        for annotations in (truth, found)
+    ]
+    return COCOeval_faster(tables[0], tables[1], "bbox")
 
 
 def _annotations(columns: list[tuple[np.ndarray, ...]], key: str, area: np.ndarray) -> list[dict]:
@@ -108,10 +106,9 @@ def _annotations(columns: list[tuple[np.ndarray, ...]], key: str, area: np.ndarr
     ]
 
 
-def _known(values):
+def _known(values: np.ndarray) -> np.ndarray:
     """COCO writes -1 where there is nothing to find; NaN cannot be mistaken for a score."""
-    known = np.where(np.asarray(values) < 0, np.nan, values)
-    return known if known.ndim else float(known)
+    return np.where(values < 0, np.nan, values)
 
 
 def _mean(values: np.ndarray) -> float:

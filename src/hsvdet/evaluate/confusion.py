@@ -34,6 +34,7 @@ def confusion_matrix(pairs: Sequence[Pair], classes: int) -> np.ndarray:
             missed[matches[matches >= 0]] = False
         hit = matches >= 0
         np.add.at(matrix, (pair.truth_labels[matches[hit]], pair.labels[hit]), 1)
-        np.add.at(matrix, (pair.truth_labels[missed], classes), 1)
-        np.add.at(matrix, (classes, pair.labels[~hit & (matches != IGNORED)]), 1)
+        alarms = ~hit & (matches != IGNORED)
+        matrix[:-1, -1] += np.bincount(pair.truth_labels[missed], minlength=classes)
+        matrix[-1, :-1] += np.bincount(pair.labels[alarms], minlength=classes)
     return matrix

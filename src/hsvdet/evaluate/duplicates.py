@@ -12,7 +12,7 @@ from ..boxes import iou
 
 
 class Duplicates(NamedTuple):
-    """objects: how many have at least one prediction. mean, largest: predictions per such object; 1 is ideal."""
+    """objects: how many have a prediction at all. mean, largest: predictions per such object; ideal is 1."""
 
     objects: int
     mean: float

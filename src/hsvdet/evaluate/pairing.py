@@ -60,8 +60,8 @@ def _pair(record: Record, found: Detections | None, classes: int) -> Pair:
             raise NonFiniteError(f"Detections of image {record.id!r} hold a NaN or infinite score or box.")
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise DataError(
-                f"Detections of image {record.id!r} name class {labels.max()}, the data set has {classes} classes"
-                f" (0..{classes - 1}). Map the detector's classes to the data set's by name first."
+                f"Detections of image {record.id!r} name class {labels.max()}, the data set has {classes}"
+                " classes. Map the detector's classes to the data set's by name first."
             )
         order = np.argsort(-scores, kind="stable")
         boxes, scores, labels = boxes[order], scores[order], labels[order]
@@ -89,8 +89,8 @@ def overlaps(xyxy_a: np.ndarray, xyxy_b: np.ndarray, crowd: np.ndarray | None = 
 
 
 def match(overlap: np.ndarray, crowd: np.ndarray, threshold: float) -> np.ndarray:
-    """COCO's greedy matching: [D] index of the object each detection takes, or UNMATCHED, or IGNORED when only
-    a crowd region is under it. overlap: [D, N], detections by descending score, 0 where the class is wrong.
+    """COCO's greedy matching: [D] index of the object each detection takes, or UNMATCHED, or IGNORED when
+    only a crowd region is under it. overlap: [D, N], by descending score, 0 where the class is wrong.
 
     Each detection takes the free object it overlaps most (the later one when equal, as COCO does).
     """
