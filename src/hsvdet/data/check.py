@@ -1,0 +1,220 @@
+"""What is in a data set and what is wrong with it, by file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+
+import numpy as np
+import torch
+
+from ..boxes import iou
+from ..errors import DataError
+from .dataset import DetectionData, Problem, Record
+from .files import display, in_threads
+from .images import read_image
+from .read import open_source, require_split
+
+_OBJECTS = (0, 1, 2, 6, 11, 21, 51, 101)  # first number of objects of each bin
+_OBJECT_BINS = ("0", "1", "2-5", "6-10", "11-20", "21-50", "51-100", "over 100")
+_OCCLUSION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+_OCCLUSION_BINS = ("0-0.1", "0.1-0.3", "0.3-0.5", "0.5-0.7", "0.7-0.9", "0.9-1")
+_SHOWN = 20  # problems of a split in the summary
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split, as it is used: what was left out is in `problems` only.
+
+    boxes: without crowd regions, as all that follows. boxes_per_class: by name, absent classes too.
+    objects_per_image: "mean", "max" and "histogram". box_sizes: small, medium, large (area below 32^2, below
+    96^2, above, as COCO counts). occlusion: boxes by their largest IoU with another box of the image.
+    """
+
+    images: int
+    images_without_objects: int
+    boxes: int
+    crowd_regions: int
+    boxes_per_class: dict[str, int]
+    objects_per_image: dict[str, float | int | dict[str, int]]
+    box_sizes: dict[str, int]
+    occlusion: dict[str, int]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """path: as given. format: "coco", "yolo", "voc" or "idd". labels: classes of all splits. decoded: whether
+    every image was opened."""
+
+    path: str
+    format: str
+    labels: tuple[str, ...]
+    splits: dict[str, SplitReport]
+    decoded: bool
+
+    @property
+    def ok(self) -> bool:
+        """False when something must be repaired: an image or a box cannot be used."""
+        return not any(
+            problem.severity == "error" for report in self.splits.values() for problem in report.problems
+        )
+
+    def to_json(self) -> dict:
+        """Plain lists, dicts and numbers, every problem included."""
+        content = asdict(self)
+        for split in content["splits"].values():
+            split["problems"] = [problem._asdict() for problem in split["problems"]]
+        return content | {"ok": self.ok}
+
+    def summary(self) -> str:
+        """Text for a terminal, of some twenty lines per split and at most twenty problems."""
+        lines = [f"{self.path} ({self.format}), {len(self.labels)} classes"]
+        for name, report in self.splits.items():
+            lines += ["", *_summary(name, report)]
+        verdict = (
+            "Nothing must be repaired." if self.ok else "Something must be repaired: see the errors above."
+        )
+        if not self.decoded:
+            verdict += " The images were not opened."
+        return "\n".join([*lines, "", verdict])
+
+
+def check_data(path: str | PathLike[str], split: str | None = None, decode: bool = True) -> DataReport:
+    """Read a data set (formats: see `read_data`) and report what is in it and what is wrong with it.
+
+    split: one of its splits, or None for all. decode: open every image, too: the only way to find those that
+    are broken, or of another size than annotated. Raises DataError when the path or the split is none.
+    """
+    source = open_source(path)
+    names = list(source.splits) if split is None else [require_split(source, split)]
+    labels: dict[str, None] = {}
+    reports = {}
+    places: dict[str, str] = {}
+    for name in names:
+        try:
+            data = source.read(name, None)
+        except DataError as error:
+            # The other splits may be sound.
+            problem = Problem("error", str(path), f"The split {name} cannot be read. {error}")
+            reports[name] = _report([], (), (problem,))
+            continue
+        labels |= dict.fromkeys(data.labels)
+        problems = [*data.problems, *_shared_images(data, places)]
+        if decode:
+            problems += _decode(data)
+        problems.sort(key=lambda problem: (problem.severity != "error", problem.file))
+        reports[name] = _report(data.records, data.labels, tuple(problems))
+    return DataReport(str(path), source.format, tuple(labels), reports, decode)
+
+
+def largest_overlaps(xyxy: np.ndarray) -> np.ndarray:
+    """[N]: each box's largest IoU with another of the N boxes [N, 4], 0 for a single one."""
+    if len(xyxy) < 2:
+        return np.zeros(len(xyxy), dtype=np.float32)
+    boxes = torch.from_numpy(np.ascontiguousarray(xyxy))
+    return iou(boxes[:, None], boxes).fill_diagonal_(0).amax(1).numpy()
+
+
+def _report(records: Sequence[Record], labels: Sequence[str], problems: tuple[Problem, ...]) -> SplitReport:
+    objects = [~record.crowd for record in records]
+    counts = np.array([int(mask.sum()) for mask in objects], dtype=np.int64)
+    classes = _joined([record.labels[mask] for record, mask in zip(records, objects, strict=True)])
+    areas = _joined([record.area[mask] for record, mask in zip(records, objects, strict=True)])
+    overlaps = _joined(
+        [largest_overlaps(record.boxes[mask]) for record, mask in zip(records, objects, strict=True)]
+    )
+    per_class = np.bincount(classes.astype(np.int64), minlength=len(labels)).tolist()
+    sizes = np.bincount(np.digitize(areas, (32**2, 96**2)), minlength=3).tolist()
+    return SplitReport(
+        images=len(records),
+        images_without_objects=int((counts == 0).sum()),
+        boxes=int(counts.sum()),
+        crowd_regions=sum(int(record.crowd.sum()) for record in records),
+        boxes_per_class=dict(zip(labels, per_class, strict=True)),
+        objects_per_image={
+            "mean": round(float(counts.mean()), 3) if len(counts) else 0.0,
+            "max": int(counts.max(initial=0)),
+            "histogram": _histogram(counts, _OBJECTS, _OBJECT_BINS),
+        },
+        box_sizes=dict(zip(("small", "medium", "large"), sizes, strict=True)),
+        occlusion=_histogram(overlaps, _OCCLUSION, _OCCLUSION_BINS),
+        problems=problems,
+    )
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0)
+
+
+def _histogram(values: np.ndarray, starts: Sequence[float], names: Sequence[str]) -> dict[str, int]:
+    counts = np.bincount(np.digitize(values, starts[1:]), minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))
+
+
+def _shared_images(data: DetectionData, places: dict[str, str]) -> list[Problem]:
+    """A warning if images of this split are in one before. places: image path to its first split."""
+    before: dict[str, list[str]] = {}
+    for record in data.records:
+        first = places.setdefault(record.path, data.split)
+        # VOC's trainval is train and val by definition.
+        if first != data.split and "trainval" not in (first, data.split):
+            before.setdefault(first, []).append(record.path)
+    return [
+        Problem(
+            "warning",
+            display(paths[0], data.root),
+            f"In {first} as well, as {len(paths)} images of {data.split} are: results on it will look too good.",
+        )
+        for first, paths in before.items()
+    ]
+
+
+def _decode(data: DetectionData) -> list[Problem]:
+    def problem_of(record: Record) -> Problem | None:
+        file = display(record.path, data.root)
+        try:
+            height, width = read_image(record.path).shape[1:]
+        except DataError as error:
+            return Problem("error", file, str(error))
+        if (height, width) == record.size:
+            return None
+        what = f"It has {width}x{height} pixels, annotated are {record.size[1]}x{record.size[0]}"
+        if (width, height) == record.size:
+            what += " (it was annotated without its EXIF rotation)"
+        return Problem("error", file, f"{what}: its boxes are in the wrong place.")
+
+    return [problem for problem in in_threads(problem_of, data.records) if problem]
+
+
+def _summary(name: str, report: SplitReport) -> list[str]:
+    objects = report.objects_per_image
+    lines = [
+        f"{name}: {report.images:,} images, {report.images_without_objects:,} of them without objects;"
+        f" {report.boxes:,} boxes"
+        + (f", {report.crowd_regions:,} crowd regions" * (report.crowd_regions > 0)),
+        f"  objects per image  mean {objects['mean']:.1f}, max {objects['max']}; {_shares(objects['histogram'])}",
+        f"  box sizes          {_shares(report.box_sizes)}",
+        f"  largest IoU        {_shares(report.occlusion)}",
+    ]
+    ranked = Counter(report.boxes_per_class).most_common()
+    lines.append("  boxes per class    " + ", ".join(f"{label} {number:,}" for label, number in ranked[:20]))
+    if len(ranked) > 20:
+        lines[-1] += f", {len(ranked) - 20} more down to {ranked[-1][0]} {ranked[-1][1]:,}"
+    for problem in report.problems[:_SHOWN]:
+        lines.append(f"  {problem.severity}: {problem.file}: {problem.what}")
+    if len(report.problems) > _SHOWN:
+        hidden = Counter(problem.severity for problem in report.problems[_SHOWN:])
+        lines.append(
+            f"  and {hidden['error']} more errors, {hidden['warning']} more warnings (all with --json)"
+        )
+    return lines
+
+
+def _shares(counts: dict[str, int]) -> str:
+    total = max(1, sum(counts.values()))
+    return ", ".join(
+        f"{name}: {number:,} ({number / total:.0%})" for name, number in counts.items() if number
+    )

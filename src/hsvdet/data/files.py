@@ -1,0 +1,155 @@
+"""Finding and reading a data set's files: folders with link loops, text and names in any encoding."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import DataError
+from .images import IMAGE_SUFFIXES, image_size
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_XML_ENCODING = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+
+
+def read_text(path: Path | str) -> str:
+    """A text file in UTF-8 or UTF-16, with or without a byte order mark, or in the encoding its XML header
+    declares. Raises DataError when it cannot be opened or is not text."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror}.") from error
+    try:
+        return content.decode(_encoding(content))
+    except (UnicodeDecodeError, LookupError) as error:
+        raise DataError(f"{path} is not text in UTF-8 or UTF-16. Save it as UTF-8.") from error
+
+
+def _encoding(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if content.startswith(b"\xef\xbb\xbf"):
+        return "utf-8-sig"
+    # ASCII characters in UTF-16 without a mark: every other byte is zero.
+    if content[1:2] == b"\0":
+        return "utf-16-le"
+    if content[:1] == b"\0":
+        return "utf-16-be"
+    declared = _XML_ENCODING.match(content)
+    return declared[1].decode() if declared else "utf-8"
+
+
+def walk(folder: Path | str, suffixes: Iterable[str], links: list[str]) -> Iterator[str]:
+    """Paths of the files with one of the suffixes (lower case) in the folder and below, in sorted order.
+
+    Links to folders are followed, but no folder is entered twice: those left out are appended to `links`.
+    Names that begin with a dot are hidden (also the `._*` files that macOS leaves behind).
+    """
+    suffixes = frozenset(suffixes)
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            links.append(parent)
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def walk_images(folder: Path | str, links: list[str]) -> Iterator[str]:
+    return walk(folder, IMAGE_SUFFIXES, links)
+
+
+class FileIndex:
+    """Which files exist, by listing each folder once: 118,000 single look-ups would be slow on a network."""
+
+    def __init__(self):
+        self._folders: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> str | None:
+        """The file's path as it is on disk, or None. The name may be in another Unicode form (macOS stores
+        accents as separate characters) or have Windows separators."""
+        for candidate in (path, path.replace("\\", "/")) if "\\" in path else (path,):
+            folder, name = os.path.split(candidate)
+            names = self._names(folder)
+            found = names.get(name) or names.get(unicodedata.normalize("NFC", name))
+            if found:
+                return os.path.join(folder, found)
+        return None
+
+    def _names(self, folder: str) -> dict[str, str]:
+        if folder not in self._folders:
+            names = {}
+            try:
+                with os.scandir(folder or ".") as entries:
+                    for entry in entries:
+                        if _is_file(entry):
+                            names[unicodedata.normalize("NFC", entry.name)] = entry.name
+                            names[entry.name] = entry.name
+            except (OSError, ValueError):
+                pass  # no such folder: it holds no files
+            self._folders[folder] = names
+        return self._folders[folder]
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """function of every item, in order; for work that waits for the disk or runs outside Python."""
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(function, items))
+
+
+def image_sizes(paths: Sequence[str]) -> list[tuple[int, int] | DataError]:
+    """(height, width), upright, of each image from its header; the error itself where that fails."""
+    return in_threads(_size_or_error, paths)
+
+
+def _size_or_error(path: str) -> tuple[int, int] | DataError:
+    try:
+        return image_size(path)
+    except DataError as error:
+        return error
+
+
+def folder_at(path: Path) -> Path | None:
+    """The folder at this path, or None. Git stores a link as a small text file where links are not possible;
+    such a file is followed."""
+    if path.is_dir():
+        return path
+    try:
+        if path.is_file() and path.stat().st_size < 4096:
+            target = Path(os.path.abspath(path.parent / path.read_text().strip()))
+            return target if target.is_dir() else None
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def identity(path: str, root: Path) -> str:
+    """The id of an image in a data set that gives none: its path relative to the root."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def display(path: str | Path, root: Path) -> str:
+    """The path as a message names it: relative to the data set's root where it lies inside."""
+    try:
+        return Path(path).relative_to(root).as_posix()
+    except ValueError:
+        return str(path)
