@@ -46,21 +46,51 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     write_atomically(path, serialise(tensors, metadata))
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, header). Raises CheckpointError, in words for the user, for anything that is not sound."""
+def check_file(path: str | Path) -> None:
+    """Raises CheckpointError unless `path` is a file that can be read and has something in it."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file.")
+    try:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: expected a checkpoint file; this is a folder.")
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such checkpoint file.")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise CheckpointError(f"{path}: the file is empty. Copy it again.")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether the file is, or was meant to be, one of ours; published weights are not. Raises as `check_file`."""
+    check_file(path)
+    if not looks_like_safetensors(path):
+        return False
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # A missing header is told apart before the tensors are read: they may be large.
-            header = _header(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return "hsvdet" in (file.metadata() or {})
+    except SafetensorError:
+        return True
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON header alone, without reading a tensor. Raises CheckpointError as `read_checkpoint`."""
+    return _read(Path(path), tensors=False)[1]
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, header). Raises CheckpointError, in words for the user, for anything that is not sound."""
+    return _read(Path(path), tensors=True)
+
+
+def _read(path: Path, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _header(path, file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, header
     except (SafetensorError, OSError) as error:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+        if not looks_like_safetensors(path) and _looks_like_pickle(path):
             raise CheckpointError(
                 f"{path}: a PyTorch pickle, which could run code and is not loaded. Convert published weights"
                 f" first: hsvdet convert {path} OUT.safetensors"
@@ -68,7 +98,19 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(
             f"{path}: expected a whole safetensors file; it is damaged or cut off ({error}). Copy it again."
         ) from None
-    return tensors, header
+
+
+def looks_like_safetensors(path: str | Path) -> bool:
+    """Eight bytes of length, then a JSON object."""
+    with Path(path).open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _looks_like_pickle(path: Path) -> bool:
+    """torch.save's zip file, or a bare pickle of protocol 2 or later."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start == b"PK" or start[:1] == b"\x80"
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -80,7 +122,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header = json.loads(metadata["hsvdet"])
         version = header.pop("format")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise CheckpointError(f"{path}: its hsvdet header is not readable JSON. Copy it again.") from None
     if version != FORMAT:
         raise CheckpointError(

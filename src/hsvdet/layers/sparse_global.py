@@ -13,6 +13,7 @@ tokens gets full attention, without selection. Padding is never selected, and ne
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .position import rotate_2d, sincos_2d
+from .precision import layer_norm, linear, without_autocast
+from .selection import SELECTORS, TokenScorer, rank_tokens
 
-SELECTORS = ("energy", "l2", "l1", "mean", "random", "learned", "oracle", "all")
 GATES = ("none", "fixed", "scalar", "channel", "outproj_zero")
 
 
@@ -100,6 +103,16 @@ class Diagnosis(NamedTuple):
     selected: float
 
 
+class AttentionInput(NamedTuple):
+    """queries: [B, heads, k, d]. keys, values: [B, heads, k + extra, d], those of the selected tokens first.
+    allowed: [B, 1, 1, k + extra] bool, False for padding, or None for all."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    allowed: Tensor | None
+
+
 class SparseGlobal(nn.Module):
     """channels: C of the map. stride: pixels per cell, which places tokens and sizes k "auto"."""
 
@@ -130,9 +143,13 @@ class SparseGlobal(nn.Module):
             self.registers = nn.Parameter(torch.randn(config.registers, channels) * channels**-0.5)
         if config.selector == "learned":
             self.scorer = TokenScorer(channels)
-        if config.dense_path == "linear_control":  # same parameters as the arm it is compared with, unused
-            for unused in (self.query, self.key, self.norm):
-                unused.requires_grad_(False)
+        if config.dense_path == "linear_control":
+            # The same number of parameters as the arm it is compared with; what attention needs is unused.
+            self.requires_grad_(False)
+            for used in (self.value.weight, self.output.weight):
+                used.requires_grad_(True)
+            if config.gate in ("scalar", "channel"):
+                self.gate.requires_grad_(True)
 
     def tokens_selected(self, height: int, width: int) -> int:
         """k for a map of height x width cells: never more than there are."""
@@ -149,24 +166,22 @@ class SparseGlobal(nn.Module):
         self, x: Tensor, padding: Tensor | None = None, salience: Tensor | None = None
     ) -> SparseGlobalOutput:
         """x: [B, C, H, W]. padding: [B, H, W] bool over the cells. salience: [B, H, W], oracle's ranking."""
-        scores = self.scorer(x) if self.config.selector == "learned" else None
         if self.config.dense_path == "linear_control":
-            return SparseGlobalOutput(self._add(x, self._linear(x)), scores)
+            return SparseGlobalOutput(self._add(x, self._dense(x)), None)
+        scores = self.scorer(x) if self.config.selector == "learned" else None
         index = self._select(x, scores, padding, salience)
-        attended, _, _ = self._attend(x, index, padding)
-        delta = F.linear(attended, self.output.weight.to(attended.dtype)).to(x.dtype)  # [B, k, C]
-        if scores is not None:
-            # Mixture-of-Depths routing weight: 1 at the start, and the way gradient reaches the scorer.
-            routing = scores.flatten(1) if index is None else scores.flatten(1).gather(1, index)
-            delta = delta * (2 * routing.sigmoid()).unsqueeze(-1).to(x.dtype)
-        delta = delta.transpose(1, 2)
-        if index is None:
+        delta = self._attention_delta(x, scores, index, padding)  # [B, C, k]
+        hidden = None if padding is None else _at(padding.flatten(1), index)
+        if index is None and hidden is None:
             return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
-        dense = self._linear(x) if self.config.dense_path == "value" else torch.zeros_like(x)
-        where = index.unsqueeze(1).expand(-1, self.channels, -1)
-        return SparseGlobalOutput(
-            self._add(x, dense.flatten(2).scatter(2, where, delta.to(dense.dtype)).reshape(x.shape)), scores
-        )
+        dense = self._dense(x).flatten(2)
+        place = None if index is None else index.unsqueeze(1).expand(-1, self.channels, -1)
+        if hidden is not None:  # an image with fewer than k real tokens: the rest are not selected
+            delta = torch.where(
+                hidden.unsqueeze(1), dense if place is None else dense.gather(2, place), delta
+            )
+        delta = delta if place is None else dense.scatter(2, place, delta)
+        return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, padding: Tensor | None = None, salience: Tensor | None = None) -> Diagnosis:
@@ -178,19 +193,31 @@ class SparseGlobal(nn.Module):
             return Diagnosis(gate, change, 0.0, 1.0, 0.0)
         scores = self.scorer(x) if self.config.selector == "learned" else None
         index = self._select(x, scores, padding, salience)
-        attended, values, weights = self._attend(x, index, padding, want_weights=True)
-        moved = (attended - values).float() @ self.output.weight.float().T * self.gate.float()
-        selected = _gather(x.flatten(2).transpose(1, 2), index).float()
-        entropy = -(weights * weights.clamp(min=1e-12).log()).sum(-1).mean() / math.log(
-            weights.shape[-1] + 1e-9
+        queries, keys, values, allowed = (
+            None if part is None else part.float() if part.is_floating_point() else part
+            for part in self._attention_input(x, index, padding)
         )
-        fraction = selected.shape[1] / (x.shape[2] * x.shape[3])
-        return Diagnosis(gate, change, (moved.norm() / selected.norm()).item(), entropy.item(), fraction)
+        logits = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
+        allowed = torch.ones_like(logits[:, :1, :1], dtype=torch.bool) if allowed is None else allowed
+        weights = logits.masked_fill(~allowed, -torch.inf).softmax(-1)  # [B, heads, k, k + extra]
+        tokens = weights.shape[2]
+        real = allowed[:, 0, 0, :tokens, None]  # [B, k, 1]
+        moved = (weights @ values - values[:, :, :tokens]).transpose(1, 2).flatten(2)
+        moved = moved @ self.output.weight.float().T * self.gate.float() * real
+        selected = _at(x.flatten(2).transpose(1, 2), index).float() * real
+        uniform = allowed.sum(-1, keepdim=True).clamp(min=2).log()
+        entropy = -(weights * weights.clamp(min=1e-12).log()).sum(-1, keepdim=True) / uniform
+        entropy = entropy.mean(1)[real].mean().item()
+        fraction = tokens / (x.shape[2] * x.shape[3])
+        return Diagnosis(gate, change, (moved.norm() / selected.norm()).item(), entropy, fraction)
 
     def _add(self, x: Tensor, delta: Tensor) -> Tensor:
         return x + (self.gate.view(1, -1, 1, 1) * delta).to(x.dtype)
 
-    def _linear(self, x: Tensor) -> Tensor:
+    def _dense(self, x: Tensor) -> Tensor:
+        """What a token receives that attention does not serve: [B, C, H, W]."""
+        if self.config.dense_path == "identity":
+            return torch.zeros_like(x)
         return F.conv2d(x, (self.output.weight @ self.value.weight)[:, :, None, None].to(x.dtype))
 
     def _select(
@@ -200,75 +227,55 @@ class SparseGlobal(nn.Module):
         k = self.tokens_selected(*x.shape[2:])
         if k >= x.shape[2] * x.shape[3]:
             return None
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            ranking = scores.detach() if scores is not None else self._rank(x.float(), salience)
+        with torch.no_grad(), without_autocast(x):
+            ranking = (
+                scores.detach() if scores is not None else rank_tokens(self.config.selector, x, salience)
+            )
             if padding is not None:
                 ranking = ranking.masked_fill(padding, -torch.inf)
             return ranking.flatten(1).topk(k).indices
 
-    def _rank(self, x: Tensor, salience: Tensor | None) -> Tensor:
-        match self.config.selector:
-            case "energy":
-                return x.square().sum(1)
-            case "l2":
-                return x.square().sum(1).sqrt()
-            case "l1":
-                return x.abs().sum(1)
-            case "mean":
-                return x.mean(1)
-            case "random":
-                return torch.rand(x.shape[0], *x.shape[2:], device=x.device)
-            case _:
-                if salience is None:
-                    raise ConfigError(
-                        "selector oracle ranks tokens by the objects and expects targets; none came."
-                        " Use it with data that has boxes, or choose another selector."
-                    )
-                return salience
+    def _attention_delta(
+        self, x: Tensor, scores: Tensor | None, index: Tensor | None, padding: Tensor | None
+    ) -> Tensor:
+        """(A x Wv) Wo, before the gate, for the selected tokens: [B, C, k], in the type of `x`."""
+        queries, keys, values, allowed = self._attention_input(x, index, padding)
+        with self._attention_precision(x):
+            attended = F.scaled_dot_product_attention(queries, keys, values, allowed)
+        delta = linear(self.output, attended.transpose(1, 2).flatten(2)).to(x.dtype)
+        if scores is not None:
+            # Mixture-of-Depths routing weight: 1 at the start, and the way gradient reaches the scorer.
+            delta = delta * (2 * _at(scores.flatten(1), index).sigmoid()).unsqueeze(-1).to(x.dtype)
+        return delta.transpose(1, 2)
 
-    def _attend(self, x: Tensor, index: Tensor | None, padding: Tensor | None, want_weights: bool = False):
-        """(A V, V [B, k, C], A or None) on the selected tokens; padded tokens keep their own value."""
+    def _attention_precision(self, x: Tensor):
+        return without_autocast(x) if self.config.attention_dtype == "float32" else nullcontext()
+
+    def _attention_input(self, x: Tensor, index: Tensor | None, padding: Tensor | None) -> AttentionInput:
         height, width = x.shape[2:]
-        island = self.config.attention_dtype == "float32"
-        with torch.autocast(x.device.type, enabled=False) if island else _nothing():
-            tokens = x.flatten(2).transpose(1, 2)
-            tokens = tokens.float() if island else tokens
-            selected = _gather(tokens, index)
+        with self._attention_precision(x):
+            tokens = _at(x.flatten(2).transpose(1, 2), index)
+            tokens = tokens.float() if self.config.attention_dtype == "float32" else tokens
             place = torch.arange(height * width, device=x.device)[None] if index is None else index
             place = torch.stack([place % width, place // width], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
-            hidden = None
-            if padding is not None:
-                hidden = padding.flatten(1) if index is None else padding.flatten(1).gather(1, index)
-            extra, extra_place, extra_hidden = self._extra(x, padding, selected.dtype)
+            hidden = None if padding is None else _at(padding.flatten(1), index)
+            extra, extra_place, extra_hidden = self._extra(x, padding, tokens.dtype)
             # Places in units of 32 pixels, so that a model trained at one size works at another.
-            place, extra_place = place * (self.stride / 32), extra_place * (self.stride / 32)
-            query = self._project(self.query, selected, place)
-            key = self._project(self.key, selected, place)
-            value = self.value(selected)
-            keys, values = key, self._split(value)
+            scale = self.stride / 32
+            queries = self._project(self.query, tokens, place * scale)
+            keys = self._project(self.key, tokens, place * scale)
+            values = self._split(linear(self.value, tokens))
             if extra is not None:
-                keys = torch.cat([keys, self._project(self.key, extra, extra_place)], 2)
-                values = torch.cat([values, self._split(self.value(extra))], 2)
-            allowed = None
-            if hidden is not None:
-                allowed = ~(hidden if extra is None else torch.cat([hidden, extra_hidden], 1))[:, None, None]
-            weights = None
-            if want_weights:
-                logits = query @ keys.transpose(-1, -2) / math.sqrt(query.shape[-1])
-                weights = (logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)).softmax(
-                    -1
-                )
-            attended = F.scaled_dot_product_attention(query, keys, values, allowed)
-            attended = attended.transpose(1, 2).flatten(2)
-            if hidden is not None:
-                attended = torch.where(hidden.unsqueeze(-1), value, attended)
-        return attended, value, weights
+                keys = torch.cat([keys, self._project(self.key, extra, extra_place * scale)], 2)
+                values = torch.cat([values, self._split(linear(self.value, extra))], 2)
+                hidden = None if hidden is None else torch.cat([hidden, extra_hidden], 1)
+        return AttentionInput(queries, keys, values, None if hidden is None else ~hidden[:, None, None])
 
     def _project(self, layer: nn.Linear, tokens: Tensor, place: Tensor) -> Tensor:
         """To normalised queries or keys [B, heads, k, C / heads]."""
         if self.config.position == "sincos":
             tokens = tokens + sincos_2d(place, self.channels).to(tokens.dtype)
-        projected = self.norm(self._split(layer(tokens)))
+        projected = layer_norm(self.norm, self._split(linear(layer, tokens)))
         if self.config.position == "rope":
             projected = rotate_2d(projected, place)
         return projected
@@ -297,58 +304,14 @@ class SparseGlobal(nn.Module):
             places.append(centre.expand(1, self.config.registers, 2))
             hidden.append(torch.zeros(batch, self.config.registers, dtype=torch.bool, device=x.device))
         if not tokens:
-            return None, x.new_zeros(1, 0, 2), None
+            return None, None, None
         return torch.cat(tokens, 1), torch.cat(places, 1), torch.cat(hidden, 1)
 
 
-class TokenScorer(nn.Module):
-    """[B, C, H, W] to one logit a token [B, H, W], float32: layer norm, C to C/4, SiLU, 1."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.reduce = nn.Linear(channels, channels // 4)
-        self.score = nn.Linear(channels // 4, 1)
-        nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = self.norm(x.float().permute(0, 2, 3, 1))
-            return self.score(F.silu(self.reduce(tokens))).squeeze(-1)
-
-
-def sincos_2d(place: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
-    """Places [..., 2] (x, y) to [..., channels]: sines and cosines of x, then of y."""
-    frequencies = torch.arange(channels // 4, device=place.device, dtype=torch.float32) / (channels // 4)
-    angles = place.float().unsqueeze(-1) / temperature**frequencies  # [..., 2, C / 4]
-    return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
-
-
-def rotate_2d(tokens: Tensor, place: Tensor, temperature: float = 100.0) -> Tensor:
-    """Rotary position (Su et al. 2021, arXiv 2104.09864) in two axes.
-
-    tokens: [B, heads, k, d]. place: [B or 1, k, 2]. The first half of the channels turns with x, the second
-    with y.
-    """
-    quarter = tokens.shape[-1] // 4
-    frequencies = torch.arange(quarter, device=place.device, dtype=torch.float32) / quarter
-    angles = (place.float().unsqueeze(-1) / temperature**frequencies).unsqueeze(1)  # [B, 1, k, 2, d / 4]
-    cos, sin = angles.cos().to(tokens.dtype), angles.sin().to(tokens.dtype)
-    real, imaginary = tokens.unflatten(-1, (2, 2, quarter)).unbind(-2)  # each [B, heads, k, 2, d / 4]
-    turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -2)
-    return turned.flatten(-3)
-
-
-def _gather(tokens: Tensor, index: Tensor | None) -> Tensor:
+def _at(tokens: Tensor, index: Tensor | None) -> Tensor:
+    """tokens [B, N, ...] at index [B, k]; all of them for None."""
     if index is None:
         return tokens
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
-class _nothing:
-    def __enter__(self):
-        return None
-
-    def __exit__(self, *_):
-        return None
+    return tokens.gather(
+        1, index if tokens.ndim == 2 else index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    )

@@ -1,0 +1,74 @@
+"""Published weights of DETR: from its authors' repository, and from Hugging Face transformers."""
+
+from __future__ import annotations
+
+from .parts import (
+    TRANSFORMERS_BACKBONE,
+    attention,
+    attention_transformers,
+    linear,
+    mlp,
+    resnet,
+    resnet_transformers,
+)
+from .rename import Rule
+
+ENCODER_LAYER, DECODER_LAYER = (
+    r"transformer\.encoder\.layers\.(?P<n>\d+)",
+    r"transformer\.decoder\.layers\.(?P<n>\d+)",
+)
+
+ENCODER_ORIGINAL = [
+    *attention(rf"{ENCODER_LAYER}\.self_attn", r"encoder.\g<n>.attention"),
+    linear(rf"{ENCODER_LAYER}\.norm1", r"encoder.\g<n>.norm_attention"),
+    linear(rf"{ENCODER_LAYER}\.linear1", r"encoder.\g<n>.feed_forward.expand"),
+    linear(rf"{ENCODER_LAYER}\.linear2", r"encoder.\g<n>.feed_forward.contract"),
+    linear(rf"{ENCODER_LAYER}\.norm2", r"encoder.\g<n>.norm_feed_forward"),
+]
+
+ORIGINAL = [
+    *resnet(r"backbone\.0\.body\."),
+    linear("input_proj", "project"),
+    *ENCODER_ORIGINAL,
+    Rule(r"query_embed\.weight", "queries"),
+    *attention(rf"{DECODER_LAYER}\.self_attn", r"decoder.\g<n>.self_attention"),
+    linear(rf"{DECODER_LAYER}\.norm1", r"decoder.\g<n>.norm_self"),
+    *attention(rf"{DECODER_LAYER}\.multihead_attn", r"decoder.\g<n>.cross_attention"),
+    linear(rf"{DECODER_LAYER}\.norm2", r"decoder.\g<n>.norm_cross"),
+    linear(rf"{DECODER_LAYER}\.linear1", r"decoder.\g<n>.feed_forward.expand"),
+    linear(rf"{DECODER_LAYER}\.linear2", r"decoder.\g<n>.feed_forward.contract"),
+    linear(rf"{DECODER_LAYER}\.norm3", r"decoder.\g<n>.norm_feed_forward"),
+    linear(r"transformer\.decoder\.norm", "norm"),
+    linear("class_embed", "classes"),
+    mlp("bbox_embed", "boxes"),
+]
+
+TRANSFORMERS_ENCODER_LAYER, TRANSFORMERS_DECODER_LAYER = (
+    r"model\.encoder\.layers\.(?P<n>\d+)",
+    r"model\.decoder\.layers\.(?P<n>\d+)",
+)
+
+ENCODER_TRANSFORMERS = [
+    *attention_transformers(rf"{TRANSFORMERS_ENCODER_LAYER}\.self_attn", r"encoder.\g<n>.attention"),
+    linear(rf"{TRANSFORMERS_ENCODER_LAYER}\.self_attn_layer_norm", r"encoder.\g<n>.norm_attention"),
+    linear(rf"{TRANSFORMERS_ENCODER_LAYER}\.(?:mlp\.)?fc1", r"encoder.\g<n>.feed_forward.expand"),
+    linear(rf"{TRANSFORMERS_ENCODER_LAYER}\.(?:mlp\.)?fc2", r"encoder.\g<n>.feed_forward.contract"),
+    linear(rf"{TRANSFORMERS_ENCODER_LAYER}\.final_layer_norm", r"encoder.\g<n>.norm_feed_forward"),
+]
+
+TRANSFORMERS = [
+    *resnet_transformers(TRANSFORMERS_BACKBONE),
+    linear(r"model\.input_projection", "project"),
+    *ENCODER_TRANSFORMERS,
+    Rule(r"model\.query_position_embeddings\.weight", "queries"),
+    *attention_transformers(rf"{TRANSFORMERS_DECODER_LAYER}\.self_attn", r"decoder.\g<n>.self_attention"),
+    linear(rf"{TRANSFORMERS_DECODER_LAYER}\.self_attn_layer_norm", r"decoder.\g<n>.norm_self"),
+    *attention_transformers(rf"{TRANSFORMERS_DECODER_LAYER}\.encoder_attn", r"decoder.\g<n>.cross_attention"),
+    linear(rf"{TRANSFORMERS_DECODER_LAYER}\.encoder_attn_layer_norm", r"decoder.\g<n>.norm_cross"),
+    linear(rf"{TRANSFORMERS_DECODER_LAYER}\.(?:mlp\.)?fc1", r"decoder.\g<n>.feed_forward.expand"),
+    linear(rf"{TRANSFORMERS_DECODER_LAYER}\.(?:mlp\.)?fc2", r"decoder.\g<n>.feed_forward.contract"),
+    linear(rf"{TRANSFORMERS_DECODER_LAYER}\.final_layer_norm", r"decoder.\g<n>.norm_feed_forward"),
+    linear(r"model\.decoder\.layernorm", "norm"),
+    linear("class_labels_classifier", "classes"),
+    mlp("bbox_predictor", "boxes"),
+]

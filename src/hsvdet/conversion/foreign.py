@@ -1,0 +1,212 @@
+"""Published weights from a file of any known form to a Detector."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .. import models
+from ..checkpoint import check_file, looks_like_safetensors
+from ..detector import Detector, create, load_tensors
+from ..errors import CheckpointError, ConfigError
+from . import ultralytics
+from .coco import coco_ids
+from .pickles import Shell, read_pickle
+from .rename import Renamed, rename
+from .source import Foreign, Source
+
+SOURCES: tuple[Source, ...] = (ultralytics.SOURCE,)
+
+
+class Converted(NamedTuple):
+    """detector: ready to use. consumed, dropped: of the file's tensors."""
+
+    detector: Detector
+    source: Source
+    consumed: int
+    dropped: tuple[str, ...]
+
+
+def read_foreign(
+    path: str | Path,
+    *,
+    model: str | None = None,
+    labels: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Converted:
+    """As `convert`, without writing. Strict: every tensor of the file is used or knowingly dropped.
+
+    Raises CheckpointError for a file that is damaged, unsafe, of no known kind or of another model than
+    `model`; ConfigError for an unknown `model`, or `labels` of another number.
+    """
+    path = Path(path)
+    if model is not None:
+        models.find(model)
+    check_file(path)
+    foreign = _read(path)
+    tensors = _without_wrappers(foreign.tensors)
+    source, name = _recognise(path, tensors, model)
+    renamed: Renamed = rename(tensors, source.rules(name), str(path))
+    number = source.num_classes(tensors)
+    names = _labels(path, source, number, labels, foreign.labels)
+    detector = create(name, names, size=size or foreign.size, category_ids=coco_ids(names))
+    load_tensors(detector.net, renamed.tensors, str(path))
+    detector.licence = source.licence
+    detector.source = f"{path.name} (sha256 {_sha256(path)})"
+    return Converted(detector, source, len(tensors) - len(renamed.dropped), renamed.dropped)
+
+
+def _read(path: Path) -> Foreign:
+    if looks_like_safetensors(path):
+        try:
+            with safe_open(path, framework="pt") as file:
+                if "hsvdet" in (file.metadata() or {}):
+                    raise CheckpointError(f"{path}: already an hsvdet checkpoint, nothing to convert.")
+                return Foreign({name: file.get_tensor(name) for name in file.keys()})
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path}: expected a whole safetensors file; it is damaged or cut off ({error}). Copy it again."
+            ) from None
+    found, outer = read_pickle(path), {}
+    # The averaged weights where there are any, else the trained ones; then whatever wraps the tensors.
+    while isinstance(found, Mapping) and not _is_state_dict(found):
+        outer = outer or found
+        inner = next((found[key] for key in ("ema", "model", "state_dict", "module") if found.get(key)), None)
+        if inner is None:
+            raise CheckpointError(
+                f"{path}: expected a state dict, or one under ema, model or state_dict;"
+                f" came {', '.join(map(str, list(found)[:6])) or 'an empty dict'}."
+            )
+        found = inner
+    if isinstance(found, Mapping):
+        return Foreign({str(name): tensor for name, tensor in found.items()})
+    if not isinstance(found, Shell):
+        raise CheckpointError(f"{path}: expected a state dict or a module; came {type(found).__name__}.")
+    if not found.origin.startswith("ultralytics."):
+        raise CheckpointError(
+            f"{path}: expected a state dict; came a whole {found.origin} object. Save its state dict:"
+            " torch.save(model.state_dict(), ...)."
+        )
+    try:
+        return ultralytics.read_module(found, outer)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: its module objects are not put together as that package does it ({error})."
+        ) from None
+
+
+def _is_state_dict(found: Mapping[Any, Any]) -> bool:
+    return bool(found) and all(isinstance(value, Tensor) for value in found.values())
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what DataParallel, and a model inside a model, put before all of them."""
+    for wrapper, bare in (("module.", ""), ("model.model.", "model.")):
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {bare + name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
+
+def _recognise(path: Path, tensors: Mapping[str, Tensor], model: str | None) -> tuple[Source, str]:
+    for source in SOURCES:
+        try:
+            name = source.recognise(tensors)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        if name is None:
+            continue
+        if model is not None and model != name:
+            raise CheckpointError(f"{path}: expected weights of {model}; its shapes are those of {name}.")
+        return source, name
+    known = "; ".join(f"{source.name} ({', '.join(source.models)})" for source in SOURCES)
+    raise CheckpointError(
+        f"{path}: its {len(tensors)} tensors ({', '.join(list(tensors)[:2])}, ...) have the names of no published"
+        f" model that hsvdet reads. Known: {known}."
+    )
+
+
+def _labels(
+    path: Path, source: Source, number: int, given: Sequence[str] | None, found: Sequence[str] | None
+) -> tuple[str, ...]:
+    if given is not None and len(given) != number:
+        raise ConfigError(f"labels expects the {number} classes of {path}; got {len(given)}.")
+    names = given or found or source.labels.get(number) or [f"class {i}" for i in range(number)]
+    if len(names) != number or len(set(names)) != number:
+        raise CheckpointError(
+            f"{path}: expected {number} different class names; it has {len(set(names))} in {len(names)}."
+            " Give them with labels."
+        )
+    return tuple(names)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionReport:
+    """What `convert` did. consumed: tensors of the file that were used; dropped: those knowingly left out."""
+
+    model: str
+    out: str
+    labels: tuple[str, ...]
+    size: tuple[int, int]
+    consumed: int
+    dropped: tuple[str, ...]
+    licence: str
+    source: str
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        dropped = (
+            f", {len(self.dropped)} knowingly dropped ({', '.join(self.dropped)})" if self.dropped else ""
+        )
+        return (
+            f"{self.model} with {len(self.labels)} classes at {self.size[0]}x{self.size[1]}: {self.consumed}"
+            f" tensors taken{dropped}. Written to {self.out}.\nLicence: {self.licence}. {self.note}"
+        )
+
+
+def convert(
+    foreign: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    labels: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+) -> ConversionReport:
+    """Published weights into an hsvdet checkpoint. Nothing in the file is executed.
+
+    foreign: an Ultralytics YOLOv8 .pt; or a state dict under the original names, written by torch.save (bare,
+    or under "ema", "model" or "state_dict") or as safetensors. out: the checkpoint to write, atomically.
+    model: its name, see `hsvdet models`; told from the tensors if not given, and checked if given. labels:
+    class names, if the file has none or others are wanted; of 80 unnamed classes they are COCO's. size:
+    (height, width) of the input; the one it was trained at if the file says it, else the model's own.
+    Raises CheckpointError and ConfigError as `read_foreign`.
+    """
+    converted = read_foreign(foreign, model=model, labels=labels, size=size)
+    detector = converted.detector
+    detector.save(out)
+    return ConversionReport(
+        detector.name,
+        str(out),
+        detector.labels,
+        detector.preprocess.size,
+        converted.consumed,
+        converted.dropped,
+        detector.licence,
+        detector.source,
+        converted.source.note,
+    )
