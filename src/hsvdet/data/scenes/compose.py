@@ -174,7 +174,7 @@ class _Crowd:
         self.objects[index].plan, self.limits[index] = plan, OCCLUSION_BINS[plan][1]
 
     def _place(self, plan: int, leader: int | None) -> int | None:
-        """Draws an object and places it, beside the leader if there is one. Its index; None without a place."""
+        """Draws an object and places it, beside the leader if there is one. Its index, or None: no place."""
         for _ in range(_SPRITES):
             label, width, height, row = self._choose(plan, leader)
             sprite = draw_sprite(label, width, height, self.rng)
