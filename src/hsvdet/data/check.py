@@ -15,7 +15,7 @@ from ..errors import DataError
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads
 from .images import read_image
-from .read import open_source, require_split
+from .read import open_source, require_split, split_names
 
 _OBJECTS = (0, 1, 2, 6, 11, 21, 51, 101)  # first number of objects of each bin
 _OBJECT_BINS = ("0", "1", "2-5", "6-10", "11-20", "21-50", "51-100", "over 100")
@@ -89,7 +89,7 @@ def check_data(path: str | PathLike[str], split: str | None = None, decode: bool
     are broken, or of another size than annotated. Raises DataError when the path or the split is none.
     """
     source = open_source(path)
-    names = list(source.splits) if split is None else [require_split(source, split)]
+    names = split_names(source) if split is None else [require_split(source, split)]
     labels: dict[str, None] = {}
     reports = {}
     places: dict[str, str] = {}

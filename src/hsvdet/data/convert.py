@@ -18,7 +18,7 @@ import yaml
 from ..errors import ConfigError, DataError
 from .dataset import DetectionData, Record
 from .files import in_threads
-from .read import open_source, require_split
+from .read import open_source, require_split, split_names
 from .source import Source, split_name
 
 Format = Literal["coco", "yolo", "voc"]
@@ -49,7 +49,7 @@ def convert_data(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{dst} exists and is not an empty folder. Name a new one.")
     source = open_source(src)
-    names = list(source.splits) if split is None else [require_split(source, split)]
+    names = split_names(source) if split is None else [require_split(source, split)]
     splits = _read_alike(source, names)
     with _atomic_folder(out) as folder:
         _WRITERS[to](splits, folder, _names(splits, to), copy)

@@ -14,6 +14,8 @@ from .source import ALL, Source
 from .voc import find_voc
 from .yolo import find_yolo
 
+_ORDER = {"train": 0, "val": 1, "trainval": 2, "test": 3}
+
 
 def read_data(
     path: str | PathLike[str], split: str | None = None, labels: Sequence[str] | None = None
@@ -36,7 +38,12 @@ def read_data(
 
 def available_splits(path: str | PathLike[str]) -> tuple[str, ...]:
     """The splits of a data set, train first; ("all",) where it is not divided. Reads no annotation."""
-    return tuple(open_source(path).splits)
+    return tuple(split_names(open_source(path)))
+
+
+def split_names(source: Source) -> list[str]:
+    """Train, val, trainval, test, then others by name."""
+    return sorted(source.splits, key=lambda name: (_ORDER.get(name, len(_ORDER)), name))
 
 
 def open_source(path: str | PathLike[str]) -> Source:
@@ -50,8 +57,8 @@ def open_source(path: str | PathLike[str]) -> Source:
         raise DataError(f"{path} does not exist. A data set's folder, .json or .yaml was expected.")
     found = found.absolute()
     if found.is_dir():
-        # YOLO's data.yaml comes first: such a folder may hold annotations in other formats, too.
-        finders = (find_yolo, find_coco, find_voc)
+        # The plainest sign first: a data.yaml, then XML files, then any JSON file.
+        finders = (find_yolo, find_voc, find_coco)
     else:
         finders = (find_coco, find_yolo)
     for find in finders:
@@ -74,7 +81,7 @@ def _contents(path: Path) -> str:
 
 def require_split(source: Source, split: str | None) -> str:
     """The name of the split to read, as `read_data` chooses it. Raises DataError when there is none."""
-    splits = list(source.splits)
+    splits = split_names(source)
     if split in source.splits:
         return split
     if splits == [ALL] or (split is None and len(splits) == 1):

@@ -72,6 +72,8 @@ def find_voc(path: Path) -> VocSource | None:
         if len(years) > 1:
             raise DataError(f"{path} holds {', '.join(folder.name for folder in years)}: name one of them.")
         return find_voc(years[0]) if years else _beside(path)
+    if next(walk(annotations, (".xml",), []), None) is None:
+        return None
     images = folder_at(path / "JPEGImages") or folder_at(path / "images")
     if images is None:
         raise DataError(f"{path} has Annotations but no images: the folder JPEGImages was expected.")
