@@ -22,6 +22,18 @@ class ConfigError(HsvdetError):
     """A setting that is unknown, out of range, or at odds with another."""
 
 
+class SaveError(HsvdetError):
+    """A file that could not be written: a full disk, a missing permission."""
+
+
+class Interrupted(HsvdetError):
+    """Ctrl-C or SIGTERM, after the work was saved. exit_code: 128 + the signal's number, for the command line."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 class NonFiniteError(HsvdetError):
     """A loss, gradient or cost became NaN or infinite during training."""
 

@@ -40,6 +40,8 @@ VARIANTS = {
 class YoloV8(nn.Module):
     """images [B, 3, H, W] (H, W multiples of 32, values 0..1) to DenseOutput at strides 8, 16, 32."""
 
+    BACKBONE = ("stem", "stage2", "stage3", "stage4", "stage5")
+
     def __init__(self, config: YoloV8Config, num_classes: int):
         super().__init__()
         c1, c2, c3, c4, c5 = (_width(base, config) for base in (64, 128, 256, 512, 1024))
