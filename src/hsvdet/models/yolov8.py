@@ -41,6 +41,7 @@ class YoloV8(nn.Module):
     """images [B, 3, H, W] (H, W multiples of 32, values 0..1) to DenseOutput at strides 8, 16, 32."""
 
     BACKBONE = ("stem", "stage2", "stage3", "stage4", "stage5")
+    NECK = ("top_down4", "top_down3", "down3", "bottom_up4", "down4", "bottom_up5")
 
     def __init__(self, config: YoloV8Config, num_classes: int):
         super().__init__()
