@@ -13,7 +13,7 @@ import torch
 from ..boxes import iou
 from ..errors import DataError
 from .dataset import DetectionData, Problem, Record
-from .files import display, in_threads
+from .files import display, in_threads, without_path
 from .images import read_image
 from .read import open_source, require_split, split_names
 
@@ -178,7 +178,7 @@ def _decode(data: DetectionData) -> list[Problem]:
         try:
             height, width = read_image(record.path).shape[1:]
         except DataError as error:
-            return Problem("error", file, str(error))
+            return Problem("error", file, f"Left out: {without_path(error, record.path)}")
         if (height, width) == record.size:
             return None
         what = f"It has {width}x{height} pixels, annotated are {record.size[1]}x{record.size[0]}"

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import DataError
 from .dataset import DetectionData
-from .files import FileIndex, display, image_sizes
+from .files import FileIndex, display, image_sizes, without_path
 from .repair import (
     MALFORMED,
     UNKNOWN_CLASS,
@@ -157,7 +157,9 @@ class _Reader:
         found = image_sizes([entries[i].path for i in without_size])
         for i, size in zip(without_size, found, strict=True):
             if isinstance(size, DataError):
-                self.findings.add("error", entries[i].file, f"Left out: {size}")
+                self.findings.add(
+                    "error", entries[i].file, f"Left out: {without_path(size, entries[i].path)}"
+                )
                 entries[i] = None
             else:
                 entries[i] = entries[i]._replace(size=size)

@@ -142,6 +142,11 @@ def folder_at(path: Path) -> Path | None:
     return None
 
 
+def without_path(error: DataError, path: str) -> str:
+    """The error's message without the path that it begins with, for problems filed under that path."""
+    return f"it {str(error).removeprefix(f'{path} ')}"
+
+
 def identity(path: str, root: Path) -> str:
     """The id of an image in a data set that gives none: its path relative to the root."""
     return Path(os.path.relpath(path, root)).as_posix()

@@ -141,8 +141,9 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
 
     own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = np.where(columns.area > 0, columns.area, own_area).astype(np.float32)  # NaN > 0 is False
-    ends = np.cumsum(np.bincount(columns.image, minlength=len(entries)))
-    starts = np.concatenate([[0], ends[:-1]])
+    counts = np.bincount(columns.image, minlength=len(entries))[: len(entries)]
+    ends = np.cumsum(counts)
+    starts = ends - counts
     return [
         Record(
             entry.id,

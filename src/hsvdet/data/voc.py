@@ -20,7 +20,17 @@ import yaml
 
 from ..errors import DataError
 from .dataset import DetectionData
-from .files import FileIndex, display, folder_at, identity, image_sizes, in_threads, read_text, walk
+from .files import (
+    FileIndex,
+    display,
+    folder_at,
+    identity,
+    image_sizes,
+    in_threads,
+    read_text,
+    walk,
+    without_path,
+)
 from .images import IMAGE_SUFFIXES
 from .repair import (
     MALFORMED,
@@ -236,7 +246,7 @@ class _Reader:
             )
             shown = display(file or image or name, root)
             if isinstance(annotation, DataError):
-                findings.add("error", shown, f"Its image is left out: {annotation}")
+                findings.add("error", shown, f"Its image is left out: {without_path(annotation, file)}")
                 continue
             if image is None:
                 findings.add(
@@ -247,8 +257,8 @@ class _Reader:
                 what = "No annotation file: taken as an image without objects."
                 findings.add("warning", shown, what)
                 annotation = _Annotation(None, "", [], [])
-            for reason in annotation.malformed:
-                findings.count(MALFORMED, shown, reason)
+            for defect in annotation.malformed:
+                findings.count(MALFORMED, shown, defect)
             if annotation.size is None:
                 without_size.append(len(entries))
             path = os.path.abspath(image)
@@ -258,7 +268,11 @@ class _Reader:
         sizes = image_sizes([entries[i].path for i in without_size])
         for i, size in zip(without_size, sizes, strict=True):
             if isinstance(size, DataError):
-                findings.add("error", display(entries[i].path, root), f"Left out: {size}")
+                findings.add(
+                    "error",
+                    display(entries[i].path, root),
+                    f"Left out: {without_path(size, entries[i].path)}",
+                )
                 broken.add(i)
             else:
                 entries[i] = entries[i]._replace(size=size)

@@ -18,7 +18,17 @@ import yaml
 
 from ..errors import DataError
 from .dataset import DetectionData
-from .files import FileIndex, display, identity, image_sizes, in_threads, read_text, walk, walk_images
+from .files import (
+    FileIndex,
+    display,
+    identity,
+    image_sizes,
+    in_threads,
+    read_text,
+    walk,
+    walk_images,
+    without_path,
+)
 from .images import IMAGE_SUFFIXES
 from .repair import (
     MALFORMED,
@@ -223,9 +233,9 @@ class _Reader:
             image_id = identity(path, source.root)
             file = display(label_file or path, source.root)
             if isinstance(size, DataError):
-                findings.add("error", display(path, source.root), f"Left out: {size}")
+                findings.add("error", display(path, source.root), f"Left out: {without_path(size, path)}")
             elif isinstance(text, DataError):
-                findings.add("error", file, f"Its image is left out: {text}")
+                findings.add("error", file, f"Its image is left out: {without_path(text, label_file)}")
             else:
                 entries.append(Entry(image_id, path, size, file))
                 kept_texts.append(text)
@@ -339,7 +349,8 @@ class _Reader:
         refuse_unasked(unasked, classes.labels, f"{source.root}, split {self.split},")
         sizes = np.array([entry.size[::-1] for entry in entries], dtype=np.float64).reshape(-1, 2)[image]
         half = rows[:, 3:] / 2
-        xyxy = np.concatenate([rows[:, 1:3] - half, rows[:, 1:3] + half], 1) * np.tile(sizes, 2)
+        with np.errstate(invalid="ignore"):  # infinity less infinity: reported by `to_records`
+            xyxy = np.concatenate([rows[:, 1:3] - half, rows[:, 1:3] + half], 1) * np.tile(sizes, 2)
         crowd = np.zeros(len(rows), dtype=bool)
         return Columns(image, xyxy, label, crowd, np.full(len(rows), np.nan), number)
 
