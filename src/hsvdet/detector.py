@@ -104,7 +104,16 @@ class Detector:
         }
 
 
-HEADER_KEYS = ("model", "config", "labels", "category_ids", "preprocess", "licence", "source")
+# What every checkpoint's header has, and the JSON type of it (docs/checkpoint.md).
+HEADER = {
+    "model": str,
+    "config": dict,
+    "labels": list,
+    "category_ids": list,
+    "preprocess": dict,
+    "licence": str,
+    "source": str,
+}
 
 
 def create(
@@ -151,42 +160,79 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
     Raises CheckpointError for a file that is damaged, of another format version, or of another model.
     """
     tensors, header = read_checkpoint(path)
-    missing = [key for key in HEADER_KEYS if key not in header]
-    if missing:
-        raise CheckpointError(
-            f"{path}: its header lacks {', '.join(missing)}. Make it again with this hsvdet."
-        )
+    _check_header(header, path)
     try:
-        preprocess = dict(header["preprocess"])
+        entry = models.find(header["model"])
+        config = override(entry.config, header["config"])
+        # On the meta device first: a header that asks for another network is found out before it takes memory.
+        with torch.device("meta"):
+            check_tensors(entry.net(config, len(header["labels"])), tensors, path)
         detector = create(
             header["model"],
             header["labels"],
             category_ids=header["category_ids"],
             options=header["config"],
         )
-        detector.preprocess = Preprocess(**preprocess)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        detector.preprocess = Preprocess(**header["preprocess"])
+    except CheckpointError:
+        raise
+    except (ArithmeticError, AttributeError, ConfigError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: its header does not describe a model: {reason}") from None
     detector.licence, detector.source = header["licence"], header["source"]
-    detector.extra = {key: value for key, value in header.items() if key not in HEADER_KEYS}
-    load_tensors(detector.net, tensors, str(path))
+    detector.extra = {key: value for key, value in header.items() if key not in HEADER}
+    load_tensors(detector.net, tensors, path)
     return detector.to(device)
 
 
-def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str) -> None:
-    """A strict load whose error names the first tensors that are missing, unknown or of another shape."""
+def _check_header(header: Mapping[str, Any], path: str | Path) -> None:
+    missing = [key for key in HEADER if key not in header]
+    if missing:
+        raise CheckpointError(
+            f"{path}: its header lacks {', '.join(missing)}. Make it again with this hsvdet."
+        )
+    wrong = [key for key, kind in HEADER.items() if not isinstance(header[key], kind)]
+    wrong += [] if wrong or all(isinstance(label, str) for label in header["labels"]) else ["labels"]
+    wrong += (
+        [] if wrong or all(type(number) is int for number in header["category_ids"]) else ["category_ids"]
+    )
+    if wrong:
+        raise CheckpointError(
+            f"{path}: its header's {wrong[0]} is not what it must be (docs/checkpoint.md):"
+            f" {repr(header[wrong[0]])[:60]}. Make it again with this hsvdet."
+        )
+
+
+def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """A strict load: CheckpointError as `check_tensors`, and for values that are not finite."""
+    check_tensors(net, tensors, path)
+    spoilt = [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if spoilt:
+        raise CheckpointError(
+            f"{path}: NaN or infinity in {len(spoilt)} tensors ({spoilt[0]}): a training that diverged."
+            " Take an earlier checkpoint."
+        )
+    net.load_state_dict(tensors)
+
+
+def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """CheckpointError naming the first tensors that are missing, unknown or of another shape or kind."""
     expected = net.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    other = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
-    if missing or unknown or other:
+    shared = sorted(expected.keys() & tensors.keys())
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unknown": sorted(tensors.keys() - expected.keys()),
+        "of another shape": [name for name in shared if expected[name].shape != tensors[name].shape],
+        "of another kind of number": [
+            name for name in shared if expected[name].is_floating_point() != tensors[name].is_floating_point()
+        ],
+    }
+    if any(problems.values()):
         parts = [
             f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for names, what in (
-                (missing, "missing"),
-                (unknown, "unknown"),
-                (sorted(other), "of another shape"),
-            )
+            for what, names in problems.items()
             if names
         ]
         raise CheckpointError(f"{path}: its tensors do not fit {type(net).__name__}: {'; '.join(parts)}.")
-    net.load_state_dict(tensors)
