@@ -1,0 +1,104 @@
+"""Object detection whose results people can check: HSV-DET, HSG-Det and the DETR lineage in PyTorch.
+
+    import hsvdet
+
+    detector = hsvdet.create("hsv-det-n", labels=["car", "person"])
+    hsvdet.train(detector, data="street", out="runs/street")
+    detector = hsvdet.load("runs/street/best.safetensors")
+    detections = detector("street.jpg")
+
+A name is imported when it is first used: `import hsvdet` alone costs a few milliseconds, not PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .conversion import convert, warm_start
+    from .data.check import check_data
+    from .data.convert import convert_data
+    from .data.read import read_data
+    from .data.scenes import write_scenes
+    from .demonstration import demo
+    from .detector import Detector, create, load
+    from .draw import draw_detections
+    from .errors import CheckpointError, ConfigError, DataError, HsvdetError
+    from .evaluate import Evaluation
+    from .predictor import predict, stream
+    from .preprocess import Preprocess
+    from .profiler import model_table, profile
+    from .structures import Detections, Prediction
+    from .training import train
+    from .validation import val
+
+_HOME = {
+    "convert": "conversion",
+    "warm_start": "conversion",
+    "check_data": "data.check",
+    "convert_data": "data.convert",
+    "read_data": "data.read",
+    "write_scenes": "data.scenes",
+    "demo": "demonstration",
+    "Detector": "detector",
+    "create": "detector",
+    "load": "detector",
+    "draw_detections": "draw",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "HsvdetError": "errors",
+    "Evaluation": "evaluate",
+    "predict": "predictor",
+    "stream": "predictor",
+    "Preprocess": "preprocess",
+    "model_table": "profiler",
+    "profile": "profiler",
+    "Detections": "structures",
+    "Prediction": "structures",
+    "train": "training",
+    "val": "validation",
+}
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Detections",
+    "Detector",
+    "Evaluation",
+    "HsvdetError",
+    "Prediction",
+    "Preprocess",
+    "check_data",
+    "convert",
+    "convert_data",
+    "create",
+    "demo",
+    "draw_detections",
+    "load",
+    "model_table",
+    "predict",
+    "profile",
+    "read_data",
+    "stream",
+    "train",
+    "val",
+    "warm_start",
+    "write_scenes",
+]
+
+
+def __getattr__(name: str):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hsvdet")
+    if name not in _HOME:
+        raise AttributeError(f"module 'hsvdet' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

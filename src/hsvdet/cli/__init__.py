@@ -1,0 +1,164 @@
+"""The command line. Answers go to stdout, everything else to stderr.
+
+Exit codes: 0 done; 1 `data check` found something to repair, or hsvdet itself failed; 2 something the user can
+put right, said in one line; 128 + the signal's number after Ctrl-C (130) and SIGTERM (143).
+With --json, stdout has exactly one JSON object: the answer, or {"error": {"type", "message"}}.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
+
+from ..errors import HsvdetError
+
+
+class Answer(NamedTuple):
+    """What a command says. json: an object; text: the same for people; code: the exit code."""
+
+    json: dict[str, Any]
+    text: str
+    code: int = 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what ends work on Ctrl-C ends it the same way."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. arguments: those of the process, if not given."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Known before the arguments are parsed, because parsing may fail.
+    as_json = "--json" in arguments
+    with _only_answers_on_stdout(as_json) as stdout, _sigterm_as_interrupt(), _messages():
+        answer = _run(arguments)
+        try:
+            if as_json and _is_first_process():
+                print(json.dumps(answer.json, ensure_ascii=False, allow_nan=False), file=stdout)
+            elif answer.text and _is_first_process():
+                print(answer.text, file=stdout)
+            stdout.flush()
+        except BrokenPipeError:
+            # The reader had enough (`| head`). Python would complain again when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+            return 128 + signal.SIGPIPE
+        return answer.code
+
+
+def _run(arguments: list[str]) -> Answer:
+    from .commands import app
+
+    try:
+        answer = app(arguments, prog_name="hsvdet", standalone_mode=False)
+        # --help and --version have printed already, and give their exit code.
+        return answer if isinstance(answer, Answer) else Answer({}, "", answer or 0)
+    except _Terminated:
+        return _failed("Interrupted", "stopped by SIGTERM.", 128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        return _failed("Interrupted", "stopped by Ctrl-C.", 128 + signal.SIGINT)
+    except HsvdetError as error:
+        return _failed(type(error).__name__, str(error), getattr(error, "exit_code", 2), error)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}." if error.filename and error.strerror else f"{error}."
+        return _failed(type(error).__name__, what, 2, error)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # an option or argument that is wrong, from the parser
+            message = " ".join(error.format_message().split())
+            return _failed("UsageError", f"{message} {_help_of(error)}", 2, error)
+        if type(error).__name__ == "OutOfMemoryError":
+            return _failed("OutOfMemoryError", f"{error} A smaller --batch or --size needs less.", 2, error)
+        what = f"unexpected {type(error).__name__}: {error}".rstrip(".: ")
+        return _failed(
+            type(error).__name__, f"{what}. HSVDET_DEBUG=1 shows where; please report it.", 1, error
+        )
+
+
+def _failed(kind: str, message: str, code: int, error: Exception | None = None) -> Answer:
+    message = " ".join(message.split())
+    print(f"hsvdet: {message}", file=sys.stderr)
+    if error is not None and os.environ.get("HSVDET_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    return Answer({"error": {"type": kind, "message": message}}, "", code)
+
+
+def _help_of(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"See {context.command_path if context else 'hsvdet'} --help"
+
+
+@contextmanager
+def _only_answers_on_stdout(as_json: bool) -> Iterator[TextIO]:
+    """The stdout for the answer. With --json all other writing to it, by libraries and by the processes they
+    start, goes to stderr."""
+    if not as_json:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    kept, own = os.dup(1), sys.stdout
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stdout:
+            yield stdout
+    finally:
+        sys.stdout = own
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def terminate(number, frame):
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _ToStderr(logging.Handler):
+    """Also while a progress bar has replaced sys.stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        print(f"hsvdet: {kind}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """hsvdet's own messages on stderr; the warnings of libraries only with HSVDET_DEBUG."""
+    log, handler = logging.getLogger("hsvdet"), _ToStderr()
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        with warnings.catch_warnings():
+            if not os.environ.get("HSVDET_DEBUG"):
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+def _is_first_process() -> bool:
+    """Of those that torchrun or Lightning started: each of them runs the whole command."""
+    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
