@@ -86,7 +86,7 @@ class ConditionalDetr(nn.Module):
         for layer in self.encoder:
             memory = layer(memory, position, hidden)
 
-        queries = self.queries.expand(len(images), -1, -1)
+        queries = self.queries.expand(images.shape[0], -1, -1)
         reference = self.reference(queries).float().sigmoid()  # [B, Q, 2] (x, y), fractions
         sine = sine_of_coordinates(reference.flip(-1), queries.shape[-1] // 2)  # [B, Q, D], y then x
         content = torch.zeros_like(queries)

@@ -100,7 +100,7 @@ class DabDetr(nn.Module):
         if self.patterns is not None:
             content = self.patterns.repeat_interleave(len(anchors), 0)
             anchors = anchors.repeat(self.config.patterns, 1)
-        content, anchors = (x.expand(len(images), -1, -1) for x in (content, anchors))
+        content, anchors = (x.expand(images.shape[0], -1, -1) for x in (content, anchors))
         return QueryOutput(self.decode(content, anchors, *self.encode(images, padding)))
 
     def encode(self, images: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -91,7 +91,7 @@ class Detr(nn.Module):
             memory = layer(memory, position, hidden)
 
         # A query is a learned place to which every layer adds what it found; at the start, nothing.
-        queries = self.queries.expand(len(images), -1, -1)
+        queries = self.queries.expand(images.shape[0], -1, -1)
         content = torch.zeros_like(queries)
         predictions = []
         for layer in self.decoder:

@@ -52,7 +52,7 @@ class DnDetr(DabDetr):
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         """targets: list of Target on the device of the images; each object is given to the decoder with noise."""
-        content, anchors = (x.expand(len(images), -1, -1) for x in self.matching_queries())
+        content, anchors = (x.expand(images.shape[0], -1, -1) for x in self.matching_queries())
         encoded = self.encode(images, padding)
         config, num_classes = self.config, self.labels.num_embeddings - 1
         noised = None

@@ -1,0 +1,160 @@
+"""DETR, Conditional, DAB and DN-DETR against numbers of their references, through the rename tables."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import drawn
+import numpy as np
+import pytest
+import torch
+
+from hsvdet.conversion import conditional_detr as conditional_rules
+from hsvdet.conversion import dab_detr as dab_rules
+from hsvdet.conversion import detr as detr_rules
+from hsvdet.conversion.rename import rename
+from hsvdet.detector import load_tensors
+from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig
+from hsvdet.models.dab_detr import DabDetr, DabDetrConfig
+from hsvdet.models.detr import Detr, DetrConfig
+from hsvdet.models.dn_detr import DnDetr, DnDetrConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PUBLISHED = {
+    "detr_r50": (Detr, DetrConfig, detr_rules),
+    "conditional_detr_r50": (ConditionalDetr, ConditionalDetrConfig, conditional_rules),
+    "dab_detr_r50": (DabDetr, DabDetrConfig, dab_rules),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Golden(NamedTuple):
+    spec: dict
+    queries: np.ndarray
+    logits: np.ndarray
+    boxes: np.ndarray
+
+    def compare(self, net, images: list[np.ndarray]) -> None:
+        """Run a batch of images of several sizes and compare the queries that were kept."""
+        size = [max(image.shape[axis] for image in images) for axis in (1, 2)]
+        batch, padding = torch.zeros(len(images), 3, *size), torch.ones(len(images), *size, dtype=torch.bool)
+        for i, image in enumerate(images):
+            batch[i, :, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
+            padding[i, : image.shape[1], : image.shape[2]] = False
+        with torch.inference_mode():
+            answer = net.eval()(batch, padding).answer
+        assert sum(p.numel() for p in net.parameters()) == self.spec["parameters"]
+        for got, expected, name in (
+            (answer.logits, self.logits, "logits"),
+            (answer.boxes, self.boxes, "pred_boxes"),
+        ):
+            kept = np.stack([got[i].numpy()[queries] for i, queries in enumerate(self.queries)])
+            np.testing.assert_allclose(kept, expected, rtol=0, atol=self.spec["tolerance"][name], err_msg=name)
+
+
+def golden(name: str) -> Golden:
+    file = np.load(GOLDEN / f"{name}.npz")
+    return Golden(json.loads(str(file["spec"])), file["queries"], file["logits"], file["boxes"])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_answer_as_the_reference_does(name):
+    expected, (net_class, config_class, rules) = golden(name), PUBLISHED[name]
+    spec = expected.spec
+    transformers = {
+        key: torch.from_numpy(drawn.published_tensor(key, shape, spec["gains"])) for key, shape, _ in spec["keys"]
+    }
+    ours = rename(transformers, rules.TRANSFORMERS, name).tensors
+
+    # The same weights under the names of the original repository become the same tensors.
+    original, thirds = {}, {}
+    for key, _, theirs in spec["keys"]:
+        if isinstance(theirs, str):
+            original[theirs] = transformers[key]
+        else:
+            thirds.setdefault(theirs[0], {})[theirs[1]] = transformers[key]
+    original |= {key: torch.cat([parts[part] for part in "qkv"]) for key, parts in thirds.items()}
+    original |= {alias: original[key] for alias, key in spec["alias_original"].items()}
+    again = rename(original, rules.ORIGINAL, name).tensors
+    assert again.keys() == ours.keys() and all(torch.equal(again[key], ours[key]) for key in ours)
+
+    net = net_class(config_class(), 91)
+    load_tensors(net, ours, name)
+    images = [drawn.published_image(image["h"], image["w"], image["seed"]) for image in spec["images"]]
+    expected.compare(net, images)
+
+
+def test_dn_detr_weights_answer_as_the_reference_does():
+    expected = golden("dn_dab_detr")
+    spec = expected.spec
+    theirs = {
+        key: torch.from_numpy(drawn.lineage_tensor(spec["aliases"].get(key, key), shape))
+        for key, shape in spec["keys"]
+    }
+    net = DnDetr(DnDetrConfig(), 91)
+    load_tensors(net, rename(theirs, dab_rules.ORIGINAL, "dn_dab_detr").tensors, "dn_dab_detr")
+    expected.compare(net, [drawn.lineage_image(f"img{i}", *size) for i, size in enumerate(spec["image_sizes"])])
+
+
+TOY = dict(
+    d_model=64,
+    encoder_layers=2,
+    decoder_layers=3,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=48,
+    decoder_ffn_dim=48,
+    num_queries=7,
+    num_labels=5,
+    use_pretrained_backbone=False,
+)
+OURS = dict(
+    backbone="resnet18", dim=64, heads=4, feed_forward=48, encoder_layers=2, decoder_layers=3, queries=7
+)
+
+
+@pytest.mark.parametrize("name", ["Detr", "ConditionalDetr", "DabDetr"])
+@pytest.mark.parametrize("timm", [True, False], ids=["timm", "own-resnet"])
+def test_transformers_models_convert_and_answer_alike(name, timm, tmp_path):
+    """Live, at toy size, from the file that `save_pretrained` writes."""
+    transformers = pytest.importorskip("transformers")
+    from safetensors.torch import load_file
+
+    options = {**TOY, "hidden_size": 64} if name == "DabDetr" else dict(TOY)
+    if timm:
+        options |= dict(use_timm_backbone=True, backbone="resnet18")
+    else:
+        resnet = transformers.ResNetConfig(
+            layer_type="basic",
+            depths=[2, 2, 2, 2],
+            hidden_sizes=[64, 128, 256, 512],
+            embedding_size=64,
+            out_features=["stage4"],
+        )
+        options |= dict(use_timm_backbone=False, backbone=None, backbone_config=resnet)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**options)
+    reference = getattr(transformers, f"{name}ForObjectDetection")(config).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():  # heads start at 0, which would hide their mistakes
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    reference.save_pretrained(tmp_path)
+
+    net_class, config_class, rules = next(row for row in PUBLISHED.values() if row[0].__name__ == name)
+    net = net_class(config_class(**OURS, **({"eps": 1e-5} if name == "DabDetr" else {})), 5).eval()
+    load_tensors(net, rename(load_file(tmp_path / "model.safetensors"), rules.TRANSFORMERS, name).tensors, name)
+    images, padding = torch.randn(2, 3, 96, 128), torch.zeros(2, 96, 128, dtype=torch.bool)
+    padding[1, 64:] = padding[1, :, 100:] = True
+    images = images.masked_fill(padding[:, None], 0.0)
+    with torch.inference_mode():
+        expected = reference(pixel_values=images, pixel_mask=(~padding).long())
+        answer = net(images, padding).answer
+    torch.testing.assert_close(answer.logits, expected.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(answer.boxes, expected.pred_boxes, atol=1e-5, rtol=0)
