@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from .structures import Denoised, DenoisingGroups, Prediction, QueryOutput, Target
 
 
@@ -45,29 +46,70 @@ def noise_boxes(boxes: Tensor, scale: float) -> Tensor:
     return (boxes + noise * reach * scale).clamp(0, 1)
 
 
+def move_corners(boxes: Tensor, scale: float, far: Tensor) -> Tensor:
+    """[M, 4] fractions: every corner coordinate moved, either way, by up to `scale` half sides of the box; by
+    one to two times that where `far`, [M] bool (DINO, Zhang et al. 2022, arXiv 2203.03605, section 3.3).
+
+    Corners stay in [0, 1], but may change places: a far box can have a negative side.
+    """
+    half = (boxes[:, 2:] / 2).repeat(1, 2)
+    sign = torch.randint(0, 2, boxes.shape, device=boxes.device) * 2.0 - 1.0
+    reach = torch.rand(boxes.shape, device=boxes.device) + far.unsqueeze(-1).float()
+    corners = cxcywh_to_xyxy(boxes) + sign * reach * half * scale
+    return xyxy_to_cxcywh(corners.clamp(0, 1))
+
+
 def noised_queries(
     targets: Sequence[Target], num_classes: int, *, groups: int, label_noise: float, box_noise: float
 ) -> NoisedQueries | None:
     """Every object of the batch `groups` times, with noise; None where no image has an object."""
-    counts = [len(target.labels) for target in targets]
-    longest = max(counts)
-    if longest == 0 or groups == 0:
+    if groups == 0 or not any(len(target.labels) for target in targets):
         return None
-    device = targets[0].labels.device
+    labels, boxes = (torch.cat(parts) for parts in zip(*targets, strict=True))
+    # Labels are drawn before boxes, group by group and image by image.
+    labels = noise_labels(labels.repeat(groups), label_noise, num_classes)
+    boxes = noise_boxes(boxes.repeat(groups, 1), box_noise)
+    return _place(targets, labels, boxes, torch.ones_like(labels, dtype=torch.bool), groups)
+
+
+def contrastive_queries(
+    targets: Sequence[Target], num_classes: int, *, most: int, label_noise: float, box_noise: float
+) -> NoisedQueries | None:
+    """Every object in groups of two copies: one to be repaired, and one moved so far that it is to be rejected
+    (DINO, arXiv 2203.03605, section 3.3); None where no image has an object.
+
+    There are as many groups as `most` holds the largest number of objects in an image, and at least one.
+    """
+    longest = max(len(target.labels) for target in targets)
+    if longest == 0 or most == 0:
+        return None
+    groups = max(1, most // longest)
+    labels, boxes = (torch.cat(parts) for parts in zip(*targets, strict=True))
+    positive = torch.tensor([True, False], device=labels.device).repeat(groups).repeat_interleave(len(labels))
+    labels = noise_labels(labels.repeat(2 * groups), label_noise, num_classes)
+    boxes = move_corners(boxes.repeat(2 * groups, 1), box_noise, ~positive)
+    return _place(targets, labels, boxes, positive, groups)
+
+
+def _place(
+    targets: Sequence[Target], labels: Tensor, boxes: Tensor, positive: Tensor, groups: int
+) -> NoisedQueries:
+    """labels [M], boxes [M, 4], positive [M]: of all objects of the batch, image by image, over and over.
+
+    Each copy of the batch gets a block of as many queries as an image has objects at most.
+    """
+    counts, device = [len(target.labels) for target in targets], labels.device
+    longest, copies = max(counts), len(labels) // sum(counts)
     image = torch.cat([torch.full((count,), i, device=device) for i, count in enumerate(counts)])
     target = torch.cat([torch.arange(count, device=device) for count in counts])
-    start = torch.arange(groups, device=device).repeat_interleave(len(image)) * longest
-    image, target = image.repeat(groups), target.repeat(groups)
+    start = torch.arange(copies, device=device).repeat_interleave(len(image)) * longest
+    image, target = image.repeat(copies), target.repeat(copies)
     query = start + target
-    # Labels are drawn before boxes, group by group and image by image.
-    labels = noise_labels(torch.cat([t.labels for t in targets]).repeat(groups), label_noise, num_classes)
-    boxes = noise_boxes(torch.cat([t.boxes for t in targets]).repeat(groups, 1), box_noise)
-    size = (len(targets), groups * longest)
+    size = (len(targets), copies * longest)
     placed_labels = torch.zeros(size, dtype=torch.int64, device=device)
     placed_boxes = torch.full((*size, 4), 0.5, device=device)
     empty = torch.ones(size, dtype=torch.bool, device=device)
     placed_labels[image, query], placed_boxes[image, query], empty[image, query] = labels, boxes, False
-    positive = torch.ones_like(image, dtype=torch.bool)
     made_from = DenoisingGroups(image, target, query, positive, groups)
     return NoisedQueries(placed_labels, placed_boxes, empty, made_from)
 

@@ -1,6 +1,8 @@
-"""Convolution blocks of the YOLO family: [B, D, H, W] in and out."""
+"""Convolution blocks: [B, D, H, W] in and out."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -20,3 +22,27 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation with PyTorch's settings, and what comes after, if anything.
+
+    norm: channels to the normalisation; FrozenBatchNorm2d for statistics that are not to change.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        activation: Callable[[], nn.Module] = nn.Identity,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
+        self.norm = norm(channels)
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.conv(x)))

@@ -22,3 +22,15 @@ def start_still(head: Mlp) -> Mlp:
     nn.init.zeros_(head.layers[-1].weight)
     nn.init.zeros_(head.layers[-1].bias)
     return head
+
+
+def start_small(head: Mlp) -> Mlp:
+    """A box head after `start_still` whose boxes start at sigmoid(-2), an eighth of the picture, wide and high."""
+    nn.init.constant_(head.layers[-1].bias[2:], -2.0)
+    return head
+
+
+def start_xavier(layer: nn.Linear) -> nn.Linear:
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

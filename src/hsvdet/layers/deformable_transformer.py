@@ -1,0 +1,82 @@
+"""Transformer layers whose attention to images is deformable (Deformable DETR, arXiv 2010.04159, section 4.1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..queries import on_maps, token_centres
+from .attention import MultiHeadAttention
+from .deformable import DeformableAttention
+from .pyramid import Tokens
+from .transformer import FeedForward
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention, then a feed-forward network, each x <- LayerNorm(x + f(x))."""
+
+    def __init__(self, dim: int, levels: int, heads: int, points: int, feed_forward: int, dropout: float):
+        super().__init__()
+        self.attention = DeformableAttention(dim, levels, heads, points)
+        self.norm_attention = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, feed_forward, dropout)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, position: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
+        """features: [B, S, D]. position: [B or 1, S, D]. reference: [B, S, L, 2]. tokens: where they are."""
+        seen = self.attention(features + position, reference, features, tokens.sizes, tokens.padding)
+        features = self.norm_attention(features + self.dropout(seen))
+        return self.norm_feed_forward(features + self.dropout(self.feed_forward(features)))
+
+
+class DeformableEncoder(nn.Module):
+    """`layers` layers in which every token looks at points near its own place on all maps."""
+
+    def __init__(
+        self, layers: int, dim: int, levels: int, heads: int, points: int, feed_forward: int, dropout: float
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(dim, levels, heads, points, feed_forward, dropout) for _ in range(layers)
+        )
+
+    def forward(self, tokens: Tokens, position: Tensor) -> Tokens:
+        """As `Pyramid` gives them. Returns the tokens with other features; those of padding mean nothing."""
+        reference = on_maps(token_centres(tokens), tokens)
+        features = tokens.features
+        for layer in self.layers:
+            features = layer(features, position, reference, tokens)
+        return tokens._replace(features=features)
+
+
+class DeformableDecoderLayer(nn.Module):
+    """Self-attention among queries, deformable attention to the image, feed-forward; each normalised after."""
+
+    def __init__(self, dim: int, levels: int, heads: int, points: int, feed_forward: int, dropout: float):
+        super().__init__()
+        self.self_attention = MultiHeadAttention(dim, heads, dropout)
+        self.norm_self = nn.LayerNorm(dim)
+        self.cross_attention = DeformableAttention(dim, levels, heads, points)
+        self.norm_cross = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, feed_forward, dropout)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        content: Tensor,
+        place: Tensor,
+        reference: Tensor,
+        memory: Tokens,
+        hidden_queries: Tensor | None = None,
+    ) -> Tensor:
+        """content, place: [B, Q, D]. reference: [B, Q, 2 or 4] points or boxes, fractions of the picture.
+        hidden_queries: [Q, Q] bool, which queries may not look at which. Returns the content [B, Q, D]."""
+        placed = content + place
+        attended = self.self_attention(placed, placed, content, hidden_queries)
+        content = self.norm_self(content + self.dropout(attended))
+        seen = self.cross_attention(
+            content + place, on_maps(reference, memory), memory.features, memory.sizes, memory.padding
+        )
+        content = self.norm_cross(content + self.dropout(seen))
+        return self.norm_feed_forward(content + self.dropout(self.feed_forward(content)))

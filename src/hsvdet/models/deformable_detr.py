@@ -1,0 +1,201 @@
+"""Deformable DETR: Deformable Transformers for End-to-End Object Detection. Zhu et al., 2021,
+https://arxiv.org/abs/2010.04159
+
+Attention to the image reads a few points near a reference instead of every cell, so that maps of several sizes fit,
+small objects are found, and training is ten times shorter. Three models: queries with fixed reference points; with
+references refined from layer to layer ("+ iterative bounding box refinement", section 4.2); and with the best
+tokens of the image as first references ("++ two-stage").
+
+Deviation: in the two-stage model, tokens of padding, and those whose box would touch the edge of the picture, are
+proposed only when there are no others; the paper lets them compete, all with one and the same score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.resnet import ResNet
+from ..boxes import inverse_sigmoid, refine
+from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
+from ..layers.initialise import start_classes, start_small, start_still, start_xavier
+from ..layers.position import sine_of_coordinates
+from ..layers.pyramid import Pyramid
+from ..layers.transformer import Mlp
+from ..queries import pick, token_boxes, top_tokens
+from ..structures import Prediction, QueryOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformableDetrConfig:
+    """The paper's numbers (section 5.1 and appendix A.4). See DetrConfig for the names that are not here.
+
+    levels: maps of the pyramid; of three or more, the first three are the backbone's last three.
+    points: that a head of a query reads on each map.
+    """
+
+    backbone: str = "resnet50"
+    dilated: bool = False
+    pretrained: bool = True
+    dim: int = 256
+    heads: int = 8
+    levels: int = 4
+    points: int = 4
+    feed_forward: int = 1024
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    queries: int = 300
+    dropout: float = 0.1
+
+
+TINY = dict(
+    backbone="resnet-tiny",
+    pretrained=False,
+    dim=64,
+    heads=4,
+    feed_forward=128,
+    encoder_layers=2,
+    decoder_layers=3,
+    queries=100,
+    dropout=0.0,
+)
+VARIANTS = {
+    "deformable-detr-r50": dict(),
+    "deformable-detr-r50-single-scale": dict(levels=1),
+    "deformable-detr-r50-single-scale-dc5": dict(levels=1, dilated=True),
+    "deformable-detr-tiny": TINY,
+}
+REFINE_VARIANTS = {"deformable-detr-r50-refine": dict()}
+TWO_STAGE_VARIANTS = {"deformable-detr-r50-two-stage": dict(), "deformable-detr-two-stage-tiny": TINY}
+
+
+class DeformableDetr(nn.Module):
+    """images [B, 3, H, W] normalised, padding [B, H, W] bool, to QueryOutput. Class logits are for sigmoids."""
+
+    def __init__(self, config: DeformableDetrConfig, num_classes: int):
+        super().__init__()
+        dim = config.dim
+        self.backbone = backbone_of(config)
+        self.pyramid = Pyramid(self.backbone.channels, dim, config.levels)
+        self.encoder = encoder_of(config)
+        # Where a query looks, and what it is at first.
+        self.places = nn.Parameter(torch.randn(config.queries, dim))
+        self.contents = nn.Parameter(torch.randn(config.queries, dim))
+        self.reference = start_xavier(nn.Linear(dim, 2))
+        self.decoder = decoder_of(config)
+        self.classes = start_classes(nn.Linear(dim, num_classes))
+        self.boxes = start_small(start_still(Mlp(dim, dim, 4, depth=3)))
+
+    def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
+        memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
+        place, content = (x.expand(images.shape[0], -1, -1) for x in (self.places, self.contents))
+        reference = self.reference(place).float().sigmoid()  # [B, Q, 2]
+        predictions = []
+        for layer in self.decoder:
+            content = layer(content, place, reference, memory)
+            boxes = box_at(reference, self.boxes(content))
+            predictions.append(Prediction(self.classes(content), boxes))
+        return QueryOutput(tuple(predictions))
+
+
+class RefiningDeformableDetr(nn.Module):
+    """As DeformableDetr, but each layer looks from the boxes that the layer before found."""
+
+    def __init__(self, config: DeformableDetrConfig, num_classes: int):
+        super().__init__()
+        dim, layers = config.dim, config.decoder_layers
+        self.backbone = backbone_of(config)
+        self.pyramid = Pyramid(self.backbone.channels, dim, config.levels)
+        self.encoder = encoder_of(config)
+        self.places = nn.Parameter(torch.randn(config.queries, dim))
+        self.contents = nn.Parameter(torch.randn(config.queries, dim))
+        self.reference = start_xavier(nn.Linear(dim, 2))
+        self.decoder = decoder_of(config)
+        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
+        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
+        start_small(self.boxes[0])
+
+    def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
+        memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
+        place, content = (x.expand(images.shape[0], -1, -1) for x in (self.places, self.contents))
+        reference = self.reference(place).float().sigmoid()  # [B, Q, 2], and boxes from the second layer on
+        predictions = []
+        for number, (layer, to_classes, to_boxes) in enumerate(
+            zip(self.decoder, self.classes, self.boxes, strict=True)
+        ):
+            content = layer(content, place, reference, memory)
+            change = to_boxes(content)
+            boxes = box_at(reference, change) if number == 0 else refine(change, reference)
+            predictions.append(Prediction(to_classes(content), boxes))
+            reference = boxes.detach()
+        return QueryOutput(tuple(predictions))
+
+
+class TwoStageDeformableDetr(nn.Module):
+    """As RefiningDeformableDetr, but queries are made from the tokens that most look like an object.
+
+    The output's proposals are those of all tokens; their class 0 stands for any object, so the criterion
+    wants proposals="foreground".
+    """
+
+    def __init__(self, config: DeformableDetrConfig, num_classes: int):
+        super().__init__()
+        dim, layers = config.dim, config.decoder_layers
+        self.config = config
+        self.backbone = backbone_of(config)
+        self.pyramid = Pyramid(self.backbone.channels, dim, config.levels)
+        self.encoder = encoder_of(config)
+        self.propose = nn.Sequential(start_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))
+        self.proposal_classes = start_classes(nn.Linear(dim, num_classes))
+        self.proposal_boxes = start_still(Mlp(dim, dim, 4, depth=3))
+        self.query = nn.Sequential(start_xavier(nn.Linear(2 * dim, 2 * dim)), nn.LayerNorm(2 * dim))
+        self.decoder = decoder_of(config)
+        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
+        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
+
+    def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
+        memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
+        first, unusable = token_boxes(memory)  # [B, S, 4], [B, S]
+        features = self.propose(memory.features.masked_fill(unusable.unsqueeze(-1), 0.0))
+        boxes = refine(self.proposal_boxes(features), first)
+        # In the paper an unusable token starts at infinity before the sigmoid, and stays there.
+        proposals = Prediction(
+            self.proposal_classes(features), boxes.masked_fill(unusable.unsqueeze(-1), 1.0)
+        )
+        chosen = top_tokens(proposals.logits[..., 0], self.config.queries, unusable)
+
+        # Gradient reaches the proposals through their own loss alone.
+        reference = pick(proposals.boxes, chosen).detach()  # [B, Q, 4]
+        place, content = self.query(sine_of_coordinates(reference, self.config.dim // 2)).chunk(2, -1)
+        predictions = []
+        for layer, to_classes, to_boxes in zip(self.decoder, self.classes, self.boxes, strict=True):
+            content = layer(content, place, reference, memory)
+            boxes = refine(to_boxes(content), reference)
+            predictions.append(Prediction(to_classes(content), boxes))
+            reference = boxes.detach()
+        return QueryOutput(tuple(predictions), proposals)
+
+
+def backbone_of(config: DeformableDetrConfig) -> ResNet:
+    stages = (2, 3, 4)[-min(config.levels, 3) :]
+    return ResNet(config.backbone, stages, dilated=config.dilated, pretrained=config.pretrained)
+
+
+def encoder_of(config: DeformableDetrConfig) -> DeformableEncoder:
+    return DeformableEncoder(config.encoder_layers, *_sizes(config))
+
+
+def decoder_of(config: DeformableDetrConfig) -> nn.ModuleList:
+    return nn.ModuleList(DeformableDecoderLayer(*_sizes(config)) for _ in range(config.decoder_layers))
+
+
+def _sizes(config: DeformableDetrConfig) -> tuple:
+    return config.dim, config.levels, config.heads, config.points, config.feed_forward, config.dropout
+
+
+def box_at(points: Tensor, change: Tensor) -> Tensor:
+    """Boxes [..., 4] whose centre is a point [..., 2] moved by `change`, whose size is `change` alone."""
+    change = change.float()
+    return torch.cat([change[..., :2] + inverse_sigmoid(points), change[..., 2:]], -1).sigmoid()

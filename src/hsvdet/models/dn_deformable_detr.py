@@ -1,0 +1,136 @@
+"""DN-Deformable-DETR: denoising (Li et al., 2022, https://arxiv.org/abs/2203.01305) in Deformable DETR with the
+dynamic anchor boxes of DAB-DETR (section 5 of the paper, "DN-Deformable-DETR").
+
+The encoder and the attention are those of Deformable DETR; a query's place is a box, as in DAB-DETR, refined from
+layer to layer by a head of each layer's own; and in training, true objects with noise are extra queries.
+
+Deviation: the feed-forward networks have 2048 values, twice those of Deformable DETR, as in the published weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.resnet import ResNet
+from ..boxes import inverse_sigmoid, refine
+from ..denoising import hide_groups, noised_queries, separate
+from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
+from ..layers.initialise import start_classes, start_small, start_still
+from ..layers.position import sine_of_coordinates
+from ..layers.pyramid import Pyramid, Tokens
+from ..layers.transformer import Mlp
+from ..queries import on_maps
+from ..structures import Prediction, QueryOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class DnDeformableDetrConfig:
+    """The paper's numbers. See DeformableDetrConfig for the names that are not here.
+
+    eps: how near to 0 and 1 a box's numbers can come when they are refined. groups: how many times each object
+    is given with noise. label_noise: share of labels replaced by any class. box_noise: centres move by up to
+    half of it, sides scale by 1 +- it, in parts of the box's size.
+    """
+
+    backbone: str = "resnet50"
+    pretrained: bool = True
+    dim: int = 256
+    heads: int = 8
+    levels: int = 4
+    points: int = 4
+    feed_forward: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    queries: int = 300
+    dropout: float = 0.0
+    eps: float = 1e-3
+    groups: int = 5
+    label_noise: float = 0.2
+    box_noise: float = 0.4
+
+
+VARIANTS = {
+    "dn-deformable-detr-r50": dict(),
+    "dn-deformable-detr-tiny": dict(
+        backbone="resnet-tiny",
+        pretrained=False,
+        dim=64,
+        heads=4,
+        feed_forward=128,
+        encoder_layers=2,
+        decoder_layers=3,
+        queries=100,
+    ),
+}
+
+
+class DnDeformableDetr(nn.Module):
+    """images [B, 3, H, W] normalised, padding [B, H, W] bool, to QueryOutput. Class logits are for sigmoids.
+
+    With `targets`, the output has `denoised` too, and is otherwise the same.
+    """
+
+    def __init__(self, config: DnDeformableDetrConfig, num_classes: int):
+        super().__init__()
+        dim, layers = config.dim, config.decoder_layers
+        sizes = (dim, config.levels, config.heads, config.points, config.feed_forward, config.dropout)
+        self.config = config
+        self.backbone = ResNet(
+            config.backbone, (2, 3, 4)[-min(config.levels, 3) :], pretrained=config.pretrained
+        )
+        self.pyramid = Pyramid(self.backbone.channels, dim, config.levels)
+        self.encoder = DeformableEncoder(config.encoder_layers, *sizes)
+        self.anchors = nn.Parameter(torch.randn(config.queries, 4))  # before the sigmoid
+        # One channel less than a token: the last one says whether the query is a noised object.
+        self.contents = nn.Parameter(torch.randn(config.queries, dim - 1))
+        self.labels = nn.Embedding(num_classes + 1, dim - 1)  # the last, of an unknown class, is not used
+        self.place = Mlp(2 * dim, dim, dim, depth=2)
+        self.scale = Mlp(dim, dim, dim, depth=2)
+        self.decoder = nn.ModuleList(DeformableDecoderLayer(*sizes) for _ in range(layers))
+        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
+        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
+        start_small(self.boxes[0])  # anchors are too large at first
+
+    def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
+        """targets: list of Target on the device of the images; each object is given to the decoder with noise."""
+        memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
+        content = nn.functional.pad(self.contents, (0, 1)).expand(images.shape[0], -1, -1)
+        anchors = self.anchors.sigmoid().expand(images.shape[0], -1, -1)
+        config, noised = self.config, None
+        if targets is not None:
+            noised = noised_queries(
+                targets,
+                self.labels.num_embeddings - 1,
+                groups=config.groups,
+                label_noise=config.label_noise,
+                box_noise=config.box_noise,
+            )
+        if noised is None:
+            return QueryOutput(self.decode(content, anchors, memory))
+        known = nn.functional.pad(self.labels(noised.labels), (0, 1), value=1.0)
+        known = known.masked_fill(noised.empty[..., None], 0.0)
+        boxes = inverse_sigmoid(noised.boxes, config.eps).sigmoid()
+        hidden_queries = hide_groups(known.shape[1], config.groups, content.shape[1], images.device)
+        content, anchors = torch.cat([known, content], 1), torch.cat([boxes, anchors], 1)
+        return separate(self.decode(content, anchors, memory, hidden_queries), noised)
+
+    def decode(
+        self, content: Tensor, anchors: Tensor, memory: Tokens, hidden_queries: Tensor | None = None
+    ) -> tuple[Prediction, ...]:
+        """content: [B, Q, D]. anchors: [B, Q, 4] boxes. hidden_queries: [Q, Q] bool, which queries may not look
+        at which. The predictions of every layer."""
+        predictions = []
+        for number, layer in enumerate(self.decoder):
+            # Anchors are fractions of the picture; their sines are taken where they lie on the finest map.
+            on_canvas = on_maps(anchors, memory)[:, :, 0]
+            place = self.place(sine_of_coordinates(on_canvas[..., [1, 0, 2, 3]], self.config.dim // 2))
+            if number > 0:
+                place = place * self.scale(content)
+            content = layer(content, place, anchors, memory, hidden_queries)
+            boxes = refine(self.boxes[number](content), anchors, self.config.eps)
+            predictions.append(Prediction(self.classes[number](content), boxes))
+            anchors = boxes.detach()
+        return tuple(predictions)

@@ -1,0 +1,247 @@
+"""RT-DETR: DETRs Beat YOLOs on Real-time Object Detection. Zhao, Lv et al., 2024, https://arxiv.org/abs/2304.08069
+
+A query detector at the speed of a dense one. Its encoder is hybrid: attention only within the coarsest map, where it
+is cheap and means most, and convolutions between maps; the best tokens by their class score become the first
+queries; and since every decoder layer refines the boxes of the one before, layers can be left out at inference
+without new training. RT-DETRv2's network (arXiv 2407.17140) is the same.
+
+Deviations: the position of the coarsest map's cells is their row and column also where the map is not square (the
+authors' code transposes it there); tokens whose box would touch the picture's edge are proposed only when there are
+no others. The paper stretches pictures to the input; padding is heeded all the same, and boxes are then fractions of
+the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..backbones.resnet_vd import ResNetVd
+from ..boxes import inverse_sigmoid, refine
+from ..denoising import contrastive_queries, hide_groups, separate
+from ..errors import ConfigError
+from ..layers.conv import ConvNorm
+from ..layers.deformable_transformer import DeformableDecoderLayer
+from ..layers.initialise import start_classes, start_still, start_xavier
+from ..layers.position import sincos_2d
+from ..layers.pyramid import Tokens, flatten_maps
+from ..layers.tokens import sampled_padding
+from ..layers.transformer import EncoderLayer, Mlp
+from ..queries import pick, token_boxes, top_tokens
+from ..structures import Prediction, QueryOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class RtDetrConfig:
+    """The paper's numbers (table 2 and appendix).
+
+    backbone: see backbones/resnet_vd.py. frozen: its normalisation and stem are not trained.
+    neck: channels of the encoder's maps; dim: D of queries and memory. expansion: channels inside the fusion
+    blocks, of `neck`. feed_forward: of the decoder; encoder_feed_forward: of the encoder's attention.
+    answer_layer: the decoder layer that gives the answer, from 1; 0 for the last. See `RtDetr.answer_after`.
+    denoising: noised queries of a kind an image gets about. label_noise: share of labels replaced by any class.
+    box_noise: how far corners move, in halves of the box's sides.
+    """
+
+    backbone: str = "resnet50vd"
+    frozen: bool = True
+    neck: int = 256
+    dim: int = 256
+    heads: int = 8
+    points: int = 4
+    expansion: float = 1.0
+    encoder_feed_forward: int = 1024
+    feed_forward: int = 1024
+    decoder_layers: int = 6
+    answer_layer: int = 0
+    queries: int = 300
+    denoising: int = 100
+    label_noise: float = 0.25
+    box_noise: float = 1.0
+
+
+VARIANTS = {
+    "rt-detr-r18": dict(backbone="resnet18vd", frozen=False, expansion=0.5, decoder_layers=3),
+    "rt-detr-r34": dict(backbone="resnet34vd", frozen=False, expansion=0.5, decoder_layers=4),
+    "rt-detr-r50-m": dict(expansion=0.5, answer_layer=3),
+    "rt-detr-r50": dict(),
+    "rt-detr-r101": dict(backbone="resnet101vd", neck=384, encoder_feed_forward=2048),
+    "rt-detr-tiny": dict(
+        backbone="resnetvd-tiny",
+        frozen=False,
+        neck=64,
+        dim=64,
+        heads=4,
+        expansion=0.5,
+        encoder_feed_forward=128,
+        feed_forward=128,
+        decoder_layers=3,
+        queries=100,
+        denoising=25,
+    ),
+}
+
+
+class RtDetr(nn.Module):
+    """images [B, 3, H, W] in 0..1, padding [B, H, W] bool or None, to QueryOutput. Logits are for sigmoids.
+
+    Its proposals are those of the chosen tokens, with classes of their own. With `targets`, the output has
+    `denoised` too, and is otherwise the same.
+    """
+
+    def __init__(self, config: RtDetrConfig, num_classes: int):
+        super().__init__()
+        dim, layers, levels = config.dim, config.decoder_layers, 3
+        self.config = config
+        self.backbone = ResNetVd(config.backbone, frozen=config.frozen)
+        self.neck = HybridEncoder(self.backbone.channels, config)
+        self.project = nn.ModuleList(ConvNorm(config.neck, dim) for _ in range(levels))
+        self.propose = nn.Sequential(start_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))
+        self.proposal_classes = start_classes(nn.Linear(dim, num_classes))
+        self.proposal_boxes = start_still(Mlp(dim, dim, 4, depth=3))
+        self.place = Mlp(4, 2 * dim, dim, depth=2)
+        self.decoder = nn.ModuleList(
+            DeformableDecoderLayer(dim, levels, config.heads, config.points, config.feed_forward, dropout=0.0)
+            for _ in range(layers)
+        )
+        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
+        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
+        self.labels = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)  # the last: no object
+        for layer in self.place.layers:
+            start_xavier(layer)
+        self.answer_after(config.answer_layer or layers)
+
+    def answer_after(self, layer: int) -> None:
+        """Let the answer in evaluation be that of decoder layer 1, 2, ...: fewer are faster (the paper's table 5).
+
+        Raises ConfigError for a layer that there is not.
+        """
+        if not 1 <= layer <= self.config.decoder_layers:
+            raise ConfigError(
+                f"answer_layer expects 1 to {self.config.decoder_layers}, the decoder's layers; got {layer}."
+            )
+        self.answer_layer = layer
+
+    def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
+        """targets: list of Target on the device of the images; each object is given to the decoder with noise."""
+        maps = self.neck(self.backbone(images, padding), padding)
+        maps = [project(features) for project, features in zip(self.project, maps, strict=True)]
+        memory = flatten_maps(maps, padding)
+        first, unusable = token_boxes(memory)  # [B, S, 4], [B, S]
+        features = self.propose(memory.features.masked_fill(unusable.unsqueeze(-1), 0.0))
+        logits = self.proposal_classes(features)
+        chosen = top_tokens(logits.amax(-1), self.config.queries, unusable)
+
+        features, edge = pick(features, chosen), unusable.gather(1, chosen)
+        boxes = refine(self.proposal_boxes(features), pick(first, chosen))
+        proposals = Prediction(pick(logits, chosen), boxes.masked_fill(edge.unsqueeze(-1), 1.0))
+        # Gradient reaches the proposals through their own loss alone.
+        content, reference = features.detach(), proposals.boxes.detach()
+        noised = None
+        if targets is not None:
+            noised = contrastive_queries(
+                targets,
+                self.labels.padding_idx,
+                most=self.config.denoising,
+                label_noise=self.config.label_noise,
+                box_noise=self.config.box_noise,
+            )
+        if noised is None:
+            return QueryOutput(self.decode(content, reference, memory), proposals)
+        known = self.labels(noised.labels.masked_fill(noised.empty, self.labels.padding_idx))
+        boxes = inverse_sigmoid(noised.boxes).sigmoid()
+        count, groups = known.shape[1], noised.groups.groups
+        hidden_queries = hide_groups(count, groups, content.shape[1], images.device)
+        content, reference = torch.cat([known, content], 1), torch.cat([boxes, reference], 1)
+        layers = self.decode(content, reference, memory, hidden_queries)
+        return separate(layers, noised)._replace(proposals=proposals)
+
+    def decode(
+        self, content: Tensor, reference: Tensor, memory: Tokens, hidden_queries: Tensor | None = None
+    ) -> tuple[Prediction, ...]:
+        """content: [B, Q, D]. reference: [B, Q, 4] boxes. hidden_queries: [Q, Q] bool, which queries may not
+        look at which. The predictions of every layer up to the answer; in training, of all."""
+        layers = self.config.decoder_layers if self.training else self.answer_layer
+        start, predictions = reference, []
+        for number in range(layers):
+            content = self.decoder[number](content, self.place(reference), reference, memory, hidden_queries)
+            change = self.boxes[number](content)
+            # Each prediction also passes gradient to the layer before, from whose box it starts ("look forward
+            # twice", Zhang et al. 2022, arXiv 2203.03605); what layers look from passes none.
+            predictions.append(Prediction(self.classes[number](content), refine(change, start)))
+            start = refine(change, reference)
+            reference = start.detach()
+        return tuple(predictions)
+
+
+class HybridEncoder(nn.Module):
+    """Maps of strides 8, 16 and 32 to as many of `config.neck` channels (section 4.2, figure 4).
+
+    Attention within the coarsest map (AIFI); then fusion of neighbouring maps from coarse to fine and back (CCFF).
+    """
+
+    def __init__(self, channels: tuple[int, ...], config: RtDetrConfig):
+        super().__init__()
+        width, steps = config.neck, len(channels) - 1
+        inner = round(width * config.expansion)
+        self.project = nn.ModuleList(ConvNorm(count, width) for count in channels)
+        self.attention = EncoderLayer(
+            width, config.heads, config.encoder_feed_forward, dropout=0.0, activation=nn.GELU
+        )
+        self.lateral = nn.ModuleList(ConvNorm(width, width, activation=nn.SiLU) for _ in range(steps))
+        self.top_down = nn.ModuleList(FusionBlock(2 * width, width, inner) for _ in range(steps))
+        self.shrink = nn.ModuleList(ConvNorm(width, width, 3, 2, nn.SiLU) for _ in range(steps))
+        self.bottom_up = nn.ModuleList(FusionBlock(2 * width, width, inner) for _ in range(steps))
+
+    def forward(self, maps: list[Tensor], padding: Tensor | None) -> list[Tensor]:
+        *finer, coarse = (project(features) for project, features in zip(self.project, maps, strict=True))
+        down = [self.attend(coarse, padding)]
+        for lower, lateral, fuse in zip(finer[::-1], self.lateral, self.top_down, strict=True):
+            down[-1] = lateral(down[-1])  # this is also what the way back meets
+            raised = F.interpolate(down[-1], size=lower.shape[-2:], mode="nearest")
+            down.append(fuse(torch.cat([raised, lower], 1)))
+        up = [down.pop()]
+        for shrink, fuse in zip(self.shrink, self.bottom_up, strict=True):
+            up.append(fuse(torch.cat([shrink(up[-1]), down.pop()], 1)))
+        return up
+
+    def attend(self, features: Tensor, padding: Tensor | None) -> Tensor:
+        height, width = features.shape[-2:]
+        rows, columns = (torch.arange(n, device=features.device) for n in (height, width))
+        cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
+        # Rows before columns: the order in which the published weights know them.
+        position = sincos_2d(cells, features.shape[1]).unsqueeze(0)
+        hidden = None
+        if padding is not None:
+            hidden = sampled_padding(padding, (height, width)).flatten(1).unsqueeze(1)
+        tokens = self.attention(features.flatten(2).transpose(1, 2), position, hidden)
+        return tokens.transpose(1, 2).unflatten(-1, (height, width))
+
+
+class FusionBlock(nn.Module):
+    """Two 1x1 ways to `inner` channels, one of them on through three RepBlocks, added, and to `width` channels."""
+
+    def __init__(self, channels: int, width: int, inner: int):
+        super().__init__()
+        self.first = ConvNorm(channels, inner, activation=nn.SiLU)
+        self.second = ConvNorm(channels, inner, activation=nn.SiLU)
+        self.blocks = nn.Sequential(*(RepBlock(inner) for _ in range(3)))
+        self.join = ConvNorm(inner, width, activation=nn.SiLU) if inner != width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.blocks(self.first(x)) + self.second(x))
+
+
+class RepBlock(nn.Module):
+    """A 3x3 and a 1x1 convolution side by side (RepVGG, Ding et al. 2021, arXiv 2101.03697, without identity)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.wide = ConvNorm(channels, channels, 3)
+        self.narrow = ConvNorm(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.wide(x) + self.narrow(x))
