@@ -9,12 +9,12 @@ from PIL import Image
 from hsvdet.data.augmentation import Augmentation
 from hsvdet.data.dataset import DetectionData, Record
 from hsvdet.data.loader import (
+    EvaluationLoader,
     EvaluationSet,
     Key,
     TrainingBatches,
     TrainingLoader,
     TrainingSet,
-    evaluation_loader,
     subset,
 )
 from hsvdet.errors import ConfigError, DataError
@@ -236,20 +236,20 @@ def test_an_evaluated_image_does_not_depend_on_its_batch(tmp_path):
     sizes = [(40, 60), (60, 40), (40, 60), (30, 90), (60, 40), (40, 60), (41, 60)]
     data = make(tmp_path, [record(tmp_path, i, size) for i, size in enumerate(sizes)])
     dataset = EvaluationSet(data, PREPROCESS)
-    alone = {batch.infos[0].id: batch for batch in evaluation_loader(dataset, 1)}
-    together = list(evaluation_loader(dataset, 3, workers=1))
+    alone = {batch.infos[0].id: batch for batch in EvaluationLoader(dataset, 1)}
+    together = list(EvaluationLoader(dataset, 3, workers=1))
     assert sorted(ids(together)) == list(range(7)) and len(together) < 7
     for batch in together:
         for i, info in enumerate(batch.infos):
             assert torch.equal(batch.images[i], alone[info.id].images[0])
             assert torch.equal(batch.targets[i].boxes, alone[info.id].targets[0].boxes)
-    shared = [ids(evaluation_loader(dataset, 2, rank=rank, world=2)) for rank in range(2)]
+    shared = [ids(EvaluationLoader(dataset, 2, rank=rank, world=2)) for rank in range(2)]
     assert sorted(shared[0] + shared[1]) == list(range(7))
 
 
 def test_an_unreadable_image_of_an_evaluation_counts_as_empty(data, caplog):
     os.remove(data.records[3].path)
-    loader = evaluation_loader(EvaluationSet(data, PREPROCESS), 4)
+    loader = EvaluationLoader(EvaluationSet(data, PREPROCESS), 4)
     with caplog.at_level(logging.WARNING, "hsvdet"):
         for _ in range(2):
             batches = list(loader)

@@ -95,12 +95,12 @@ class Preprocess:
 
     def normalise(self, image: Tensor) -> Tensor:
         """[..., 3, H, W] uint8 to float32."""
-        scaled = image.float() / 255
+        scaled = image.to(torch.float32, copy=True).div_(255)  # in place: large batches live on page faults
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return scaled
         mean = scaled.new_tensor(self.mean)[:, None, None]
         std = scaled.new_tensor(self.std)[:, None, None]
-        return (scaled - mean) / std
+        return scaled.sub_(mean).div_(std)
 
     def to_json(self) -> dict:
         return asdict(self)

@@ -26,7 +26,7 @@ from ..errors import ConfigError, DataError
 from ..preprocess import Preprocess
 from ..structures import Batch, ImageInfo, Sample
 from .augmentation import Augmentation
-from .batch import collate
+from .batch import normalised, stack
 from .dataset import DetectionData, Record
 from .images import image_size, read_image
 from .transforms import Letterbox
@@ -132,7 +132,8 @@ class EvaluationSet(Dataset[Sample]):
 
     def __init__(self, data: DetectionData, preprocess: Preprocess, *, minimal: bool = True):
         self.data = data
-        self.letterbox = Letterbox(preprocess, minimal)
+        self.preprocess = preprocess
+        self._letterbox = Letterbox(preprocess, minimal)
         self._pictures = _Pictures(data.records, preprocess)
         self.canvases = [preprocess.geometry(*_size(record), minimal)[0] for record in data.records]
 
@@ -145,15 +146,14 @@ class EvaluationSet(Dataset[Sample]):
             picture = self._pictures.read(index, whole=True)
         except DataError as error:
             self._pictures.warn(index, f"{error} It counts as an image in which nothing was found.")
-            fill = self.letterbox.preprocess.fill
-            image = torch.full((3, *self.canvases[index]), fill, dtype=torch.uint8)
+            image = torch.full((3, *self.canvases[index]), self.preprocess.fill, dtype=torch.uint8)
             return Sample(
                 image,
                 torch.zeros(0, 4),
                 torch.zeros(0, dtype=torch.int64),
                 ImageInfo(record.id, record.path, _size(record)),
             )
-        return self.letterbox(_sample(record, picture))
+        return self._letterbox(_sample(record, picture))
 
 
 class TrainingBatches(Sampler[list[Key]]):
@@ -229,6 +229,7 @@ class TrainingLoader:
     which Lightning calls) goes to the start of another epoch. A batch counts as soon as it is handed out.
     len() is always the batches of a whole epoch. batch, rank, world, drop_last: see `TrainingBatches`.
     workers: processes that load, each with one thread; they stay over epochs. 0 loads in this process.
+    normalise: False leaves images uint8 where the batch needs no padding, for `batch.normalised` on the device.
     """
 
     def __init__(
@@ -241,8 +242,10 @@ class TrainingLoader:
         workers: int = 0,
         drop_last: bool = False,
         pin_memory: bool = False,
+        normalise: bool = True,
     ):
         self.dataset = dataset
+        self.normalise = normalise
         self.sampler = TrainingBatches(
             len(dataset),
             batch,
@@ -265,7 +268,7 @@ class TrainingLoader:
         self.dataset.augmentation_at(self.sampler.epoch).check(self.dataset.preprocess)
         for batch in self._batches:
             self.sampler.done += 1
-            yield batch
+            yield normalised(batch, self.dataset.preprocess) if self.normalise else batch
 
     @property
     def epoch(self) -> int:
@@ -304,18 +307,31 @@ class EvaluationBatches(Sampler[list[int]]):
         return iter(self.batches)
 
 
-def evaluation_loader(
-    dataset: EvaluationSet,
-    batch: int,
-    *,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> DataLoader[Batch]:
-    """Batches of an `EvaluationSet`, each of one canvas. batch: images per process."""
-    batches = EvaluationBatches(dataset.canvases, batch, rank=rank, world=world)
-    return _data_loader(dataset, batches, dataset.letterbox.preprocess, workers, pin_memory)
+class EvaluationLoader:
+    """Batches of an `EvaluationSet`, each of one canvas. batch: images per process. Others: `TrainingLoader`."""
+
+    def __init__(
+        self,
+        dataset: EvaluationSet,
+        batch: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+        normalise: bool = True,
+    ):
+        self.dataset = dataset
+        self.normalise = normalise
+        batches = EvaluationBatches(dataset.canvases, batch, rank=rank, world=world)
+        self._batches = _data_loader(dataset, batches, dataset.preprocess, workers, pin_memory)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            yield normalised(batch, self.dataset.preprocess) if self.normalise else batch
 
 
 def _data_loader(
@@ -326,7 +342,7 @@ def _data_loader(
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=partial(collate, preprocess=preprocess),
+        collate_fn=partial(stack, preprocess=preprocess),
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker if workers else None,
@@ -375,7 +391,13 @@ class _Pictures:
                     slot = used, height, width
                     used += 3 * height * width
             self._slots.append(slot)
-        self._store = _shared_bytes(used)
+        try:
+            self._store = _shared_bytes(used)
+        except OSError as error:
+            raise ConfigError(
+                f"cache='ram' asked for {used / _GIBIBYTE:.1f} GiB of memory, which this machine does not give."
+                " Lower cache_gibibytes, or train without cache."
+            ) from error
 
     def __getstate__(self):
         return self.records, self.preprocess, self.budget
