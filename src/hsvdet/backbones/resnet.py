@@ -5,9 +5,6 @@ Parameters are named as in torchvision and timm, so that their ImageNet weights 
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
@@ -49,7 +46,9 @@ class ResNet(nn.Module):
             )
         block, counts, width = VARIANTS[name]
         if dilated and block is BasicBlock:
-            raise ConfigError(f"{name} cannot be dilated: its blocks have no such form. Choose resnet50 or more.")
+            raise ConfigError(
+                f"{name} cannot be dilated: its blocks have no such form. Choose resnet50 or more."
+            )
         norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
         self.stages = tuple(stages)
         self.channels = tuple(width * 2 ** (stage - 1) * block.expansion for stage in self.stages)
@@ -76,7 +75,9 @@ class ResNet(nn.Module):
                         inner,
                         stride if number == 0 else 1,
                         shortcut,
-                        dilation=2 if dilate and number else 1,  # the first block still sees the undilated map
+                        dilation=2
+                        if dilate and number
+                        else 1,  # the first block still sees the undilated map
                         norm_layer=norm,
                     )
                 )

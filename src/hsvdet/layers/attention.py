@@ -59,9 +59,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None = None) -> Tensor:
         """query: [B, Q, D]. key, value: [B, S, D]. hidden: as in `attend`. Returns [B, Q, D]."""
         dropout = self.dropout if self.training else 0.0
-        attended = attend(
-            self.query(query), self.key(key), self.value(value), self.heads, hidden, dropout
-        )
+        attended = attend(self.query(query), self.key(key), self.value(value), self.heads, hidden, dropout)
         return self.output(attended)
 
     def weights(self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None = None) -> Tensor:

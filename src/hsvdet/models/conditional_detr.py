@@ -70,9 +70,7 @@ class ConditionalDetr(nn.Module):
         self.reference = Mlp(dim, dim, 2, depth=2)
         self.scale = Mlp(dim, dim, dim, depth=2)
         self.decoder = nn.ModuleList(
-            ConditionalDecoderLayer(
-                dim, config.heads, config.feed_forward, config.dropout, first=number == 0
-            )
+            ConditionalDecoderLayer(dim, config.heads, config.feed_forward, config.dropout, first=number == 0)
             for number in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)

@@ -140,9 +140,7 @@ class DabDetr(nn.Module):
             stretch_y, stretch_x = stretch[..., 1:], stretch[..., :1]
             half = dim // 2
             spatial = torch.cat([spatial[..., :half] * stretch_y, spatial[..., half:] * stretch_x], -1)
-            content = layer(
-                content, self.place(embedded), spatial, memory, position, hidden, hidden_queries
-            )
+            content = layer(content, self.place(embedded), spatial, memory, position, hidden, hidden_queries)
             normalised = self.norm(content)
             boxes = refine(self.boxes(normalised), reference, eps)
             predictions.append(Prediction(self.classes(normalised), boxes))

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import drawn
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,8 @@ from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfi
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig
 from hsvdet.models.detr import Detr, DetrConfig
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig
+from parity.filler import fill, picture
+from parity.lineage import lineage_image, lineage_tensor
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLISHED = {
@@ -41,12 +42,12 @@ class Golden(NamedTuple):
     logits: np.ndarray
     boxes: np.ndarray
 
-    def compare(self, net, images: list[np.ndarray]) -> None:
+    def compare(self, net, images: list[torch.Tensor]) -> None:
         """Run a batch of images of several sizes and compare the queries that were kept."""
         size = [max(image.shape[axis] for image in images) for axis in (1, 2)]
         batch, padding = torch.zeros(len(images), 3, *size), torch.ones(len(images), *size, dtype=torch.bool)
         for i, image in enumerate(images):
-            batch[i, :, : image.shape[1], : image.shape[2]] = torch.from_numpy(image)
+            batch[i, :, : image.shape[1], : image.shape[2]] = image
             padding[i, : image.shape[1], : image.shape[2]] = False
         with torch.inference_mode():
             answer = net.eval()(batch, padding).answer
@@ -56,7 +57,9 @@ class Golden(NamedTuple):
             (answer.boxes, self.boxes, "pred_boxes"),
         ):
             kept = np.stack([got[i].numpy()[queries] for i, queries in enumerate(self.queries)])
-            np.testing.assert_allclose(kept, expected, rtol=0, atol=self.spec["tolerance"][name], err_msg=name)
+            np.testing.assert_allclose(
+                kept, expected, rtol=0, atol=self.spec["tolerance"][name], err_msg=name
+            )
 
 
 def golden(name: str) -> Golden:
@@ -68,9 +71,7 @@ def golden(name: str) -> Golden:
 def test_published_weights_answer_as_the_reference_does(name):
     expected, (net_class, config_class, rules) = golden(name), PUBLISHED[name]
     spec = expected.spec
-    transformers = {
-        key: torch.from_numpy(drawn.published_tensor(key, shape, spec["gains"])) for key, shape, _ in spec["keys"]
-    }
+    transformers = {key: fill(key, shape, gains=spec["gains"]) for key, shape, _ in spec["keys"]}
     ours = rename(transformers, rules.TRANSFORMERS, name).tensors
 
     # The same weights under the names of the original repository become the same tensors.
@@ -87,20 +88,21 @@ def test_published_weights_answer_as_the_reference_does(name):
 
     net = net_class(config_class(), 91)
     load_tensors(net, ours, name)
-    images = [drawn.published_image(image["h"], image["w"], image["seed"]) for image in spec["images"]]
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406])[:, None, None],
+        torch.tensor([0.229, 0.224, 0.225])[:, None, None],
+    )
+    images = [(picture(image["h"], image["w"], image["seed"]) - mean) / std for image in spec["images"]]
     expected.compare(net, images)
 
 
 def test_dn_detr_weights_answer_as_the_reference_does():
     expected = golden("dn_dab_detr")
     spec = expected.spec
-    theirs = {
-        key: torch.from_numpy(drawn.lineage_tensor(spec["aliases"].get(key, key), shape))
-        for key, shape in spec["keys"]
-    }
+    theirs = {key: lineage_tensor(spec["aliases"].get(key, key), shape) for key, shape in spec["keys"]}
     net = DnDetr(DnDetrConfig(), 91)
     load_tensors(net, rename(theirs, dab_rules.ORIGINAL, "dn_dab_detr").tensors, "dn_dab_detr")
-    expected.compare(net, [drawn.lineage_image(f"img{i}", *size) for i, size in enumerate(spec["image_sizes"])])
+    expected.compare(net, [lineage_image(f"img{i}", *size) for i, size in enumerate(spec["image_sizes"])])
 
 
 TOY = dict(
@@ -149,7 +151,9 @@ def test_transformers_models_convert_and_answer_alike(name, timm, tmp_path):
 
     net_class, config_class, rules = next(row for row in PUBLISHED.values() if row[0].__name__ == name)
     net = net_class(config_class(**OURS, **({"eps": 1e-5} if name == "DabDetr" else {})), 5).eval()
-    load_tensors(net, rename(load_file(tmp_path / "model.safetensors"), rules.TRANSFORMERS, name).tensors, name)
+    load_tensors(
+        net, rename(load_file(tmp_path / "model.safetensors"), rules.TRANSFORMERS, name).tensors, name
+    )
     images, padding = torch.randn(2, 3, 96, 128), torch.zeros(2, 96, 128, dtype=torch.bool)
     padding[1, 64:] = padding[1, :, 100:] = True
     images = images.masked_fill(padding[:, None], 0.0)

@@ -1,0 +1,56 @@
+"""Weights and images of the DETR lineage's golden numbers, drawn by numpy's Generator from a hash of the name.
+
+filler.py has the other rule, that of the published models.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def lineage_tensor(name: str, shape: Sequence[int]) -> Tensor:
+    """One float32 tensor of DN-DETR under its name in the authors' repository."""
+    generator, leaf = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))), name.split(".")[-1]
+    if leaf == "running_var":
+        return torch.from_numpy(generator.uniform(0.5, 1.5, shape).astype(np.float32))
+    normal = generator.standard_normal(shape)
+    if leaf == "running_mean" or leaf.endswith("bias"):
+        values = 0.1 * normal
+    elif name == "refpoint_embed.weight":
+        values = 1.5 * normal
+    elif name in ("label_enc.weight", "transformer.patterns.weight"):
+        values = normal
+    elif list(shape) == [1]:
+        values = 0.25 + 0.05 * normal
+    elif len(shape) == 1:
+        values = 1 + 0.1 * normal
+    else:
+        values = normal / np.sqrt(np.prod(shape[1:]))
+        if len(shape) == 4 and shape[1] > 3:
+            values = values - values.mean((1, 2, 3), keepdims=True)
+        owner = name.split(".")[-2]
+        if owner in ("out_proj", "linear2"):
+            values = 0.3 * values
+        elif leaf == "in_proj_weight" or owner.startswith(("sa_q", "sa_k", "ca_q", "ca_k")):
+            values = 2.0 * values
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def lineage_image(name: str, height: int, width: int) -> Tensor:
+    """[3, height, width] float32, normalised already: four gratings a channel, and noise."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"image:{name}".encode())))
+    y = (np.arange(height)[:, None] + 0.5) / 64.0
+    x = (np.arange(width)[None, :] + 0.5) / 64.0
+    image = np.zeros((3, height, width))
+    for channel in image:
+        for _ in range(4):
+            fy, fx = generator.uniform(-3, 3), generator.uniform(-3, 3)
+            phase, amplitude = generator.uniform(0, 2 * np.pi), generator.uniform(0.3, 0.9)
+            channel += amplitude * np.sin(2 * np.pi * (fy * y + fx * x) + phase)
+        channel += 0.25 * generator.standard_normal((height, width))
+    return torch.from_numpy(image.astype(np.float32))
