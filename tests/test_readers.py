@@ -415,8 +415,9 @@ def test_an_image_listed_twice_is_used_once_with_all_its_boxes(tmp_path):
 
 def test_a_coco_image_without_size_is_measured(tmp_path):
     images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png", "width": 0, "height": "80"}]
+    images.append({"id": 3, "file_name": "c.png", "width": 10**400, "height": 80})
     coco(tmp_path, [(1, 3, [1, 1, 500, 5])], images)
-    assert [record.size for record in read_data(tmp_path).records] == [(80, 100), (80, 100)]
+    assert [record.size for record in read_data(tmp_path).records] == [(80, 100)] * 3
 
 
 def test_names_with_blanks_accents_and_backslashes_are_found(tmp_path):

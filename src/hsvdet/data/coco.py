@@ -345,14 +345,12 @@ def _name(annotation: Any, place: int) -> int:
 
 
 def _integer(value: Any) -> int | None:
-    """The integer that a JSON number or numeric string stands for, or None."""
-    if type(value) is int:
-        return value
+    """The integer that a JSON number or numeric string stands for, or None. One above 2^53 is none."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() else None
+    return int(number) if number.is_integer() and abs(number) < 2**53 else None
 
 
 def _brief(value: Any) -> str:
