@@ -20,10 +20,14 @@ COCO = {
     87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
 }  # fmt: skip
 COCO_LABELS = tuple(COCO.values())
+# The DETR family predicts ids as they are, 0 to 90; those that stand for nothing never win, but have a logit.
+COCO_SLOTS = tuple(COCO.get(number, f"n/a {number}") for number in range(91))
 
 
 def coco_ids(labels: Sequence[str]) -> tuple[int, ...] | None:
-    """COCO's own ids if `labels` are its 80 classes, in its order; else None."""
+    """COCO's own ids if `labels` are its 80 classes, or COCO_SLOTS, in this order; else None."""
     if [label.lower() for label in labels] == list(COCO_LABELS):
         return tuple(COCO)
+    if tuple(labels) == COCO_SLOTS:
+        return tuple(range(len(COCO_SLOTS)))
     return None

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .coco import COCO_SLOTS
 from .detr import (
     DECODER_LAYER,
     ENCODER_ORIGINAL,
     ENCODER_TRANSFORMERS,
     TRANSFORMERS_DECODER_LAYER,
 )
-from .parts import TRANSFORMERS_BACKBONE, linear, mlp, resnet, resnet_transformers
+from .parts import (
+    TRANSFORMERS_BACKBONE,
+    dc5,
+    dilated,
+    linear,
+    mlp,
+    resnet,
+    resnet_transformers,
+    transformer_options,
+)
 from .rename import Rule
+from .source import Source
 
 
 def projections(layer: str) -> list[Rule]:
@@ -71,3 +86,40 @@ TRANSFORMERS = [
     linear("class_labels_classifier", "classes"),
     mlp("bbox_predictor", "boxes"),
 ]
+
+_MODEL = "conditional-detr-r50"
+
+
+def _recognise_original(tensors: Mapping[str, Tensor]) -> str | None:
+    known = {"query_embed.weight", "transformer.decoder.layers.0.sa_qcontent_proj.weight"}
+    return _MODEL if known <= tensors.keys() else None
+
+
+def _recognise_transformers(tensors: Mapping[str, Tensor]) -> str | None:
+    return _MODEL if "model.decoder.layers.0.sa_qcontent_proj.weight" in tensors else None
+
+
+SOURCES = tuple(
+    Source(
+        name=name,
+        models=(_MODEL, dc5(_MODEL)),
+        recognise=recognise,
+        rules=lambda model, rules=rules: rules,
+        num_classes=lambda tensors, head=head: tensors[head].shape[0],
+        labels={len(COCO_SLOTS): COCO_SLOTS},
+        licence="Apache-2.0",
+        note="The DC5 model has the same tensors: where nothing beside them says so, name the model.",
+        options=transformer_options,
+        alike={_MODEL: (dc5(_MODEL),)},
+        choose=dilated,
+    )
+    for name, recognise, rules, head in (
+        ("Conditional DETR", _recognise_original, ORIGINAL, "class_embed.weight"),
+        (
+            "Conditional DETR of transformers",
+            _recognise_transformers,
+            TRANSFORMERS,
+            "class_labels_classifier.weight",
+        ),
+    )
+)

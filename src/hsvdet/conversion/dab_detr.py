@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .coco import COCO_SLOTS
 from .conditional_detr import DECODER_ORIGINAL
 from .detr import (
     DECODER_LAYER,
@@ -11,8 +17,18 @@ from .detr import (
     TRANSFORMERS_DECODER_LAYER,
     TRANSFORMERS_ENCODER_LAYER,
 )
-from .parts import TRANSFORMERS_BACKBONE, linear, mlp, resnet, resnet_transformers
+from .parts import (
+    TRANSFORMERS_BACKBONE,
+    dc5,
+    dilated,
+    linear,
+    mlp,
+    resnet,
+    resnet_transformers,
+    transformer_options,
+)
 from .rename import Rule
+from .source import Source
 
 # DN-DETR's class embedding has a rule here, so that one table serves both: DAB-DETR's files do not have it.
 ORIGINAL = [
@@ -79,3 +95,57 @@ TRANSFORMERS = [
     linear("class_embed", "classes"),
     mlp(r"(?:bbox_predictor|model\.decoder\.bbox_embed)", "boxes"),
 ]
+
+_DAB, _DN = ("dab-detr-r50", "dab-detr-r50-3pat"), ("dn-detr-r50", "dn-detr-r50-3pat")
+
+
+def _recognise_original(tensors: Mapping[str, Tensor]) -> str | None:
+    if (
+        not {"refpoint_embed.weight", "transformer.decoder.layers.0.sa_qcontent_proj.weight"}
+        <= tensors.keys()
+    ):
+        return None
+    models = _DN if "label_enc.weight" in tensors else _DAB
+    return models["transformer.patterns.weight" in tensors]
+
+
+def _recognise_transformers(tensors: Mapping[str, Tensor]) -> str | None:
+    if "model.query_refpoint_embeddings.weight" not in tensors:
+        return None
+    return _DAB["model.patterns.weight" in tensors]
+
+
+def _options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    options = transformer_options(renamed, settings)
+    if "patterns" in renamed:
+        options["patterns"] = renamed["patterns"].shape[0]
+    temperature = settings.get("temperature_height", settings.get("pe_temperatureH"))
+    if isinstance(temperature, int | float):
+        options["temperature"] = float(temperature)
+    return options
+
+
+def _options_transformers(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    # The port keeps boxes 1e-5 from the ends where the authors' code keeps them 1e-3.
+    return {**_options(renamed, settings), "eps": 1e-5}
+
+
+SOURCES = tuple(
+    Source(
+        name=name,
+        models=(*models, *map(dc5, models)),
+        recognise=recognise,
+        rules=lambda model, rules=rules: rules,
+        num_classes=lambda tensors: tensors["class_embed.weight"].shape[0],
+        labels={len(COCO_SLOTS): COCO_SLOTS},
+        licence="Apache-2.0",
+        note="The DC5 models have the same tensors: where nothing beside them says so, name the model.",
+        options=options,
+        alike={model: (dc5(model),) for model in models},
+        choose=dilated,
+    )
+    for name, models, recognise, rules, options in (
+        ("DAB-DETR and DN-DETR", (*_DAB, *_DN), _recognise_original, ORIGINAL, _options),
+        ("DAB-DETR of transformers", _DAB, _recognise_transformers, TRANSFORMERS, _options_transformers),
+    )
+)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .coco import COCO_SLOTS
 from .parts import (
     TRANSFORMERS_BACKBONE,
     attention,
     attention_transformers,
+    dc5,
+    dilated,
+    has_resnet101,
     linear,
     mlp,
     resnet,
     resnet_transformers,
+    transformer_options,
 )
 from .rename import Rule
+from .source import Source
 
 ENCODER_LAYER, DECODER_LAYER = (
     r"transformer\.encoder\.layers\.(?P<n>\d+)",
@@ -72,3 +82,38 @@ TRANSFORMERS = [
     linear("class_labels_classifier", "classes"),
     mlp("bbox_predictor", "boxes"),
 ]
+
+_MODELS = ("detr-r50", "detr-r101")
+
+
+def _recognise_original(tensors: Mapping[str, Tensor]) -> str | None:
+    if {"query_embed.weight", "transformer.decoder.layers.0.multihead_attn.in_proj_weight"} <= tensors.keys():
+        return _MODELS[has_resnet101(tensors)]
+    return None
+
+
+def _recognise_transformers(tensors: Mapping[str, Tensor]) -> str | None:
+    known = {"class_labels_classifier.weight", "model.decoder.layers.0.encoder_attn.q_proj.weight"}
+    return _MODELS[has_resnet101(tensors)] if known <= tensors.keys() else None
+
+
+SOURCES = tuple(
+    Source(
+        name=name,
+        models=(*_MODELS, *map(dc5, _MODELS)),
+        recognise=recognise,
+        rules=lambda model, rules=rules: rules,
+        # The last row of the head is "no object".
+        num_classes=lambda tensors, head=head: tensors[head].shape[0] - 1,
+        labels={len(COCO_SLOTS): COCO_SLOTS},
+        licence="Apache-2.0",
+        note="The DC5 models have the same tensors: where nothing beside them says so, name the model.",
+        options=transformer_options,
+        alike={model: (dc5(model),) for model in _MODELS},
+        choose=dilated,
+    )
+    for name, recognise, rules, head in (
+        ("DETR", _recognise_original, ORIGINAL, "class_embed.weight"),
+        ("DETR of transformers", _recognise_transformers, TRANSFORMERS, "class_labels_classifier.weight"),
+    )
+)

@@ -12,16 +12,22 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import models
-from ..checkpoint import check_file, looks_like_safetensors
+from ..checkpoint import looks_like_safetensors
 from ..detector import Detector, create, load_tensors
 from ..errors import CheckpointError, ConfigError
-from . import ultralytics
+from . import conditional_detr, dab_detr, detr, ultralytics
 from .coco import coco_ids
+from .folder import folder_labels, folder_settings, folder_size, weight_files
 from .pickles import Shell, read_pickle
 from .rename import Renamed, rename
 from .source import Foreign, Source
 
-SOURCES: tuple[Source, ...] = (ultralytics.SOURCE,)
+SOURCES: tuple[Source, ...] = (
+    ultralytics.SOURCE,
+    *detr.SOURCES,
+    *conditional_detr.SOURCES,
+    *dab_detr.SOURCES,
+)
 
 
 class Converted(NamedTuple):
@@ -48,18 +54,35 @@ def read_foreign(
     path = Path(path)
     if model is not None:
         models.find(model)
-    check_file(path)
-    foreign = _read(path)
+    foreign = read_weights(path)
     tensors = _without_wrappers(foreign.tensors)
-    source, name = _recognise(path, tensors, model)
+    source, name = _recognise(path, tensors, model, foreign.settings)
     renamed: Renamed = rename(tensors, source.rules(name), str(path))
     number = source.num_classes(tensors)
     names = _labels(path, source, number, labels, foreign.labels)
-    detector = create(name, names, size=size or foreign.size, category_ids=coco_ids(names))
+    detector = create(
+        name,
+        names,
+        size=size or foreign.size,
+        category_ids=coco_ids(names),
+        options=source.options(renamed.tensors, foreign.settings),
+    )
     load_tensors(detector.net, renamed.tensors, str(path))
     detector.licence = source.licence
     detector.source = f"{path.name} (sha256 {_sha256(path)})"
     return Converted(detector, source, len(tensors) - len(renamed.dropped), renamed.dropped)
+
+
+def read_weights(path: Path) -> Foreign:
+    """A file, or a folder as Hugging Face keeps it, with whatever lies beside the weights. Runs nothing."""
+    files = weight_files(path)
+    if path.is_file():
+        return _read(path)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= _read(file).tensors
+    settings = folder_settings(path)
+    return Foreign(tensors, folder_labels(settings), folder_size(path), settings)
 
 
 def _read(path: Path) -> Foreign:
@@ -85,7 +108,9 @@ def _read(path: Path) -> Foreign:
             )
         found = inner
     if isinstance(found, Mapping):
-        return Foreign({str(name): tensor for name, tensor in found.items()})
+        arguments = outer.get("args")
+        settings = dict(vars(arguments)) if isinstance(arguments, Shell) else {}
+        return Foreign({str(name): tensor for name, tensor in found.items()}, settings=settings)
     if not isinstance(found, Shell):
         raise CheckpointError(f"{path}: expected a state dict or a module; came {type(found).__name__}.")
     if not found.origin.startswith("ultralytics."):
@@ -115,7 +140,9 @@ def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def _recognise(path: Path, tensors: Mapping[str, Tensor], model: str | None) -> tuple[Source, str]:
+def _recognise(
+    path: Path, tensors: Mapping[str, Tensor], model: str | None, settings: Mapping[str, Any]
+) -> tuple[Source, str]:
     for source in SOURCES:
         try:
             name = source.recognise(tensors)
@@ -123,9 +150,11 @@ def _recognise(path: Path, tensors: Mapping[str, Tensor], model: str | None) -> 
             raise CheckpointError(f"{path}: {error}") from None
         if name is None:
             continue
-        if model is not None and model != name:
+        if model is None:
+            return source, source.choose(name, settings)
+        if model != name and model not in source.alike.get(name, ()):
             raise CheckpointError(f"{path}: expected weights of {model}; its shapes are those of {name}.")
-        return source, name
+        return source, model
     known = "; ".join(f"{source.name} ({', '.join(source.models)})" for source in SOURCES)
     raise CheckpointError(
         f"{path}: its {len(tensors)} tensors ({', '.join(list(tensors)[:2])}, ...) have the names of no published"
@@ -148,8 +177,12 @@ def _labels(
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for part in weight_files(path):
+        with part.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +222,12 @@ def convert(
 ) -> ConversionReport:
     """Published weights into an hsvdet checkpoint. Nothing in the file is executed.
 
-    foreign: an Ultralytics YOLOv8 .pt; or a state dict under the original names, written by torch.save (bare,
-    or under "ema", "model" or "state_dict") or as safetensors. out: the checkpoint to write, atomically.
-    model: its name, see `hsvdet models`; told from the tensors if not given, and checked if given. labels:
-    class names, if the file has none or others are wanted; of 80 unnamed classes they are COCO's. size:
-    (height, width) of the input; the one it was trained at if the file says it, else the model's own.
+    foreign: an Ultralytics YOLOv8 .pt; a state dict under the original names, written by torch.save (bare, or
+    under "ema", "model" or "state_dict") or as safetensors; or a folder as Hugging Face keeps models. out: the
+    checkpoint to write, atomically. model: its name, see `hsvdet models`; told from the tensors if not given,
+    and checked if given. labels: class names, if the file has none or others are wanted; of 80 unnamed classes
+    they are COCO's. size: (height, width) of the input; the one it was trained at if the file says it, else
+    the model's own.
     Raises CheckpointError and ConfigError as `read_foreign`.
     """
     converted = read_foreign(foreign, model=model, labels=labels, size=size)

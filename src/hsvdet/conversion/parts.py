@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -96,17 +97,43 @@ def resnet_name(renamed: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def transformer_options(renamed: Mapping[str, Tensor]) -> dict[str, int | str]:
-    """The sizes of a dense encoder and decoder, told from tensors under our names."""
+def has_resnet101(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the backbone, under foreign names of either layout, has the 23 blocks of ResNet-101's stage 3."""
+    return any(".layer3.22." in key or ".stages.2.layers.22." in key for key in tensors)
+
+
+def transformer_options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a dense encoder and decoder, told from tensors under our names, and heads if settings say.
+
+    A backbone that none of ours is, is left to the strict load, which names the first tensor that is other.
+    """
 
     def layers(part: str) -> int:
         return len({key.split(".")[1] for key in renamed if key.startswith(f"{part}.")})
 
-    sizes: dict[str, int | str] = {
-        "dim": renamed["project.weight"].shape[0],
-        "feed_forward": renamed["decoder.0.feed_forward.expand.weight"].shape[0],
-        "encoder_layers": layers("encoder"),
-        "decoder_layers": layers("decoder"),
-    }
+    sizes: dict[str, Any] = {}
+    if "project.weight" in renamed and "decoder.0.feed_forward.expand.weight" in renamed:
+        sizes = {
+            "dim": renamed["project.weight"].shape[0],
+            "feed_forward": renamed["decoder.0.feed_forward.expand.weight"].shape[0],
+            "encoder_layers": layers("encoder"),
+            "decoder_layers": layers("decoder"),
+        }
+    for name in ("queries", "anchors"):
+        if name in renamed:
+            sizes["queries"] = renamed[name].shape[0]
+    heads = settings.get("encoder_attention_heads", settings.get("nheads"))
+    if isinstance(heads, int):
+        sizes["heads"] = heads
     backbone = resnet_name(renamed)
     return sizes if backbone is None else {**sizes, "backbone": backbone}
+
+
+def dilated(name: str, settings: Mapping[str, Any]) -> str:
+    """The DC5 form of a model has the same tensors; the settings beside them say which it is."""
+    return dc5(name) if settings.get("dilation") is True else name
+
+
+def dc5(name: str) -> str:
+    """`detr-r50` to `detr-r50-dc5`, `dab-detr-r50-3pat` to `dab-detr-r50-dc5-3pat`."""
+    return re.sub(r"(-r\d+)", r"\1-dc5", name)

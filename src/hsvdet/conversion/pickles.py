@@ -23,6 +23,7 @@ INERT = re.compile(
     r"|torch\.nn\.modules(\.\w+)+"
     r"|numpy\.(_?core\.multiarray\.scalar|dtype)|numpy\.dtypes\.\w+"  # a metric that was kept beside the weights
     r"|pathlib\.(Pure)?(Posix|Windows)?Path"
+    r"|argparse\.Namespace"  # the settings that papers' repositories keep beside the weights
 )
 
 

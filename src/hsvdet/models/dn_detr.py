@@ -37,6 +37,7 @@ VARIANTS = {
     "dn-detr-r50": dict(),
     "dn-detr-r50-3pat": dict(patterns=3),
     "dn-detr-r50-dc5": dict(dilated=True),
+    "dn-detr-r50-dc5-3pat": dict(dilated=True, patterns=3),
     "dn-detr-tiny": DAB_VARIANTS["dab-detr-tiny"],
 }
 
