@@ -46,6 +46,32 @@ def nms(
     return results
 
 
+def top_k(
+    prediction: Prediction,
+    sizes: list[tuple[int, int]],
+    *,
+    score: float = 0.25,
+    iou: float = 0.7,
+    limit: int = 300,
+    several_labels: bool = False,
+) -> list[Detections]:
+    """The `limit` best pairs of a query and a class, for query detectors with sigmoid classes.
+
+    sizes: (height, width) of each original image. score: pairs below are dropped. iou and several_labels change
+    nothing: queries do not repeat one another, and one of them may always answer with several classes.
+    """
+    results = []
+    probabilities = prediction.logits.float().sigmoid()
+    classes = probabilities.shape[-1]
+    for image, size in enumerate(sizes):
+        pairs = probabilities[image].flatten()
+        values, best = pairs.topk(min(limit, len(pairs)))
+        best, values = best[values > score], values[values > score]
+        boxes = to_pixels(prediction.boxes[image, best // classes], size)
+        results.append(Detections(boxes, values, best % classes))
+    return results
+
+
 def to_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """[N, 4] fractions to xyxy pixels of an image of `size` (height, width), cut off at its edges."""
     height, width = size

@@ -3,8 +3,14 @@ repositories, and (Deformable DETR) from Hugging Face transformers."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from .coco import COCO_SLOTS
 from .parts import (
     TRANSFORMERS_BACKBONE,
     attention,
@@ -12,9 +18,11 @@ from .parts import (
     linear,
     mlp,
     resnet,
+    resnet_name,
     resnet_transformers,
 )
 from .rename import Rule
+from .source import Source
 
 _ENCODER, _DECODER = r"encoder.layers.\g<n>", r"decoder.\g<n>"
 
@@ -138,3 +146,109 @@ DN_ORIGINAL = [
     mlp(r"transformer\.decoder\.ref_point_head", "place"),
     mlp(r"transformer\.decoder\.query_scale", "scale"),
 ]
+
+
+_PLAIN, _REFINED, _TWO_STAGE = (f"deformable-detr-r50{form}" for form in ("", "-refine", "-two-stage"))
+_SINGLE, _DN = "deformable-detr-r50-single-scale", "dn-deformable-detr-r50"
+_HEADS = {
+    _PLAIN: SHARED_HEADS,
+    _SINGLE: SHARED_HEADS,
+    f"{_SINGLE}-dc5": SHARED_HEADS,
+    _REFINED: OWN_HEADS,
+    _TWO_STAGE: two_stage_heads(6),
+}
+
+
+def _recognise(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
+    """prefix: what the transformer's tensors are under."""
+    if f"{prefix}enc_output.weight" in tensors:
+        return _TWO_STAGE
+    if tensors[f"{prefix}level_embed"].shape[0] == 1:
+        return _SINGLE
+    # Only heads of a layer's own are also told to the decoder, and only they can differ from one another.
+    own = any(key.startswith(f"{prefix}decoder.bbox_embed.") for key in tensors)
+    heads = [tensors.get(f"bbox_embed.{layer}.layers.2.weight") for layer in (0, 1)]
+    if own or (heads[1] is not None and not torch.equal(*heads)):
+        return _REFINED
+    return _PLAIN
+
+
+def _recognise_original(tensors: Mapping[str, Tensor]) -> str | None:
+    known = {"transformer.encoder.layers.0.self_attn.sampling_offsets.weight", "transformer.level_embed"}
+    relatives = ("label_enc.weight", "tgt_embed.weight", "refpoint_embed.weight")
+    if not known <= tensors.keys() or any(key in tensors for key in relatives):
+        return None
+    return _recognise(tensors, "transformer.")
+
+
+def _recognise_transformers(tensors: Mapping[str, Tensor]) -> str | None:
+    known = {"model.encoder.layers.0.self_attn.sampling_offsets.weight", "model.level_embed"}
+    return _recognise(tensors, "model.") if known <= tensors.keys() else None
+
+
+def _recognise_dn(tensors: Mapping[str, Tensor]) -> str | None:
+    known = {"tgt_embed.weight", "refpoint_embed.weight", "label_enc.weight", "transformer.level_embed"}
+    return _DN if known <= tensors.keys() else None
+
+
+def _options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes told from the tensors, and what of them only the settings tell."""
+
+    def layers(pattern: str) -> int:
+        return len({match[1] for key in renamed if (match := re.match(pattern, key))})
+
+    options: dict[str, Any] = {}
+    if "pyramid.levels" in renamed and "decoder.0.feed_forward.expand.weight" in renamed:
+        options = {
+            "dim": renamed["pyramid.levels"].shape[1],
+            "levels": renamed["pyramid.levels"].shape[0],
+            "feed_forward": renamed["decoder.0.feed_forward.expand.weight"].shape[0],
+            "encoder_layers": layers(r"encoder\.layers\.(\d+)\."),
+            "decoder_layers": layers(r"decoder\.(\d+)\."),
+        }
+    queries = renamed["contents"].shape[0] if "contents" in renamed else settings.get("num_queries")
+    if isinstance(queries, int):
+        options["queries"] = queries
+    heads = settings.get("encoder_attention_heads", settings.get("nheads"))
+    if isinstance(heads, int):
+        options["heads"] = heads
+    backbone = resnet_name(renamed)
+    return options if backbone is None else {**options, "backbone": backbone}
+
+
+def _dilated(name: str, settings: Mapping[str, Any]) -> str:
+    return f"{name}-dc5" if name == _SINGLE and settings.get("dilation") is True else name
+
+
+SOURCES = tuple(
+    Source(
+        name=name,
+        models=models,
+        recognise=recognise,
+        rules=rules,
+        num_classes=lambda tensors: tensors["class_embed.0.weight"].shape[0],
+        labels={len(COCO_SLOTS): COCO_SLOTS},
+        licence="Apache-2.0",
+        note=note,
+        options=_options,
+        alike={_SINGLE: (f"{_SINGLE}-dc5",)},
+        choose=_dilated,
+    )
+    for name, models, recognise, rules, note in (
+        (
+            "Deformable DETR",
+            tuple(_HEADS),
+            _recognise_original,
+            lambda model: [*_HEADS[model], *ORIGINAL],
+            "The single-scale DC5 model has the tensors of the single-scale one: name it if it is meant.",
+        ),
+        (
+            "Deformable DETR of transformers",
+            tuple(_HEADS),
+            _recognise_transformers,
+            lambda model: [*_HEADS[model], *TRANSFORMERS],
+            "The single-scale DC5 model has the tensors of the single-scale one: name it if it is meant.",
+        ),
+        ("DN-Deformable-DETR", (_DN,), _recognise_dn, lambda model: DN_ORIGINAL, "It predicts raw COCO ids."),
+    )
+)

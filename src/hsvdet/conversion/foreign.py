@@ -15,7 +15,7 @@ from .. import models
 from ..checkpoint import looks_like_safetensors
 from ..detector import Detector, create, load_tensors
 from ..errors import CheckpointError, ConfigError
-from . import conditional_detr, dab_detr, detr, ultralytics
+from . import conditional_detr, dab_detr, deformable_detr, detr, rt_detr, ultralytics
 from .coco import coco_ids
 from .folder import folder_labels, folder_settings, folder_size, weight_files
 from .pickles import Shell, read_pickle
@@ -27,6 +27,8 @@ SOURCES: tuple[Source, ...] = (
     *detr.SOURCES,
     *conditional_detr.SOURCES,
     *dab_detr.SOURCES,
+    *deformable_detr.SOURCES,
+    *rt_detr.SOURCES,
 )
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..models.rt_detr import VARIANTS
+from .coco import COCO_LABELS
 from .deformable_detr import deformable
 from .parts import attention, attention_transformers, linear, mlp
 from .rename import Rule
+from .source import Source
 
 _LEAF = r"(?P<leaf>weight|bias|running_mean)"
 
@@ -158,3 +165,75 @@ def _equal_points(scale: Tensor) -> None:
     """RT-DETRv2 may read another number of points on each map; the published models read 4 on all of them."""
     if not torch.equal(scale, torch.full_like(scale, 1 / 4)):
         raise ValueError(f"4 points a map are expected, which makes all of it 0.25; came {scale.tolist()}")
+
+
+# Blocks of the third stage, and whether they are bottlenecks, tell the backbone.
+_MODELS = {
+    (2, False): "rt-detr-r18",
+    (6, False): "rt-detr-r34",
+    (6, True): "rt-detr-r50",
+    (23, True): "rt-detr-r101",
+}
+
+
+def _recognise(tensors: Mapping[str, Tensor], block: str, third: str, neck: str) -> str | None:
+    """block: pattern of the third stage's blocks. third: what a block's third convolution has in its names.
+    neck: what the encoder's tensors are under."""
+    if f"{neck}fpn_blocks.0.conv1.conv.weight" not in tensors:
+        return None
+    inside = [match for key in tensors if (match := re.match(block, key))]
+    deep = any(match.string[match.end() :].startswith(third) for match in inside)
+    name = _MODELS.get((len({match[1] for match in inside}), deep))
+    if name == "rt-detr-r50" and f"{neck}fpn_blocks.0.conv3.conv.weight" in tensors:
+        return "rt-detr-r50-m"  # narrower inside the fusion blocks
+    return name
+
+
+def _recognise_original(tensors: Mapping[str, Tensor]) -> str | None:
+    return _recognise(tensors, r"backbone\.res_layers\.2\.blocks\.(\d+)\.", "branch2c.", "encoder.")
+
+
+def _recognise_transformers(tensors: Mapping[str, Tensor]) -> str | None:
+    block = r"model\.backbone\.(?:conv_encoder\.)?model\.encoder\.stages\.2\.layers\.(\d+)\."
+    return _recognise(tensors, block, "layer.2.", "model.encoder.")
+
+
+def _options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    layers = len({match[1] for key in renamed if (match := re.match(r"decoder\.(\d+)\.", key))})
+    options: dict[str, Any] = {"decoder_layers": layers}
+    if isinstance(settings.get("num_queries"), int):
+        options["queries"] = settings["num_queries"]
+    return options
+
+
+def _frozen(model: str) -> bool:
+    return VARIANTS[model].get("frozen", True)
+
+
+SOURCES = tuple(
+    Source(
+        name=name,
+        models=(*_MODELS.values(), "rt-detr-r50-m"),
+        recognise=recognise,
+        rules=rules,
+        num_classes=lambda tensors, head=head: tensors[head].shape[0],
+        labels={len(COCO_LABELS): COCO_LABELS},
+        licence="Apache-2.0",
+        note="Weights of RT-DETRv2 with 4 points a map are weights of the same network.",
+        options=_options,
+    )
+    for name, recognise, rules, head in (
+        (
+            "RT-DETR",
+            _recognise_original,
+            lambda model: original(_frozen(model)),
+            "decoder.enc_score_head.weight",
+        ),
+        (
+            "RT-DETR of transformers",
+            _recognise_transformers,
+            lambda model: transformers(_frozen(model)),
+            "model.enc_score_head.weight",
+        ),
+    )
+)
