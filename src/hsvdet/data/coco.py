@@ -218,7 +218,7 @@ class _Reader:
             where = f"annotation {number[row]}: category_id {category_ids[row]}"
             self.findings.count(UNKNOWN_CLASS, entries[image[row]].file, where)
         usable = np.flatnonzero((own >= 0) & exists[image])
-        label = np.array([classes.index[category_id] for category_id in own_ids], dtype=np.int64)[own]
+        label = np.array([classes.contiguous[category_id] for category_id in own_ids], dtype=np.int64)[own]
         unasked = usable[label[usable] < 0]
         refuse_unasked((classes.names[own_ids[i]] for i in own[unasked]), classes.labels, str(self.file))
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)

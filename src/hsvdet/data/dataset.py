@@ -13,7 +13,7 @@ class Record(NamedTuple):
     """One image and its objects, as annotated; nothing of the picture itself is read yet.
 
     id: the data set's own image id (an integer in COCO, else the path relative to the root).
-    size: (height, width) as the annotations say, or None where they do not.
+    size: (height, width) as the annotations say, else from the image's header (readers never leave it None).
     boxes: [N, 4] float32 xyxy pixels, repaired (inside the image, first corner before last).
     labels: [N] int64 in 0..C-1. crowd: [N] bool, a region of many objects: not trained on, ignored by AP.
     area: [N] float32 square pixels, the annotation's own (a mask's area in COCO), else the box's.

@@ -9,9 +9,11 @@ import io
 import logging
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from os import PathLike
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -55,64 +57,62 @@ def read_image(source: ImageSource, shrink: int = 1) -> Tensor:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _decode(source, "the Pillow image")
-    name, image = _open(source)
-    with image:
+    with _opened(source) as (name, image):
         return _decode(image, name, shrink)
 
 
 def image_size(source: str | PathLike[str] | bytes) -> tuple[int, int]:
     """(height, width) in pixels, upright, from the header alone. Raises DataError as `read_image`."""
-    name, image = _open(source)
-    with image:
+    with _opened(source) as (_, image):
         width, height = image.size
         # Pillow turns TIFF files by itself and gives their upright size.
         turned = image.format != "TIFF" and _orientation(image) >= 5
         return (width, height) if turned else (height, width)
 
 
-def _open(source: str | PathLike[str] | bytes) -> tuple[str, Image.Image]:
+@contextmanager
+def _opened(source: str | PathLike[str] | bytes) -> Iterator[tuple[str, Image.Image]]:
     """The name to use in messages, and the image with only its header read."""
     limit = _max_pixels()
     if isinstance(source, (bytes, bytearray, memoryview)):
         name, file = "the image given as bytes", io.BytesIO(source)
-        length = file.getbuffer().nbytes
     else:
-        name = os.fspath(source)
+        name, file = os.fspath(source), _open_file(os.fspath(source))
+    with file:
         try:
-            status = os.stat(name)
-            if stat.S_ISDIR(status.st_mode):
-                raise DataError(f"{name} is a folder, an image file was expected.")
-            if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"{name} is not a regular file, an image file was expected.")
-            file, length = open(name, "rb"), status.st_size
-        except (OSError, ValueError) as error:  # ValueError: a null character in the name
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise DataError(f"{name} cannot be opened: {reason}.") from error
+            if not file.read(1):
+                raise DataError(f"{name} is empty (0 bytes). Replace or remove it.")
+            image = Image.open(file, formats=_formats())
+            if image.width * image.height > limit:
+                raise Image.DecompressionBombError
+        except DataError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise DataError(
+                f"{name} has more than {limit:,} pixels and was not decoded."
+                " If it is meant to be so large, set the environment variable HSVDET_MAX_PIXELS."
+            ) from error
+        except UnidentifiedImageError as error:
+            raise DataError(
+                f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000,"
+                " PPM), or its header is broken."
+            ) from error
+        except Exception as error:  # on broken files Pillow's readers raise whatever they stumble over
+            raise DataError(f"{name} has a broken header: {_reason(error)}.") from error
+        yield name, image
+
+
+def _open_file(name: str) -> BinaryIO:
     try:
-        if length == 0:
-            raise DataError(f"{name} is empty (0 bytes). Replace or remove it.")
-        image = Image.open(file, formats=_formats())
-        if image.width * image.height > limit:
-            raise Image.DecompressionBombError
-    except DataError:
-        file.close()
-        raise
-    except Image.DecompressionBombError as error:
-        file.close()
-        raise DataError(
-            f"{name} has more than {limit:,} pixels and was not decoded."
-            " If it is meant to be so large, set the environment variable HSVDET_MAX_PIXELS."
-        ) from error
-    except UnidentifiedImageError as error:
-        file.close()
-        raise DataError(
-            f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000,"
-            " PPM), or its header is broken."
-        ) from error
-    except Exception as error:  # on broken files Pillow's readers raise whatever they stumble over
-        file.close()
-        raise DataError(f"{name} has a broken header: {_reason(error)}.") from error
-    return name, image
+        mode = os.stat(name).st_mode
+        if stat.S_ISDIR(mode):
+            raise DataError(f"{name} is a folder, an image file was expected.")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise DataError(f"{name} is not a regular file, an image file was expected.")
+        return open(name, "rb")
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{name} cannot be opened: {reason}.") from error
 
 
 def _decode(image: Image.Image, name: str, shrink: int = 1) -> Tensor:
@@ -132,7 +132,7 @@ def _decode(image: Image.Image, name: str, shrink: int = 1) -> Tensor:
             pixels = np.array(Image.fromarray(pixels).reduce(shrink))
     except DataError:
         raise
-    except Exception as error:  # as in _open
+    except Exception as error:  # as in _opened
         raise DataError(f"{name} is broken or truncated: {_reason(error)}. Replace or remove it.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 

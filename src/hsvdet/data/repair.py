@@ -171,13 +171,13 @@ def _repeated(columns: Columns) -> np.ndarray:
 class Classes(NamedTuple):
     """The classes of a data set and how its own ids lead to the contiguous ones.
 
-    labels, category_ids: as in DetectionData. index: own id to contiguous id; -1 = a class of the data set
+    labels, category_ids: as in DetectionData. contiguous: own id to 0..C-1; -1 = a class of the data set
     that was not asked for. names: own id to name.
     """
 
     labels: tuple[str, ...]
     category_ids: tuple[int, ...]
-    index: dict[int, int]
+    contiguous: dict[int, int]
     names: dict[int, str]
 
 
@@ -215,8 +215,8 @@ def classes_of(
         if name not in first:
             free += 1
         category_ids.append(first.get(name, free))
-    index = {category_id: position.get(name, -1) for category_id, name in names.items()}
-    return Classes(labels, tuple(category_ids), index, names)
+    contiguous = {category_id: position.get(name, -1) for category_id, name in names.items()}
+    return Classes(labels, tuple(category_ids), contiguous, names)
 
 
 def refuse_unasked(names: Iterable[str], labels: Sequence[str], where: str) -> None:

@@ -21,9 +21,14 @@ _SPLIT_NAMES |= {"test": "test", "testing": "test", "trainval": "trainval"}
 class Source(Protocol):
     """A data set on disk whose format is known. splits: name to whatever the format needs to read it."""
 
-    format: str
-    root: Path
-    splits: dict
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def splits(self) -> dict: ...
 
     def read(self, split: str, asked: Sequence[str] | None) -> DetectionData:
         """asked: class names in the order wanted, or None for the data set's own."""

@@ -343,8 +343,8 @@ class _Reader:
         usable = np.flatnonzero(known & ~far)
         rows, image, number, own = rows[usable], image[usable], number[usable], own[usable].astype(np.int64)
 
-        ids = sorted(classes.index)
-        label = np.array([classes.index[i] for i in ids], dtype=np.int64)[np.searchsorted(ids, own)]
+        ids = sorted(classes.contiguous)
+        label = np.array([classes.contiguous[i] for i in ids], dtype=np.int64)[np.searchsorted(ids, own)]
         unasked = (classes.names[i] for i in own[label < 0].tolist())
         refuse_unasked(unasked, classes.labels, f"{source.root}, split {self.split},")
         sizes = np.array([entry.size[::-1] for entry in entries], dtype=np.float64).reshape(-1, 2)[image]
