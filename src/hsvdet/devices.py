@@ -16,7 +16,8 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device called "cpu", "cuda", "cuda:1" (or "1") or "mps", if it is there; "auto" takes CUDA, else Apple's, else the CPU. Raises ConfigError."""
+    """The device called "cpu", "cuda", "cuda:1" (or "1") or "mps", if it is there; "auto"
+    takes CUDA, else Apple's, else the CPU. Raises ConfigError."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if str(name) == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

@@ -57,7 +57,7 @@ class DenseCriterion(nn.Module):
         wanted = torch.zeros_like(logits)
         if len(image):
             wanted[image, anchor, labels[image, target]] = weight
-        total = mean_over_processes(assignment.score.sum()).clamp(min=1)
+        total = mean_over_processes(assignment.score.sum(), least=1)
 
         box = xyxy[image, target] if len(image) else predicted[image, anchor].detach()
         overlap = complete_iou(predicted[image, anchor], box)
@@ -79,7 +79,7 @@ class DenseCriterion(nn.Module):
 
     def _selector_loss(self, output: DenseOutput, targets: list[Target]) -> Tensor:
         objects = output.extents.new_tensor(float(sum(len(target.labels) for target in targets)))
-        objects = mean_over_processes(objects).clamp(min=1)
+        objects = mean_over_processes(objects, least=1)
         steps = {int((output.strides == s).sum()): int(s) for s in output.strides.unique().tolist()}
         loss = output.extents.new_zeros(())
         for scores in output.selector_scores:

@@ -68,7 +68,7 @@ class SetCriterion(nn.Module):
 
     def _total(self, targets: list[Target], device: torch.device) -> Tensor:
         count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
-        return mean_over_processes(count).clamp(min=1)
+        return mean_over_processes(count, least=1)
 
     def _losses(
         self, prediction: Prediction, targets: list[Target], pairs: Match, total: Tensor, name: str

@@ -235,6 +235,11 @@ class _Run:
         decay = recipe.ema_decay if self.steps >= 10 * recipe.ema_ramp else recipe.ema_decay_small
         self.average = AveragedNet(net, decay, recipe.ema_ramp)
         self.gates = gates(net)
+        self.norms = [
+            (module, module.momentum)
+            for module in net.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
         self.buffers = [buffer for buffer in net.buffers() if buffer.numel()]
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
@@ -310,6 +315,7 @@ class _Run:
         for number, batch in enumerate(window):
             # Keyed, not carried on: right in every process, and nothing to save.
             torch.manual_seed(_seed(self.seed, epoch, done + number, self.rank))
+            self._set_norm_momentum(step * self.accumulate + number)
             with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(window) - 1):
                 losses = self._losses(batch)
                 self.fabric.backward(sum(losses.values()) / len(window))
@@ -350,9 +356,15 @@ class _Run:
         self.wrapped.train()
         per_process = self.batch // self.world
         if self.warm and per_process < self.recipe.frozen_norm_batch:
-            for module in self.net.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for module, _ in self.norms:
+                module.eval()
+
+    def _set_norm_momentum(self, batches: int) -> None:
+        """Running statistics of a new network start as the mean over the batches seen, not from 0 and 1: else
+        these are still felt after a hundred steps, and every short run validates badly."""
+        if not self.warm:
+            for module, momentum in self.norms:
+                module.momentum = max(momentum, 1 / (batches + 1))
 
     def _highest_rate(self) -> float:
         return self.recipe.warm_learning_rate if self.warm else self.recipe.learning_rate
@@ -591,7 +603,7 @@ class _Run:
             self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        number = self.stop_signal
+        number = self.interrupts.received if self.world == 1 else self.stop_signal
         if not number:
             return
         self._save()

@@ -1,0 +1,95 @@
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from tiny_runs import digest, in_process, kill_at_step, metrics, squares, tiny
+
+from hsvdet.training import train
+from hsvdet.training.state import read_state
+
+FILES = ("resume.safetensors", "last.safetensors", "best.safetensors")
+
+
+def run(data, out, workers, resume=False, kill=None, save_every=0.0):
+    if kill is not None:
+        kill_at_step(kill)
+    # A random selector draws from torch's generator in every step: a lost random state would be seen.
+    detector = tiny("hsv-det-n", selector="random", k=2, seed=1 if resume else 0)
+    train(
+        detector, (data, data), out, epochs=5, batch=4, accumulate=2, workers=workers, resume=resume,
+        device="cpu", save_every=save_every, progress=False, options={"multi_scale": 0.5},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    import lightning.fabric  # noqa: F401  once here, not in each forked process
+
+    root = tmp_path_factory.mktemp("run")
+    data = squares(root, count=22)
+    process = in_process(run, data, root / "whole", 0)
+    process.join()
+    assert process.exitcode == 0
+    return data, root / "whole"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_any_step_a_resumed_run_ends_with_the_same_bits(uninterrupted, tmp_path, workers):
+    data, whole = uninterrupted
+    steps = read_state(whole / "resume.safetensors").position.step
+    assert steps == 15
+    random.seed(time.time_ns())
+    first, second = sorted(random.sample(range(2, steps + 1), 2))
+    out = tmp_path / "killed"
+    for kill in (first, second, None):
+        process = in_process(run, data, out, workers, out.exists(), kill, 0.0 if kill != second else 1e9)
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if kill else 0), (first, second)
+    for name in FILES:
+        assert digest(out / name) == digest(whole / name), (name, first, second)
+    assert metrics(out) == metrics(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_step_saves_and_says_how_to_go_on(uninterrupted, tmp_path, number):
+    data, whole = uninterrupted
+    out = tmp_path / "stopped"
+
+    def interrupted():
+        from hsvdet.errors import Interrupted
+        from hsvdet.training.ema import AveragedNet
+
+        original = AveragedNet.update
+
+        def update(self):
+            if self.steps + 1 == 5:
+                os.kill(os.getpid(), number)
+            original(self)
+
+        AveragedNet.update = update
+        try:
+            run(data, out, 0, save_every=1e9)
+        except Interrupted as stopped:
+            assert "resume" in str(stopped) and str(out) in str(stopped)
+            os._exit(stopped.exit_code)
+
+    process = in_process(interrupted)
+    process.join()
+    assert process.exitcode == 128 + number
+    assert read_state(out / "resume.safetensors").position == (1, 4, 5)
+    process = in_process(run, data, out, 0, True)
+    process.join()
+    assert process.exitcode == 0
+    assert digest(out / "resume.safetensors") == digest(whole / "resume.safetensors")
+    assert metrics(out) == metrics(whole)
+
+
+def test_nothing_of_a_run_is_a_pickle(uninterrupted):
+    _, whole = uninterrupted
+    for path in whole.rglob("*"):
+        if path.is_file():
+            assert path.suffix in (".safetensors", ".csv", ".json", ".png", ".jpg") or "tfevents" in path.name
+    assert torch.get_num_threads() >= 1

@@ -1,0 +1,210 @@
+import errno
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import LABELS, metrics, squares, tiny
+
+import hsvdet.checkpoint
+import hsvdet.training.loop as loop
+from hsvdet.detector import load
+from hsvdet.errors import ConfigError, NonFiniteError, SaveError
+from hsvdet.training import train
+from hsvdet.training.state import read_state
+from hsvdet.validation import val
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_leaves_what_its_documentation_lists(tmp_path, capfd):
+    data = squares(tmp_path)
+    detector = tiny("hsv-det-n+")
+    out = tmp_path / "run"
+    result = train(detector, (data, data), out, epochs=5, batch=4, accumulate=2, workers=0)
+
+    rows = metrics(out)
+    assert [row[0] for row in rows] == ["epoch", "1", "2", "3", "4", "5"]
+    for column in ("learning_rate", "loss/class", "loss/selector", "ap", "ap50", "gate/P4", "entropy/P5"):
+        assert column in rows[0]
+    for name in ("curves.png", "train_batch.jpg", "train_batch_settle.jpg", "val/metrics.json", "val/pr.png"):
+        assert (out / name).stat().st_size > 1000
+    assert list((out / "tensorboard").iterdir())
+    described = json.loads((out / "run.json").read_text())
+    assert described["settings"]["accumulate"] == 2 and described["images"] == {"train": 12, "val": 12}
+    shown = capfd.readouterr()
+    assert shown.out == "" and shown.err.count("\nepoch ") == 5
+
+    best = load(result.best)
+    assert best.labels == LABELS and best.source.startswith("trained with hsvdet")
+    for name, tensor in best.net.state_dict().items():
+        assert torch.equal(tensor, detector.net.state_dict()[name]), name
+    again = val(result.best, data, batch=5, workers=0, device="cpu")
+    assert again.ap == pytest.approx(result.metrics["ap"], abs=1e-6)
+    assert again.duplicates_before is not None
+
+
+def test_answers_do_not_depend_on_the_batch_they_came_in(tmp_path):
+    data = squares(tmp_path)
+    wide = Image.fromarray(np.full((40, 64, 3), 90, np.uint8))
+    wide.save(data.records[3].path)
+    data.records[3] = data.records[3]._replace(size=(40, 64))
+    detector = tiny("hsv-det-n")
+    detector.net.eval()
+    found = [val(detector, data, batch=batch, workers=0, device="cpu", score=1e-6) for batch in (1, 5, 12)]
+    assert found[0].detections == found[1].detections == found[2].detections > 0
+    assert found[0].stats == pytest.approx(found[2].stats, abs=1e-6, nan_ok=True)
+
+
+def test_accumulated_batches_make_the_step_of_their_mean(tmp_path, monkeypatch):
+    """Two batches accumulated move the weights as the mean of their two losses does."""
+    norms = []
+    clip = loop._Run._step
+
+    def step(self, window):
+        norms.append(len(window))
+        clip(self, window)
+
+    monkeypatch.setattr(loop._Run, "_step", step)
+    data = squares(tmp_path)
+    train(tiny(), (data, None), tmp_path / "run", epochs=2, batch=2, accumulate=4, workers=0, progress=False)
+    assert norms == [4, 2, 4, 2]  # the last window of an epoch is what remains of it
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_non_finite_step_stops_with_its_images_named_and_the_state_before_it_saved(
+    tmp_path, monkeypatch, what
+):
+    data = squares(tmp_path)
+    original = loop._Run._losses
+    before = {}
+
+    def poisoned(self, batch):
+        weights = {name: value.clone() for name, value in self.net.state_dict().items()}
+        losses = original(self, batch)
+        if self.position.step == 4:
+            before["paths"] = [info.path for info in batch.infos]
+            before["weights"] = weights
+            poison = torch.tensor(float("nan")) if what == "loss" else _infinite_gradient(losses["box"])
+            losses["box"] = losses["box"] + poison
+        return losses
+
+    monkeypatch.setattr(loop._Run, "_losses", poisoned)
+    with pytest.raises(NonFiniteError) as caught:
+        train(
+            tiny(), (data, None), tmp_path / "run", epochs=3, batch=4, accumulate=1, workers=0, progress=False
+        )
+    message = str(caught.value)
+    assert "Epoch 2, step 5" in message and ("box nan" in message) == (what == "loss")
+    assert all(path in message for path in before["paths"]) and message.count(".png") == 4
+    state = read_state(tmp_path / "run/nonfinite.safetensors")
+    assert state.position == (1, 1, 4)
+    for name, tensor in before["weights"].items():
+        assert torch.equal(state.tensors["net"][name], tensor), name
+
+
+def _infinite_gradient(loss):
+    """0, with a gradient of infinity."""
+    zero = loss.clone() - loss.detach()
+    zero.register_hook(lambda gradient: gradient * float("inf"))
+    return zero
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_harms_nothing(tmp_path, monkeypatch):
+    data = squares(tmp_path)
+    out = tmp_path / "run"
+    sync, left = hsvdet.checkpoint.os.fsync, [9]
+
+    def fsync(handle):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(hsvdet.checkpoint.os, "fsync", fsync)
+    with pytest.raises(SaveError, match="No space left on device") as caught:
+        train(tiny(), (data, None), out, epochs=8, batch=4, workers=0, progress=False)
+    assert "\n" not in str(caught.value) and "resume" in str(caught.value)
+    monkeypatch.undo()
+    assert not list(out.glob(".*.part"))
+    assert read_state(out / "resume.safetensors").position.epoch >= 1
+    load(out / "last.safetensors")
+    result = train(tiny(), (data, None), out, epochs=8, batch=4, workers=0, progress=False, resume=True)
+    assert [row[0] for row in metrics(out)[1:]] == [str(epoch) for epoch in range(1, 9)]
+    assert result.best.is_file()
+
+
+def test_a_run_is_neither_overwritten_nor_continued_with_other_settings(tmp_path):
+    data = squares(tmp_path, count=4)
+    out = tmp_path / "run"
+    plain = dict(epochs=1, batch=4, workers=0, progress=False)
+    with pytest.raises(ConfigError, match="no run to resume"):
+        train(tiny(), (data, None), out, **plain, resume=True)
+    train(tiny(), (data, None), out, **plain)
+    with pytest.raises(ConfigError, match="already holds a run.*resume"):
+        train(tiny(), (data, None), out, **plain)
+    with pytest.raises(ConfigError, match=r"recipe.mosaic \(was 1.0, now 0.5\), seed \(was 0, now 3\)"):
+        train(tiny(), (data, None), out, **plain, resume=True, seed=3, options={"mosaic": 0.5})
+    with pytest.raises(ConfigError, match=r"epochs \(was 1, now 2\)"):
+        train(tiny(), (data, None), out, **{**plain, "epochs": 2}, resume=True)
+
+
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path):
+    data = squares(tmp_path, count=4)
+    for settings, message in (
+        ({"precision": "fp16"}, "fp16 needs a CUDA device"),
+        ({"precision": "int8"}, "precision expects one of fp32, bf16, fp16"),
+        ({"device": "gpu"}, "device expects auto, cpu"),
+        ({"batch": 0}, "batch"),
+        ({"options": {"mozaic": 1.0}}, "Did you mean mosaic"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(tiny(), (data, None), tmp_path / "run", device=settings.pop("device", "cpu"), **settings)
+    renamed = data.__class__(**{**vars(data), "labels": ("dark", "bright")})
+    with pytest.raises(ConfigError, match="the data set alone has bright; the detector alone has light"):
+        train(tiny(), (renamed, None), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_network_with_small_batches_keeps_its_statistics(tmp_path):
+    data = squares(tmp_path, count=4)
+    detector = tiny()
+    detector.source = "somewhere"
+    before = {name: tensor.clone() for name, tensor in detector.net.state_dict().items()}
+    plain = dict(epochs=2, batch=4, workers=0, progress=False)
+    train(detector, (data, None), tmp_path / "run", **plain)
+    for name, tensor in detector.net.state_dict().items():
+        if "running" in name or "num_batches" in name:
+            assert torch.equal(tensor, before[name]), name
+    assert not torch.equal(detector.net.head.class_towers[0][-1].bias, before["head.class_towers.0.2.bias"])
+    assert "starting from: somewhere" in load(tmp_path / "run/best.safetensors").source
+
+
+def test_bfloat16_trains_too(tmp_path, caplog):
+    data = squares(tmp_path, count=4)
+    with caplog.at_level(logging.WARNING):
+        train(
+            tiny(),
+            (data, data),
+            tmp_path / "run",
+            epochs=1,
+            batch=4,
+            workers=0,
+            precision="bf16",
+            progress=False,
+        )
+    assert not caplog.records
+    assert all(
+        tensor.dtype != torch.bfloat16
+        for tensor in load(tmp_path / "run/last.safetensors").net.state_dict().values()
+    )
