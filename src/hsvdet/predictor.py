@@ -113,7 +113,9 @@ def predict(
     folder = Path(out)
     found = [source for source in find_sources(sources) if not _is_inside(source, folder)]
     if not found:
-        raise DataError(f"All images are in {folder}, where the results go. Choose another folder for these.")
+        raise DataError(
+            f"All sources are in {folder}, where the results go. Choose another folder for the results."
+        )
     detector = _ready(detector, size, device)
     detect = _detecting(detector, score, iou, limit, batch)
     failures: list[Failure] = []

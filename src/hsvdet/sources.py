@@ -229,16 +229,16 @@ def _fetch(source: Source) -> Iterator[Frame]:
         with urlopen(request, timeout=_PATIENCE) as response, NamedTemporaryFile(prefix="hsvdet-") as file:
             kind = response.headers.get_content_type()
             suffix = PurePosixPath(urlsplit(response.url).path).suffix.lower()
-            streamed = kind in _STREAMED or suffix == ".m3u8"
             if kind == "text/html":
                 raise DataError(f"{source} is a web page; the URL of an image or a video was expected.")
+            streamed = kind in _STREAMED or suffix == ".m3u8"
+            image = kind.startswith("image/") or suffix in IMAGE_SUFFIXES
             if not streamed:
-                image = kind.startswith("image/") or suffix in IMAGE_SUFFIXES
                 _download(response, file, str(source), _LARGEST_IMAGE if image else _LARGEST_VIDEO)
             response.close()
             if streamed:
                 yield from _film(source, source.location, live=True)
-            elif _kind(Path(file.name)) == "image":
+            elif image or _kind(Path(file.name)) == "image":
                 yield Frame(_read_named(file.name, source), source)
             else:
                 yield from _film(source, file.name)

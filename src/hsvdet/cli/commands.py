@@ -5,10 +5,11 @@ PyTorch is imported inside them, so that `hsvdet --help` does not wait for it.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 def _app(help_: str, **options: Any) -> typer.Typer:
     return typer.Typer(
         help=help_,
-        no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -39,6 +39,7 @@ def _example(*lines: str) -> str:
 app = _app(
     "Object detection whose results people can check: HSV-DET and YOLOv8 in PyTorch.",
     epilog=_example("hsvdet demo", "hsvdet train --help"),
+    invoke_without_command=True,
 )
 data_app = _app("Look into data sets (COCO, YOLO, Pascal VOC, IDD), and convert them.")
 app.add_typer(data_app, name="data")
@@ -83,11 +84,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _hsvdet(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command(epilog=_example("hsvdet models"))
@@ -213,9 +216,10 @@ def train(
     from ..data.read import read_data
     from ..training import train
 
+    plan = _plan(model, weights, size, recipe, settings or [])
     training_data = read_data(data, split)
     validation_data = None if val_split == "none" else read_data(data, val_split, labels=training_data.labels)
-    detector, numbers = _detector_to_train(model, training_data, weights, size, seed, recipe, settings or [])
+    detector = plan.create(training_data, seed)
     result = train(
         detector,
         (training_data, validation_data),
@@ -232,7 +236,7 @@ def train(
         workers=workers,
         resume=resume,
         recipe=recipe,
-        options=numbers,
+        options=plan.recipe_options,
     )
     ap = (
         f"AP {result.metrics['ap']:.3f}, AP50 {result.metrics['ap50']:.3f}"
@@ -244,23 +248,43 @@ def train(
     )
 
 
-def _detector_to_train(
+class _Plan(NamedTuple):
+    """A detector to be made when the classes are known, and the numbers of the recipe that differ."""
+
+    model: str
+    options: dict[str, Any]
+    size: tuple[int, int] | None
+    weights: str | None
+    recipe_options: dict[str, Any]
+
+    def create(self, data: DetectionData, seed: int) -> Detector:
+        """With the data's classes; begun with the weights, if there are any."""
+        import torch
+
+        from ..conversion import warm_start
+        from ..detector import create
+
+        torch.manual_seed(seed)
+        detector = create(
+            self.model, data.labels, size=self.size, category_ids=data.category_ids, options=self.options
+        )
+        if self.weights is not None:
+            logging.getLogger("hsvdet").info("%s", warm_start(detector, self.weights))
+        return detector
+
+
+def _plan(
     model: str,
-    data: DetectionData,
     weights: str | None,
     size: tuple[int, int] | None,
-    seed: int,
     recipe: str | None,
     settings: list[str],
-) -> tuple[Detector, dict[str, Any]]:
-    """A new detector for the data's classes, begun with the weights if there are any, and the recipe's numbers
-    among the settings. A checkpoint as the model gives its configuration, size and weights."""
-    import torch
-
+) -> _Plan:
+    """Everything that can be refused before the data are read. A checkpoint given as the model says which
+    model it is, with what configuration and size, and is the weights to start from."""
     from .. import models
     from ..checkpoint import read_header
-    from ..conversion import warm_start
-    from ..detector import create, override
+    from ..detector import override
     from ..errors import CheckpointError, ConfigError
     from ..preprocess import Preprocess
     from ..training import find_recipe
@@ -271,24 +295,17 @@ def _detector_to_train(
             raise ConfigError(f"{model} is a checkpoint and brings its weights: leave --weights out.")
         header, weights = read_header(model), model
         try:
-            name, changes = header["model"], header["config"]
+            model, changes = header["model"], header["config"]
             size = size or Preprocess(**header["preprocess"]).size
         except (LookupError, TypeError) as error:
-            raise CheckpointError(
-                f"{model}: its header lacks what says which model it is ({error})."
-            ) from None
-    else:
-        name = model
-    entry = models.find(name)
+            raise CheckpointError(f"{weights}: its header does not say what model it is ({error}).") from None
+    entry = models.find(model)
     config = override(entry.config, changes)
-    options, numbers = parse_settings(settings, config, find_recipe(recipe or entry.recipe))
-    torch.manual_seed(seed)
-    detector = create(
-        name, data.labels, size=size, category_ids=data.category_ids, options={**changes, **options}
-    )
-    if weights is not None:
-        logging.getLogger("hsvdet").info(warm_start(detector, weights))
-    return detector, numbers
+    options, recipe_options = parse_settings(settings, config, find_recipe(recipe or entry.recipe))
+    override(config, options)
+    if size is not None:
+        dataclasses.replace(entry.preprocess, size=size)
+    return _Plan(model, {**changes, **options}, size, weights, recipe_options)
 
 
 @app.command(epilog=_example("hsvdet val runs/street/best.safetensors --data street/ --out runs/street/val"))
