@@ -12,7 +12,8 @@ from torch import nn
 from hsvdet import denoising
 from hsvdet.backbones.resnet import ResNet
 from hsvdet.boxes import inverse_sigmoid, refine
-from hsvdet.errors import ConfigError
+from hsvdet.conversion.backbone import load_backbone
+from hsvdet.errors import CheckpointError, ConfigError
 from hsvdet.layers.attention import MultiHeadAttention, attend, attention_weights
 from hsvdet.layers.conditional import ConditionalCrossAttention
 from hsvdet.layers.position import place_cells, sine_of_coordinates, sine_of_map
@@ -334,6 +335,24 @@ def test_backbones_are_those_of_torchvision():
         (ours,) = net(image)
         torch.testing.assert_close(ours, body(image)["map"], atol=1e-3, rtol=1e-4)
     assert ours.shape == (1, 2048, 4, 4) and net.strides == (16,)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_imagenet_weights_come_from_a_classifier_of_the_same_depth(tmp_path, pretrained):
+    import torchvision
+
+    classifier = torchvision.models.resnet18(weights=None)
+    classifier.bn1.running_mean.normal_()
+    torch.save(classifier.state_dict(), tmp_path / "resnet18.pth")
+    net = ResNet("resnet18", pretrained=pretrained)
+    assert load_backbone(net, tmp_path / "resnet18.pth") == 100
+    assert torch.equal(net.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
+    assert torch.equal(net.bn1.running_mean, classifier.bn1.running_mean)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_backbone(ResNet("resnet34"), tmp_path / "resnet18.pth")
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="conv.weight"):
+        load_backbone(net, tmp_path / "other.pth")
 
 
 def test_unknown_backbones_and_forms_are_named():

@@ -1,0 +1,147 @@
+"""Every published model of the DETR family against its reference's numbers: a table of largest differences.
+
+    python benchmarks/parity.py [--golden ../shared/golden] [NAME ...]
+
+Weights are drawn under the names of the published checkpoint (tests/parity), converted, and run on one image and on
+a padded batch of two sizes. `logits` and `boxes` are the largest differences from the reference in float32, over
+the sampled queries; `allowed` is ten times the reference's own distance from itself in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "parity"))
+
+from filler import fill, picture  # noqa: E402
+from lineage import lineage_image, lineage_tensor  # noqa: E402
+
+from hsvdet.conversion import conditional_detr as conditional_rules  # noqa: E402
+from hsvdet.conversion import dab_detr as dab_rules  # noqa: E402
+from hsvdet.conversion import detr as detr_rules  # noqa: E402
+from hsvdet.conversion.rename import rename  # noqa: E402
+from hsvdet.detector import load_tensors  # noqa: E402
+from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig  # noqa: E402
+from hsvdet.models.dab_detr import DabDetr, DabDetrConfig  # noqa: E402
+from hsvdet.models.detr import Detr, DetrConfig  # noqa: E402
+from hsvdet.models.dn_detr import DnDetr, DnDetrConfig  # noqa: E402
+
+PUBLISHED = {
+    "detr_r50": (Detr, DetrConfig(), detr_rules),
+    "detr_r101": (Detr, DetrConfig(backbone="resnet101"), detr_rules),
+    "detr_r50_dc5": (Detr, DetrConfig(dilated=True), detr_rules),
+    "detr_r101_dc5": (Detr, DetrConfig(backbone="resnet101", dilated=True), detr_rules),
+    "conditional_detr_r50": (ConditionalDetr, ConditionalDetrConfig(), conditional_rules),
+    "dab_detr_r50": (DabDetr, DabDetrConfig(eps=1e-5), dab_rules),
+}
+LINEAGE = {"dn_dab_detr": DnDetrConfig(), "dn_dab_detr_pat3": DnDetrConfig(patterns=3)}
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def published(folder: Path, name: str):
+    """(case, images, positions, logits, boxes, allowed) of each case, and the network."""
+    meta = json.loads((folder / "open" / f"{name}.json").read_text())
+    numbers = np.load(folder / "open" / f"{name}.npz")
+    keys = json.loads((folder / "keys" / f"{name}.json").read_text())["keys"]
+    drawing = meta["fill"]
+    tensors = {key: fill(key, shape, drawing["salt"], drawing["gains"]) for key, shape, _ in keys}
+    network, config, rules = PUBLISHED[name]
+    net = network(config, 91)
+    load_tensors(net, rename(tensors, rules.TRANSFORMERS, name).tensors, name)
+    for case in meta["cases"]:
+        images = [
+            (picture(i["h"], i["w"], i["seed"]) - MEAN[:, None, None]) / STD[:, None, None]
+            for i in case["images"]
+        ]
+        allowed = case["suggested_atol_f32"]
+        at = [(image, query) for image, q in enumerate(case["sample_query_positions"]) for query in q]
+        logits, boxes = numbers[f"{case['id']}/logits"], numbers[f"{case['id']}/pred_boxes"]
+        yield (
+            net,
+            case["id"],
+            images,
+            at,
+            logits.reshape(len(at), -1),
+            boxes.reshape(len(at), 4),
+            allowed["logits"],
+            allowed["pred_boxes"],
+        )
+
+
+def lineage(folder: Path, name: str):
+    keys = json.loads((folder / f"{name}_keys.json").read_text())
+    tensors = {
+        key: lineage_tensor(keys["aliases"].get(key, key), shape) for key, shape in keys["keys"].items()
+    }
+    net = DnDetr(LINEAGE[name], 91)
+    load_tensors(net, rename(tensors, dab_rules.ORIGINAL, name).tensors, name)
+    for case in ("single", "padded"):
+        known = json.loads((folder / f"{name}_{case}.json").read_text())
+        images = [lineage_image(f"img{i}", *size) for i, size in enumerate(known["image_sizes"])]
+        samples, noise = known["samples"], known["fp64_check"]
+        yield (
+            net,
+            case,
+            images,
+            [(sample["image"], sample["query"]) for sample in samples],
+            np.array([sample["logits"] for sample in samples]),
+            np.array([sample["box"] for sample in samples]),
+            max(1e-4, 10 * noise["max_abs_logits"]),
+            max(1e-5, 10 * noise["max_abs_boxes"]),
+        )
+
+
+def batch(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    stacked = torch.zeros(len(images), 3, height, width)
+    padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    for i, image in enumerate(images):
+        stacked[i, :, : image.shape[1], : image.shape[2]] = image
+        padding[i, : image.shape[1], : image.shape[2]] = False
+    return stacked, padding if padding.any() else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models; all if none is given")
+    parser.add_argument("--golden", type=Path, default=ROOT.parent / "shared" / "golden")
+    arguments = parser.parse_args()
+    known = [*PUBLISHED, *LINEAGE]
+    unknown = [name for name in arguments.names if name not in known]
+    if unknown or not arguments.golden.is_dir():
+        parser.error(
+            f"no model {unknown[0]}; there are {', '.join(known)}" if unknown else "no golden folder"
+        )
+    print(f"{'model':22} {'case':7} {'logits':>8} {'allowed':>8} {'boxes':>8} {'allowed':>8} {'seconds':>8}")
+    failed = 0
+    for name in arguments.names or known:
+        source = published if name in PUBLISHED else lineage
+        folder = arguments.golden / ("published" if name in PUBLISHED else "lineage")
+        for net, case, images, at, logits, boxes, most_logits, most_boxes in source(folder, name):
+            inputs = batch(images)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                answer = net.eval()(*inputs).answer
+            seconds = time.perf_counter() - start
+            image, query = (list(index) for index in zip(*at, strict=True))
+            off = np.abs(answer.logits[image, query].numpy() - logits).max()
+            off_boxes = np.abs(answer.boxes[image, query].numpy() - boxes).max()
+            good = off <= most_logits and off_boxes <= most_boxes
+            failed += not good
+            print(
+                f"{name:22} {case:7} {off:8.1e} {most_logits:8.1e} {off_boxes:8.1e} {most_boxes:8.1e}"
+                f" {seconds:8.2f}{'' if good else '  TOO FAR'}"
+            )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
