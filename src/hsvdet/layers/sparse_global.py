@@ -113,8 +113,20 @@ class AttentionInput(NamedTuple):
     allowed: Tensor | None
 
 
-class SparseGlobal(nn.Module):
-    """channels: C of the map. stride: pixels per cell, which places tokens and sizes k "auto"."""
+class SparseAttention(nn.Module):
+    """Which tokens of a map are selected, and what they are to attention: the block and its folded form
+    (deploy/sparse_global.py) have this in common.
+
+    channels: C of the map. stride: pixels per cell, which places tokens and sizes k "auto". A subclass has the
+    layers `query`, `key`, `norm`, `value`, and `registers` and `scorer` where the configuration asks for them.
+    """
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    norm: nn.LayerNorm
+    registers: Tensor
+    scorer: TokenScorer
 
     def __init__(self, channels: int, stride: int, config: SparseGlobalConfig):
         super().__init__()
@@ -126,6 +138,101 @@ class SparseGlobal(nn.Module):
             raise ConfigError(
                 f"position needs a multiple of 4 channels a head; got {channels // self.heads}."
             )
+
+    def tokens_selected(self, height: int, width: int) -> int:
+        """k for a map of height x width cells: never more than there are."""
+        total, k = height * width, self.config.k
+        if self.config.selector == "all":
+            return total
+        if k == "auto":
+            k = total * (self.stride / 32) ** 2 / 4
+        elif isinstance(k, float):
+            k = k * total
+        return min(max(1, round(k)), total)
+
+    def _select(
+        self, x: Tensor, scores: Tensor | None, padding: Tensor | None, salience: Tensor | None
+    ) -> Tensor | None:
+        """[B, k] indices of the selected tokens, best first, or None for all of them. In float32."""
+        k = self.tokens_selected(*x.shape[2:])
+        if k >= x.shape[2] * x.shape[3]:
+            return None
+        with torch.no_grad(), without_autocast(x):
+            ranking = (
+                scores.detach() if scores is not None else rank_tokens(self.config.selector, x, salience)
+            )
+            if padding is not None:
+                ranking = ranking.masked_fill(padding, -torch.inf)
+            return ranking.flatten(1).topk(k).indices
+
+    def _attention_precision(self, x: Tensor):
+        return without_autocast(x) if self.config.attention_dtype == "float32" else nullcontext()
+
+    def _attention_input(self, x: Tensor, index: Tensor | None, padding: Tensor | None) -> AttentionInput:
+        height, width = x.shape[2:]
+        with self._attention_precision(x):
+            tokens = tokens_at(x.flatten(2).transpose(1, 2), index)
+            tokens = tokens.float() if self.config.attention_dtype == "float32" else tokens
+            place = torch.arange(height * width, device=x.device)[None] if index is None else index
+            place = torch.stack([place % width, place // width], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
+            hidden = None if padding is None else tokens_at(padding.flatten(1), index)
+            extra, extra_place, extra_hidden = self._extra(x, padding, tokens.dtype)
+            # Places in units of 32 pixels, so that a model trained at one size works at another.
+            scale = self.stride / 32
+            queries = self._project(self.query, tokens, place * scale)
+            keys = self._project(self.key, tokens, place * scale)
+            values = self._values(tokens)
+            if extra is not None:
+                keys = torch.cat([keys, self._project(self.key, extra, extra_place * scale)], 2)
+                values = torch.cat([values, self._values(extra)], 2)
+                hidden = None if hidden is None else torch.cat([hidden, extra_hidden], 1)
+        return AttentionInput(queries, keys, values, None if hidden is None else ~hidden[:, None, None])
+
+    def _project(self, layer: nn.Linear, tokens: Tensor, place: Tensor) -> Tensor:
+        """To normalised queries or keys [B, heads, k, C / heads]."""
+        if self.config.position == "sincos":
+            tokens = tokens + sincos_2d(place, self.channels).to(tokens.dtype)
+        projected = layer_norm(self.norm, self._split(linear(layer, tokens)))
+        if self.config.position == "rope":
+            projected = rotate_2d(projected, place)
+        return projected
+
+    def _values(self, tokens: Tensor) -> Tensor:
+        return self._split(linear(self.value, tokens))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _extra(self, x: Tensor, padding: Tensor | None, dtype: torch.dtype):
+        """Pooled and learned tokens [B, extra, C], their places in cells, and which are padding."""
+        batch, _, height, width = x.shape
+        tokens, places, hidden = [], [], []
+        if self.config.context:
+            size = (min(self.config.context, height), min(self.config.context, width))
+            real = x.new_ones(batch, 1, height, width) if padding is None else (~padding)[:, None].to(x.dtype)
+            share = F.adaptive_avg_pool2d(real, size)
+            pooled = F.adaptive_avg_pool2d(x * real, size) / share.clamp(min=1e-6)
+            tokens.append(pooled.flatten(2).transpose(1, 2).to(dtype))
+            y = (torch.arange(size[0], device=x.device) + 0.5) * (height / size[0])
+            x_ = (torch.arange(size[1], device=x.device) + 0.5) * (width / size[1])
+            grid = torch.stack([x_[None].expand(size), y[:, None].expand(size)], -1).reshape(1, -1, 2)
+            places.append(grid)
+            hidden.append(share.flatten(1) == 0)
+        if self.config.registers:
+            tokens.append(self.registers.to(dtype).expand(batch, -1, -1))
+            centre = x.new_tensor([width / 2, height / 2], dtype=torch.float32)
+            places.append(centre.expand(1, self.config.registers, 2))
+            hidden.append(torch.zeros(batch, self.config.registers, dtype=torch.bool, device=x.device))
+        if not tokens:
+            return None, None, None
+        return torch.cat(tokens, 1), torch.cat(places, 1), torch.cat(hidden, 1)
+
+
+class SparseGlobal(SparseAttention):
+    """channels: C of the map. stride: pixels per cell, which places tokens and sizes k "auto"."""
+
+    def __init__(self, channels: int, stride: int, config: SparseGlobalConfig):
+        super().__init__(channels, stride, config)
         self.query = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)
         self.value = nn.Linear(channels, channels, bias=False)
@@ -151,17 +258,6 @@ class SparseGlobal(nn.Module):
             if config.gate in ("scalar", "channel"):
                 self.gate.requires_grad_(True)
 
-    def tokens_selected(self, height: int, width: int) -> int:
-        """k for a map of height x width cells: never more than there are."""
-        total, k = height * width, self.config.k
-        if self.config.selector == "all":
-            return total
-        if k == "auto":
-            k = total * (self.stride / 32) ** 2 / 4
-        elif isinstance(k, float):
-            k = k * total
-        return min(max(1, round(k)), total)
-
     def forward(
         self, x: Tensor, padding: Tensor | None = None, salience: Tensor | None = None
     ) -> SparseGlobalOutput:
@@ -171,7 +267,7 @@ class SparseGlobal(nn.Module):
         scores = self.scorer(x) if self.config.selector == "learned" else None
         index = self._select(x, scores, padding, salience)
         delta = self._attention_delta(x, scores, index, padding)  # [B, C, k]
-        hidden = None if padding is None else _at(padding.flatten(1), index)
+        hidden = None if padding is None else tokens_at(padding.flatten(1), index)
         if index is None and hidden is None:
             return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
         dense = self._dense(x).flatten(2)
@@ -204,7 +300,7 @@ class SparseGlobal(nn.Module):
         real = allowed[:, 0, 0, :tokens, None]  # [B, k, 1]
         moved = (weights @ values - values[:, :, :tokens]).transpose(1, 2).flatten(2)
         moved = moved @ self.output.weight.float().T * self.gate.float() * real
-        selected = _at(x.flatten(2).transpose(1, 2), index).float() * real
+        selected = tokens_at(x.flatten(2).transpose(1, 2), index).float() * real
         uniform = allowed.sum(-1, keepdim=True).clamp(min=2).log()
         entropy = -(weights * weights.clamp(min=1e-12).log()).sum(-1, keepdim=True) / uniform
         entropy = entropy.mean(1)[real].mean().item()
@@ -220,21 +316,6 @@ class SparseGlobal(nn.Module):
             return torch.zeros_like(x)
         return F.conv2d(x, (self.output.weight @ self.value.weight)[:, :, None, None].to(x.dtype))
 
-    def _select(
-        self, x: Tensor, scores: Tensor | None, padding: Tensor | None, salience: Tensor | None
-    ) -> Tensor | None:
-        """[B, k] indices of the selected tokens, best first, or None for all of them. In float32."""
-        k = self.tokens_selected(*x.shape[2:])
-        if k >= x.shape[2] * x.shape[3]:
-            return None
-        with torch.no_grad(), without_autocast(x):
-            ranking = (
-                scores.detach() if scores is not None else rank_tokens(self.config.selector, x, salience)
-            )
-            if padding is not None:
-                ranking = ranking.masked_fill(padding, -torch.inf)
-            return ranking.flatten(1).topk(k).indices
-
     def _attention_delta(
         self, x: Tensor, scores: Tensor | None, index: Tensor | None, padding: Tensor | None
     ) -> Tensor:
@@ -245,70 +326,11 @@ class SparseGlobal(nn.Module):
         delta = linear(self.output, attended.transpose(1, 2).flatten(2)).to(x.dtype)
         if scores is not None:
             # Mixture-of-Depths routing weight: 1 at the start, and the way gradient reaches the scorer.
-            delta = delta * (2 * _at(scores.flatten(1), index).sigmoid()).unsqueeze(-1).to(x.dtype)
+            delta = delta * (2 * tokens_at(scores.flatten(1), index).sigmoid()).unsqueeze(-1).to(x.dtype)
         return delta.transpose(1, 2)
 
-    def _attention_precision(self, x: Tensor):
-        return without_autocast(x) if self.config.attention_dtype == "float32" else nullcontext()
 
-    def _attention_input(self, x: Tensor, index: Tensor | None, padding: Tensor | None) -> AttentionInput:
-        height, width = x.shape[2:]
-        with self._attention_precision(x):
-            tokens = _at(x.flatten(2).transpose(1, 2), index)
-            tokens = tokens.float() if self.config.attention_dtype == "float32" else tokens
-            place = torch.arange(height * width, device=x.device)[None] if index is None else index
-            place = torch.stack([place % width, place // width], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
-            hidden = None if padding is None else _at(padding.flatten(1), index)
-            extra, extra_place, extra_hidden = self._extra(x, padding, tokens.dtype)
-            # Places in units of 32 pixels, so that a model trained at one size works at another.
-            scale = self.stride / 32
-            queries = self._project(self.query, tokens, place * scale)
-            keys = self._project(self.key, tokens, place * scale)
-            values = self._split(linear(self.value, tokens))
-            if extra is not None:
-                keys = torch.cat([keys, self._project(self.key, extra, extra_place * scale)], 2)
-                values = torch.cat([values, self._split(linear(self.value, extra))], 2)
-                hidden = None if hidden is None else torch.cat([hidden, extra_hidden], 1)
-        return AttentionInput(queries, keys, values, None if hidden is None else ~hidden[:, None, None])
-
-    def _project(self, layer: nn.Linear, tokens: Tensor, place: Tensor) -> Tensor:
-        """To normalised queries or keys [B, heads, k, C / heads]."""
-        if self.config.position == "sincos":
-            tokens = tokens + sincos_2d(place, self.channels).to(tokens.dtype)
-        projected = layer_norm(self.norm, self._split(linear(layer, tokens)))
-        if self.config.position == "rope":
-            projected = rotate_2d(projected, place)
-        return projected
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def _extra(self, x: Tensor, padding: Tensor | None, dtype: torch.dtype):
-        """Pooled and learned tokens [B, extra, C], their places in cells, and which are padding."""
-        batch, _, height, width = x.shape
-        tokens, places, hidden = [], [], []
-        if self.config.context:
-            size = (min(self.config.context, height), min(self.config.context, width))
-            real = x.new_ones(batch, 1, height, width) if padding is None else (~padding)[:, None].to(x.dtype)
-            share = F.adaptive_avg_pool2d(real, size)
-            pooled = F.adaptive_avg_pool2d(x * real, size) / share.clamp(min=1e-6)
-            tokens.append(pooled.flatten(2).transpose(1, 2).to(dtype))
-            y = (torch.arange(size[0], device=x.device) + 0.5) * (height / size[0])
-            x_ = (torch.arange(size[1], device=x.device) + 0.5) * (width / size[1])
-            grid = torch.stack([x_[None].expand(size), y[:, None].expand(size)], -1).reshape(1, -1, 2)
-            places.append(grid)
-            hidden.append(share.flatten(1) == 0)
-        if self.config.registers:
-            tokens.append(self.registers.to(dtype).expand(batch, -1, -1))
-            centre = x.new_tensor([width / 2, height / 2], dtype=torch.float32)
-            places.append(centre.expand(1, self.config.registers, 2))
-            hidden.append(torch.zeros(batch, self.config.registers, dtype=torch.bool, device=x.device))
-        if not tokens:
-            return None, None, None
-        return torch.cat(tokens, 1), torch.cat(places, 1), torch.cat(hidden, 1)
-
-
-def _at(tokens: Tensor, index: Tensor | None) -> Tensor:
+def tokens_at(tokens: Tensor, index: Tensor | None) -> Tensor:
     """tokens [B, N, ...] at index [B, k]; all of them for None."""
     if index is None:
         return tokens
