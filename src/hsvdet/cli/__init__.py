@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, TextIO
 
 from ..errors import HsvdetError
 
+_PIPE_CLOSED = 128 + signal.SIGPIPE  # the reader had enough: `hsvdet models | head -1`
+
 
 class Answer(NamedTuple):
     """What a command says. json: an object; text: the same for people; code: the exit code."""
@@ -40,32 +42,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     with _only_answers_on_stdout(as_json) as stdout, _sigterm_as_interrupt(), _messages():
         answer = _run(arguments)
+        content = json.dumps(answer.json, ensure_ascii=False, allow_nan=False) if as_json else answer.text
         try:
-            if as_json and _is_first_process():
-                print(json.dumps(answer.json, ensure_ascii=False, allow_nan=False), file=stdout)
-            elif answer.text and _is_first_process():
-                print(answer.text, file=stdout)
+            if content and _is_first_process():
+                print(content, file=stdout)
             stdout.flush()
         except BrokenPipeError:
-            # The reader had enough (`| head`). Python would complain again when it closes stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-            return 128 + signal.SIGPIPE
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # Python flushes again when it ends
+            return _PIPE_CLOSED
         return answer.code
 
 
 def _run(arguments: list[str]) -> Answer:
+    import typer
+
     from .commands import app
 
     try:
-        answer = app(arguments, prog_name="hsvdet", standalone_mode=False)
-        # --help and --version have printed already, and give their exit code.
-        return answer if isinstance(answer, Answer) else Answer({}, "", answer or 0)
+        # Not app(): that would turn Ctrl-C and a closed pipe into exit codes of its own.
+        command = typer.main.get_command(app)
+        with command.make_context("hsvdet", arguments) as context:
+            return command.invoke(context) or Answer({}, "")
+    except typer.Exit as done:  # --help and --version have printed already
+        return Answer({}, "", done.exit_code)
     except _Terminated:
         return _failed("Interrupted", "stopped by SIGTERM.", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return _failed("Interrupted", "stopped by Ctrl-C.", 128 + signal.SIGINT)
     except HsvdetError as error:
         return _failed(type(error).__name__, str(error), getattr(error, "exit_code", 2), error)
+    except BrokenPipeError:
+        return Answer({}, "", _PIPE_CLOSED)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}." if error.filename and error.strerror else f"{error}."
         return _failed(type(error).__name__, what, 2, error)
