@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -48,7 +49,7 @@ class Profile:
     (exact; 3 k C^2 + 2 k^2 C with one head, 4 k C^2 + 2 k^2 C with several). The three are one where there is
     no such block. attention_share: of `gflops`, in attention blocks.
     memory, memory_half: peak bytes of the tensors of inference, the image included and weights not, in float32
-    and in float16. Attention matrices count in full, which fused kernels avoid, and workspaces do not count.
+    and under float16 autocast. Attention counts as fused kernels do it; workspaces of kernels do not count.
     parts: as `gflops`; they add up to the whole.
     """
 
@@ -135,8 +136,7 @@ def profile(model: str | Path, *, size: tuple[int, int] | None = None, classes: 
         count.operations("executed") / GIGA,
         count.operations("folded") / GIGA,
         sum(count.operations("literal", *block) for block in _attention_blocks("", count.net)) / total,
-        peak_memory(count.net, count.image),
-        peak_memory(count.net.half(), count.image.half()),
+        *_memory(entry, config, preprocess, number),
         tuple(parts),
     )
 
@@ -177,10 +177,24 @@ def model_table() -> list[ModelRow]:
     return list(model_rows())
 
 
+def _memory(entry: models.Model, config: Any, preprocess: Preprocess, classes: int) -> tuple[int, int]:
+    """`peak_memory` in float32 and under float16 autocast, of a network that is not allocated either.
+
+    Fake tensors say they are on the CPU: the meta device knows no autocast.
+    """
+    with FakeTensorMode():
+        net = entry.net(config, classes)
+        image = torch.empty(1, 3, *preprocess.size)
+        full = peak_memory(net, image)
+        with torch.autocast("cpu", torch.float16, cache_enabled=False):
+            return full, peak_memory(net, image)
+
+
 def peak_memory(net: nn.Module, image: Tensor) -> int:
     """Bytes of the tensors that live together at the worst moment of one inference, `image` included.
 
-    Works on the meta device, where nothing is allocated: what counts is which tensors are still referred to.
+    Nothing needs to be allocated for it: what counts is which tensors are still referred to, so meta and fake
+    tensors do.
     """
     net.eval()
     with torch.no_grad(), _LiveMemory(image) as memory:
@@ -210,7 +224,7 @@ class _LiveMemory(TorchDispatchMode):
         self.live -= bytes_
 
 
-class _BlockCost(NamedTuple):
+class BlockCost(NamedTuple):
     """Multiply-adds of a sparse global block as written and folded, and the parameters that folding removes."""
 
     literal: int
@@ -218,25 +232,25 @@ class _BlockCost(NamedTuple):
     parameters_saved: int
 
 
-def _block_cost(block: SparseGlobal, height: int, width: int) -> _BlockCost:
+def block_cost(block: SparseGlobal, height: int, width: int) -> BlockCost:
     """N tokens, k selected, E extra keys (context and registers): see the module of the block, and Profile."""
     config, c, n = block.config, block.channels, height * width
     matrix, gate = c * c, block.gate.numel() if isinstance(block.gate, nn.Parameter) else 0
     everything = sum(parameter.numel() for parameter in block.parameters())
     if config.dense_path == "linear_control":
-        return _BlockCost(2 * n * matrix, 0, everything)
+        return BlockCost(2 * n * matrix, 0, everything)
     k = block.tokens_selected(height, width)
     extra = min(config.context, height) * min(config.context, width) + config.registers
     attention = 2 * k * (k + extra) * c
     scorer = n * (c * (c // 4) + c // 4) if config.selector == "learned" else 0
     if config.dense_path == "identity":  # nothing to fold
         cost = 4 * k * matrix + 2 * extra * matrix + attention + scorer
-        return _BlockCost(cost, cost, 0)
+        return BlockCost(cost, cost, 0)
     literal = 4 * n * matrix + 2 * extra * matrix + attention + scorer
     if block.heads > 1:
-        return _BlockCost(literal, 4 * k * matrix + 2 * extra * matrix + attention + scorer, gate)
+        return BlockCost(literal, 4 * k * matrix + 2 * extra * matrix + attention + scorer, gate)
     # With one head, values are the tokens themselves: Wv goes into the output matrix.
-    return _BlockCost(literal, 3 * k * matrix + extra * matrix + attention + scorer, matrix + gate)
+    return BlockCost(literal, 3 * k * matrix + extra * matrix + attention + scorer, matrix + gate)
 
 
 class _Count:
@@ -248,10 +262,10 @@ class _Count:
         self.image = torch.empty(1, 3, *preprocess.size, device="meta")
         self.parameters = sum(parameter.numel() for parameter in self.net.parameters())
         self.paths = {module: path for path, module in self.net.named_modules()}
-        self.blocks: dict[nn.Module, _BlockCost] = {}
+        self.blocks: dict[nn.Module, BlockCost] = {}
 
         def meet(block: nn.Module, inputs: tuple) -> None:
-            self.blocks[block] = _block_cost(block, *inputs[0].shape[-2:])
+            self.blocks[block] = block_cost(block, *inputs[0].shape[-2:])
 
         hooks = [m.register_forward_pre_hook(meet) for m in self.net.modules() if isinstance(m, SparseGlobal)]
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parity.filler import fill, picture
 
 from hsvdet import load
 from hsvdet.conversion import convert
 from hsvdet.conversion.rename import rename
 from hsvdet.conversion.ultralytics import RULES, recognise
 from hsvdet.models import find
+from parity.filler import fill, picture
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -61,8 +61,8 @@ def read_pickle(path: str | Path) -> Any:
         with torch.serialization.safe_globals(shells):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file anything may be raised, and it is all one to the user
-        if name := re.search(r"(?:GLOBAL|function|class) ([\w.]+\.\w+)", str(error)):
-            raise _refusal(path, name[1]) from None
+        if name := re.search(r"GLOBAL ([\w.]+\w)", str(error)):
+            raise _refusal(path, name[1] if "." in name[1] else f"builtins.{name[1]}") from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path}: expected a whole PyTorch file; it is damaged, cut off, or of an unknown kind"
