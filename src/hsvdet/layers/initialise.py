@@ -34,3 +34,10 @@ def start_xavier(layer: nn.Linear) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def xavier(mlp: Mlp) -> Mlp:
+    """A perceptron inside a transformer starts as the rest of it does: matrices Xavier-uniform."""
+    for layer in mlp.layers:
+        nn.init.xavier_uniform_(layer.weight)
+    return mlp

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.resnet import ResNet
 from ..boxes import inverse_sigmoid
 from ..layers.conditional import ConditionalDecoderLayer
-from ..layers.initialise import start_classes, start_still
+from ..layers.initialise import start_classes, start_still, xavier
 from ..layers.position import place_cells, sine_of_coordinates
 from ..layers.transformer import EncoderLayer, Mlp
 from ..structures import Prediction, QueryOutput
@@ -67,8 +67,8 @@ class ConditionalDetr(nn.Module):
             for _ in range(config.encoder_layers)
         )
         self.queries = nn.Parameter(torch.randn(config.queries, dim))
-        self.reference = Mlp(dim, dim, 2, depth=2)
-        self.scale = Mlp(dim, dim, dim, depth=2)
+        self.reference = xavier(Mlp(dim, dim, 2, depth=2))
+        self.scale = xavier(Mlp(dim, dim, dim, depth=2))
         self.decoder = nn.ModuleList(
             ConditionalDecoderLayer(dim, config.heads, config.feed_forward, config.dropout, first=number == 0)
             for number in range(config.decoder_layers)

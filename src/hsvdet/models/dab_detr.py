@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..backbones.resnet import ResNet
 from ..boxes import refine
 from ..layers.conditional import ConditionalDecoderLayer
-from ..layers.initialise import start_classes, start_still
+from ..layers.initialise import start_classes, start_still, xavier
 from ..layers.position import place_cells, sine_of_coordinates
 from ..layers.transformer import EncoderLayer, Mlp
 from ..structures import Prediction, QueryOutput
@@ -78,12 +78,12 @@ class DabDetr(nn.Module):
             EncoderLayer(dim, config.heads, config.feed_forward, config.dropout, nn.PReLU)
             for _ in range(config.encoder_layers)
         )
-        self.encoder_scale = Mlp(dim, dim, dim, depth=2)
+        self.encoder_scale = xavier(Mlp(dim, dim, dim, depth=2))
         self.anchors = nn.Parameter(torch.randn(config.queries, 4))  # before the sigmoid
         self.patterns = nn.Parameter(torch.randn(config.patterns, dim)) if config.patterns else None
-        self.place = Mlp(2 * dim, dim, dim, depth=2)
-        self.scale = Mlp(dim, dim, dim, depth=2)
-        self.size = Mlp(dim, dim, 2, depth=2)
+        self.place = xavier(Mlp(2 * dim, dim, dim, depth=2))
+        self.scale = xavier(Mlp(dim, dim, dim, depth=2))
+        self.size = xavier(Mlp(dim, dim, 2, depth=2))
         self.decoder = nn.ModuleList(
             ConditionalDecoderLayer(
                 dim, config.heads, config.feed_forward, config.dropout, nn.PReLU, first=number == 0
