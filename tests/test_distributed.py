@@ -3,11 +3,11 @@ import socket
 import numpy as np
 import pytest
 import torch
-from tiny_runs import in_process, metrics, squares, tiny
 
 from hsvdet.data.loader import TrainingBatches
 from hsvdet.detector import load
 from hsvdet.training import train
+from tiny_runs import in_process, metrics, squares, tiny
 
 # The statistics of batch normalisation are those of each process's own images. A warm network with batches
 # below `frozen_norm_batch` keeps its statistics, so here one process and two compute the same.

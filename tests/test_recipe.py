@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from tiny_runs import tiny
 from torch import nn
 
 from hsvdet.errors import ConfigError
@@ -16,6 +15,7 @@ from hsvdet.training.optimizer import (
 )
 from hsvdet.training.recipe import RECIPES, Recipe, find_recipe
 from hsvdet.training.schedule import rate_factor, warmup_length
+from tiny_runs import tiny
 
 
 def test_every_model_names_a_recipe_that_exists():

@@ -5,10 +5,10 @@ import time
 
 import pytest
 import torch
-from tiny_runs import digest, in_process, kill_at_step, metrics, squares, tiny
 
 from hsvdet.training import train
 from hsvdet.training.state import read_state
+from tiny_runs import digest, in_process, kill_at_step, metrics, squares, tiny
 
 FILES = ("resume.safetensors", "last.safetensors", "best.safetensors")
 

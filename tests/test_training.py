@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import LABELS, metrics, squares, tiny
 
 import hsvdet.checkpoint
 import hsvdet.training.loop as loop
@@ -15,6 +14,7 @@ from hsvdet.errors import ConfigError, NonFiniteError, SaveError
 from hsvdet.training import train
 from hsvdet.training.state import read_state
 from hsvdet.validation import val
+from tiny_runs import LABELS, metrics, squares, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
