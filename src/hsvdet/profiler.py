@@ -258,7 +258,8 @@ class _Count:
 
     def __init__(self, entry: models.Model, config: Any, preprocess: Preprocess, classes: int):
         with torch.device("meta"):
-            self.net = entry.net(config, classes).eval()
+            # Without gradients: the counter trips over a view of a parameter, such as learned queries.
+            self.net = entry.net(config, classes).eval().requires_grad_(False)
         self.image = torch.empty(1, 3, *preprocess.size, device="meta")
         self.parameters = sum(parameter.numel() for parameter in self.net.parameters())
         self.paths = {module: path for path, module in self.net.named_modules()}
