@@ -12,6 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_EMBEDDINGS = (
+    "label_enc.weight",
+    "tgt_embed.weight",
+    "transformer.patterns.weight",
+    "transformer.level_embed",
+)
+
 
 def lineage_tensor(name: str, shape: Sequence[int]) -> Tensor:
     """One float32 tensor of DN-DETR under its name in the authors' repository."""
@@ -23,7 +30,7 @@ def lineage_tensor(name: str, shape: Sequence[int]) -> Tensor:
         values = 0.1 * normal
     elif name == "refpoint_embed.weight":
         values = 1.5 * normal
-    elif name in ("label_enc.weight", "transformer.patterns.weight"):
+    elif name in _EMBEDDINGS:
         values = normal
     elif list(shape) == [1]:
         values = 0.25 + 0.05 * normal
@@ -34,7 +41,7 @@ def lineage_tensor(name: str, shape: Sequence[int]) -> Tensor:
         if len(shape) == 4 and shape[1] > 3:
             values = values - values.mean((1, 2, 3), keepdims=True)
         owner = name.split(".")[-2]
-        if owner in ("out_proj", "linear2"):
+        if owner in ("out_proj", "output_proj", "linear2"):
             values = 0.3 * values
         elif leaf == "in_proj_weight" or owner.startswith(("sa_q", "sa_k", "ca_q", "ca_k")):
             values = 2.0 * values

@@ -1,10 +1,5 @@
 """DETR, Conditional, DAB and DN-DETR against numbers of their references, through the rename tables."""
 
-import json
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 import pytest
 import torch
 
@@ -18,9 +13,9 @@ from hsvdet.models.dab_detr import DabDetr, DabDetrConfig
 from hsvdet.models.detr import Detr, DetrConfig
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig
 from parity.filler import fill, picture
+from parity.golden import golden
 from parity.lineage import lineage_image, lineage_tensor
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLISHED = {
     "detr_r50": (Detr, DetrConfig, detr_rules),
     "conditional_detr_r50": (ConditionalDetr, ConditionalDetrConfig, conditional_rules),
@@ -34,37 +29,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Golden(NamedTuple):
-    spec: dict
-    queries: np.ndarray
-    logits: np.ndarray
-    boxes: np.ndarray
-
-    def compare(self, net, images: list[torch.Tensor]) -> None:
-        """Run a batch of images of several sizes and compare the queries that were kept."""
-        size = [max(image.shape[axis] for image in images) for axis in (1, 2)]
-        batch, padding = torch.zeros(len(images), 3, *size), torch.ones(len(images), *size, dtype=torch.bool)
-        for i, image in enumerate(images):
-            batch[i, :, : image.shape[1], : image.shape[2]] = image
-            padding[i, : image.shape[1], : image.shape[2]] = False
-        with torch.inference_mode():
-            answer = net.eval()(batch, padding).answer
-        assert sum(p.numel() for p in net.parameters()) == self.spec["parameters"]
-        for got, expected, name in (
-            (answer.logits, self.logits, "logits"),
-            (answer.boxes, self.boxes, "pred_boxes"),
-        ):
-            kept = np.stack([got[i].numpy()[queries] for i, queries in enumerate(self.queries)])
-            np.testing.assert_allclose(
-                kept, expected, rtol=0, atol=self.spec["tolerance"][name], err_msg=name
-            )
-
-
-def golden(name: str) -> Golden:
-    file = np.load(GOLDEN / f"{name}.npz")
-    return Golden(json.loads(str(file["spec"])), file["queries"], file["logits"], file["boxes"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -104,7 +104,7 @@ SOURCES = tuple(
         name=name,
         models=(_MODEL, dc5(_MODEL)),
         recognise=recognise,
-        rules=lambda model, rules=rules: rules,
+        rules=lambda model, tensors, rules=rules: rules,
         num_classes=lambda tensors, head=head: tensors[head].shape[0],
         labels={len(COCO_SLOTS): COCO_SLOTS},
         licence="Apache-2.0",

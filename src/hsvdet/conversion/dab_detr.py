@@ -135,7 +135,7 @@ SOURCES = tuple(
         name=name,
         models=(*models, *map(dc5, models)),
         recognise=recognise,
-        rules=lambda model, rules=rules: rules,
+        rules=lambda model, tensors, rules=rules: rules,
         num_classes=lambda tensors: tensors["class_embed.weight"].shape[0],
         labels={len(COCO_SLOTS): COCO_SLOTS},
         licence="Apache-2.0",

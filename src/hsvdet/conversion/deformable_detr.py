@@ -24,6 +24,8 @@ from .parts import (
 from .rename import Rule
 from .source import Source
 
+_PLAIN, _REFINED, _TWO_STAGE = (f"deformable-detr-r50{form}" for form in ("", "-refine", "-two-stage"))
+_SINGLE, _DN = "deformable-detr-r50-single-scale", "dn-deformable-detr-r50"
 _ENCODER, _DECODER = r"encoder.layers.\g<n>", r"decoder.\g<n>"
 
 
@@ -120,21 +122,36 @@ TRANSFORMERS = [
 # Both layouts can name a head twice.
 _CLASSES, _BOXES = (rf"(?:(?:transformer|model)\.decoder\.)?{kind}_embed" for kind in ("class", "bbox"))
 
-# One head for all layers, which the files repeat for each.
-SHARED_HEADS = [linear(rf"{_CLASSES}\.\d+", "classes"), mlp(rf"{_BOXES}\.\d+", "boxes")]
 OWN_HEADS = [
     linear(rf"{_CLASSES}\.(?P<n>\d+)", r"classes.\g<n>"),
     mlp(rf"{_BOXES}\.(?P<n>\d+)", r"boxes.\g<n>"),
 ]
+# One head for all layers, which the files repeat for each.
+SHARED_HEADS = [linear(rf"{_CLASSES}\.\d+", "classes"), mlp(rf"{_BOXES}\.\d+", "boxes")]
 
 
-def two_stage_heads(decoder_layers: int) -> list[Rule]:
-    """The heads of proposals are numbered after those of the decoder's layers."""
-    return [
-        linear(rf"{_CLASSES}\.{decoder_layers}", "proposal_classes"),
-        mlp(rf"{_BOXES}\.{decoder_layers}", "proposal_boxes"),
-        *OWN_HEADS,
-    ]
+def heads(model: str, tensors: Mapping[str, Tensor]) -> list[Rule]:
+    """tensors: the file's, which tell how many layers there are, and which heads it repeats."""
+    layers = _count(r"(?:transformer|model)\.decoder\.layers\.(\d+)\.", tensors)
+    if model == _TWO_STAGE:  # the heads of proposals are numbered after those of the decoder's layers
+        proposals = [
+            linear(rf"{_CLASSES}\.{layers}", "proposal_classes"),
+            mlp(rf"{_BOXES}\.{layers}", "proposal_boxes"),
+        ]
+        return [*proposals, *OWN_HEADS]
+    if model != _REFINED:
+        return SHARED_HEADS
+    if _count(rf"{_CLASSES}\.(\d+)\.", tensors) > 1:
+        return OWN_HEADS
+    # transformers 5 keeps one class head for all layers where they have always been the same.
+    to_all = tuple(rf"classes.{layer}.\g<leaf>" for layer in range(layers))
+    every = Rule(rf"{_CLASSES}\.0\.(?P<leaf>weight|bias)", to_all, lambda tensor: [tensor] * layers)
+    return [every, *OWN_HEADS]
+
+
+def _count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
+    """How many numbers stand in the group of `pattern` at the beginning of keys."""
+    return len({match[1] for key in tensors if (match := re.match(pattern, key))})
 
 
 DN_ORIGINAL = [
@@ -147,16 +164,7 @@ DN_ORIGINAL = [
     mlp(r"transformer\.decoder\.query_scale", "scale"),
 ]
 
-
-_PLAIN, _REFINED, _TWO_STAGE = (f"deformable-detr-r50{form}" for form in ("", "-refine", "-two-stage"))
-_SINGLE, _DN = "deformable-detr-r50-single-scale", "dn-deformable-detr-r50"
-_HEADS = {
-    _PLAIN: SHARED_HEADS,
-    _SINGLE: SHARED_HEADS,
-    f"{_SINGLE}-dc5": SHARED_HEADS,
-    _REFINED: OWN_HEADS,
-    _TWO_STAGE: two_stage_heads(6),
-}
+_MODELS = (_PLAIN, _SINGLE, f"{_SINGLE}-dc5", _REFINED, _TWO_STAGE)
 
 
 def _recognise(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
@@ -167,8 +175,8 @@ def _recognise(tensors: Mapping[str, Tensor], prefix: str) -> str | None:
         return _SINGLE
     # Only heads of a layer's own are also told to the decoder, and only they can differ from one another.
     own = any(key.startswith(f"{prefix}decoder.bbox_embed.") for key in tensors)
-    heads = [tensors.get(f"bbox_embed.{layer}.layers.2.weight") for layer in (0, 1)]
-    if own or (heads[1] is not None and not torch.equal(*heads)):
+    first, second = (tensors.get(f"bbox_embed.{layer}.layers.2.weight") for layer in (0, 1))
+    if own or (first is not None and second is not None and not torch.equal(first, second)):
         return _REFINED
     return _PLAIN
 
@@ -191,27 +199,32 @@ def _recognise_dn(tensors: Mapping[str, Tensor]) -> str | None:
     return _DN if known <= tensors.keys() else None
 
 
+def _num_classes(tensors: Mapping[str, Tensor]) -> int:
+    return next(
+        tensor.shape[0] for key, tensor in tensors.items() if re.fullmatch(rf"{_CLASSES}\.0\.weight", key)
+    )
+
+
 def _options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes told from the tensors, and what of them only the settings tell."""
-
-    def layers(pattern: str) -> int:
-        return len({match[1] for key in renamed if (match := re.match(pattern, key))})
-
     options: dict[str, Any] = {}
     if "pyramid.levels" in renamed and "decoder.0.feed_forward.expand.weight" in renamed:
         options = {
             "dim": renamed["pyramid.levels"].shape[1],
             "levels": renamed["pyramid.levels"].shape[0],
             "feed_forward": renamed["decoder.0.feed_forward.expand.weight"].shape[0],
-            "encoder_layers": layers(r"encoder\.layers\.(\d+)\."),
-            "decoder_layers": layers(r"decoder\.(\d+)\."),
+            "encoder_layers": _count(r"encoder\.layers\.(\d+)\.", renamed),
+            "decoder_layers": _count(r"decoder\.(\d+)\.", renamed),
         }
-    queries = renamed["contents"].shape[0] if "contents" in renamed else settings.get("num_queries")
+    if "contents" in renamed:
+        queries = renamed["contents"].shape[0]
+    else:
+        queries = settings.get("two_stage_num_proposals", settings.get("num_queries"))
     if isinstance(queries, int):
         options["queries"] = queries
-    heads = settings.get("encoder_attention_heads", settings.get("nheads"))
-    if isinstance(heads, int):
-        options["heads"] = heads
+    number = settings.get("encoder_attention_heads", settings.get("nheads"))
+    if isinstance(number, int):
+        options["heads"] = number
     backbone = resnet_name(renamed)
     return options if backbone is None else {**options, "backbone": backbone}
 
@@ -226,7 +239,7 @@ SOURCES = tuple(
         models=models,
         recognise=recognise,
         rules=rules,
-        num_classes=lambda tensors: tensors["class_embed.0.weight"].shape[0],
+        num_classes=_num_classes,
         labels={len(COCO_SLOTS): COCO_SLOTS},
         licence="Apache-2.0",
         note=note,
@@ -237,18 +250,24 @@ SOURCES = tuple(
     for name, models, recognise, rules, note in (
         (
             "Deformable DETR",
-            tuple(_HEADS),
+            _MODELS,
             _recognise_original,
-            lambda model: [*_HEADS[model], *ORIGINAL],
+            lambda model, tensors: [*heads(model, tensors), *ORIGINAL],
             "The single-scale DC5 model has the tensors of the single-scale one: name it if it is meant.",
         ),
         (
             "Deformable DETR of transformers",
-            tuple(_HEADS),
+            _MODELS,
             _recognise_transformers,
-            lambda model: [*_HEADS[model], *TRANSFORMERS],
+            lambda model, tensors: [*heads(model, tensors), *TRANSFORMERS],
             "The single-scale DC5 model has the tensors of the single-scale one: name it if it is meant.",
         ),
-        ("DN-Deformable-DETR", (_DN,), _recognise_dn, lambda model: DN_ORIGINAL, "It predicts raw COCO ids."),
+        (
+            "DN-Deformable-DETR",
+            (_DN,),
+            _recognise_dn,
+            lambda model, tensors: DN_ORIGINAL,
+            "It predicts raw COCO ids.",
+        ),
     )
 )

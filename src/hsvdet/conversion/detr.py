@@ -102,7 +102,7 @@ SOURCES = tuple(
         name=name,
         models=(*_MODELS, *map(dc5, _MODELS)),
         recognise=recognise,
-        rules=lambda model, rules=rules: rules,
+        rules=lambda model, tensors, rules=rules: rules,
         # The last row of the head is "no object".
         num_classes=lambda tensors, head=head: tensors[head].shape[0] - 1,
         labels={len(COCO_SLOTS): COCO_SLOTS},

@@ -59,7 +59,7 @@ def read_foreign(
     foreign = read_weights(path)
     tensors = _without_wrappers(foreign.tensors)
     source, name = _recognise(path, tensors, model, foreign.settings)
-    renamed: Renamed = rename(tensors, source.rules(name), str(path))
+    renamed: Renamed = rename(tensors, source.rules(name, tensors), str(path))
     number = source.num_classes(tensors)
     names = _labels(path, source, number, labels, foreign.labels)
     detector = create(

@@ -226,13 +226,13 @@ SOURCES = tuple(
         (
             "RT-DETR",
             _recognise_original,
-            lambda model: original(_frozen(model)),
+            lambda model, tensors: original(_frozen(model)),
             "decoder.enc_score_head.weight",
         ),
         (
             "RT-DETR of transformers",
             _recognise_transformers,
-            lambda model: transformers(_frozen(model)),
+            lambda model, tensors: transformers(_frozen(model)),
             "model.enc_score_head.weight",
         ),
     )

@@ -28,7 +28,8 @@ class Source(NamedTuple):
     """One kind of published state dict.
 
     models: those of ours that it can become. recognise: tensors to one of them, or None when the names are
-    not of this kind; raises CheckpointError for a relative that is known but not ours. rules: of that model.
+    not of this kind; raises CheckpointError for a relative that is known but not ours. rules: of that model, for
+    these tensors.
     num_classes: told from the shapes. labels: the usual class names for a number of classes, where the file
     has none. licence: of the weights. note: what the user should know of it, one sentence.
     options: config values of the model that the tensors, under our names, and the settings tell.
@@ -39,7 +40,7 @@ class Source(NamedTuple):
     name: str
     models: tuple[str, ...]
     recognise: Callable[[Mapping[str, Tensor]], str | None]
-    rules: Callable[[str], Sequence[Rule]]
+    rules: Callable[[str, Mapping[str, Tensor]], Sequence[Rule]]
     num_classes: Callable[[Mapping[str, Tensor]], int]
     labels: Mapping[int, tuple[str, ...]]
     licence: str

@@ -1,0 +1,248 @@
+"""Deformable DETR, DN-Deformable-DETR and RT-DETR against their references, through the rename tables."""
+
+import json
+
+import pytest
+import torch
+
+from hsvdet import load
+from hsvdet.conversion import convert, deformable_detr, rt_detr
+from hsvdet.conversion.rename import rename
+from hsvdet.criteria.class_losses import FocalLoss
+from hsvdet.criteria.set import SetCriterion, SetWeights
+from hsvdet.detector import load_tensors
+from hsvdet.models import find
+from hsvdet.structures import Target
+from parity.filler import fill, picture
+from parity.golden import golden
+from parity.lineage import lineage_image, lineage_tensor
+
+MEAN, STD = (
+    torch.tensor([0.485, 0.456, 0.406])[:, None, None],
+    torch.tensor([0.229, 0.224, 0.225])[:, None, None],
+)
+PUBLISHED = {
+    "deformable_detr_r50": "deformable-detr-r50",
+    "deformable_detr_r50_refine": "deformable-detr-r50-refine",
+    "deformable_detr_r50_two_stage": "deformable-detr-r50-two-stage",
+    "rtdetr_r18": "rt-detr-r18",
+    "rtdetr_r34": "rt-detr-r34",
+    "rtdetr_r50": "rt-detr-r50",
+    "rtdetr_r101": "rt-detr-r101",
+    "rtdetrv2_r18": "rt-detr-r18",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def source_of(tensors):
+    """The only source that knows these names, and the model it takes them for."""
+    found = [
+        (source, name)
+        for source in (*deformable_detr.SOURCES, *rt_detr.SOURCES)
+        if (name := source.recognise(tensors))
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def original_names(keys, transformers, aliases):
+    """The tensors under the names of the original repository; queries, keys and values are one there."""
+    original, thirds = {}, {}
+    for key, _, theirs in keys:
+        if isinstance(theirs, str):
+            original[theirs] = transformers[key]
+        else:
+            thirds.setdefault(theirs[0], {})[theirs[1]] = transformers[key]
+    original |= {key: torch.cat([parts[part] for part in "qkv"]) for key, parts in thirds.items()}
+    return original | {alias: original[key] for alias, key in aliases.items()}
+
+
+@pytest.mark.parametrize("name", ["deformable_detr_r50_two_stage", "rtdetr_r18"])
+def test_published_weights_answer_as_the_reference_does(name):
+    """Both have the tokens chosen as the reference chose them: another order would be other queries."""
+    expected = golden(name)
+    spec = expected.spec
+    transformers = {key: fill(key, shape, gains=spec["gains"]) for key, shape, _ in spec["keys"]}
+    source, model = source_of(transformers)
+    assert model == PUBLISHED[name]
+    ours = rename(transformers, source.rules(model, transformers), name).tensors
+    original = original_names(spec["keys"], transformers, spec["alias_original"])
+    source, model = source_of(original)
+    again = rename(original, source.rules(model, original), name).tensors
+    assert again.keys() == ours.keys() and all(torch.equal(again[key], ours[key]) for key in ours)
+
+    row, classes = find(model), 80 if model.startswith("rt") else 91
+    net = row.net(row.config, classes)
+    load_tensors(net, ours, name)
+    images = [picture(image["h"], image["w"], image["seed"]) for image in spec["images"]]
+    if classes == 91:
+        images = [(image - MEAN) / STD for image in images]
+    expected.compare(net, images)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_name_is_consumed(name, shared):
+    """Key lists of the published files, both layouts, shared tensors under all their names; no numbers."""
+    spec = json.loads((shared / "golden" / "published" / "keys" / f"{name}.json").read_text())
+
+    def stand_in(key: str, shape) -> torch.Tensor:
+        value = 0.25 if key.endswith("points_scale") else 0.0
+        return torch.full((), value).expand(shape)
+
+    transformers = {key: stand_in(key, shape) for key, shape, _ in spec["keys"]}
+    model = PUBLISHED[name]
+    with torch.device("meta"):
+        wanted = find(model).net(find(model).config, 80 if "rt" in name else 91).state_dict()
+    for tensors in (
+        transformers | {alias: transformers[key] for alias, key in spec["alias_hf"].items()},
+        original_names(spec["keys"], transformers, spec["alias_original"]),
+    ):
+        source, recognised = source_of(tensors)
+        assert recognised == model and model in source.models
+        assert source.num_classes(tensors) == (80 if "rt" in name else 91)
+        ours = rename(tensors, source.rules(model, tensors), name).tensors
+        assert {key: tensor.shape for key, tensor in ours.items()} == {
+            key: tensor.shape for key, tensor in wanted.items()
+        }
+        assert source.options(ours, {}).items() <= vars(find(model).config).items()
+
+
+@pytest.fixture(scope="module")
+def dn():
+    """The expected numbers and the network with the reference's weights."""
+    expected = golden("dn_deformable_detr")
+    spec = expected.spec
+    theirs = {key: lineage_tensor(spec["aliases"].get(key, key), shape) for key, shape in spec["keys"]}
+    source, name = source_of(theirs)
+    net = find(name).net(find(name).config, 91)
+    load_tensors(net, rename(theirs, source.rules(name, theirs), name).tensors, name)
+    return expected, net
+
+
+def test_dn_deformable_detr_weights_answer_as_the_reference_does(dn):
+    expected, net = dn
+    sizes = expected.spec["image_sizes"]
+    expected.compare(net, [lineage_image(f"img{i}", *size) for i, size in enumerate(sizes)])
+
+
+def test_dn_deformable_detr_trains_as_the_reference_does(dn, monkeypatch):
+    """Every loss of every layer, and the norms of gradients, for the reference's own random draws."""
+    expected, net = dn
+    sizes, train = expected.spec["image_sizes"], expected.spec["train"]
+    images, padding = torch.zeros(2, 3, *sizes[0]), torch.ones(2, *sizes[0], dtype=torch.bool)
+    for i, (height, width) in enumerate(sizes):
+        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
+        padding[i, :height, :width] = False
+    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
+    draws = iter(torch.tensor(draw["values"]).reshape(draw["shape"]) for draw in train["draws"])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", lambda shape, device=None: next(draws))
+        patch.setattr(torch, "randint", lambda low, high, shape, device=None: next(draws).long())
+        output = net.train()(images, padding, targets)
+    criterion = SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")
+    losses = criterion(output, targets)
+    for layer in range(6):
+        suffix, prefix = ("", "") if layer == 5 else (f"_{layer}", f"layer{layer}/")
+        for ours, theirs, weight in (("class", "ce", 1), ("l1", "bbox", 5), ("giou", "giou", 2)):
+            for got, key in (
+                (losses[f"{prefix}{ours}"], f"loss_{theirs}{suffix}"),
+                (losses[f"denoised{layer}/{ours}"], f"tgt_loss_{theirs}{suffix}"),
+            ):
+                assert got.item() / weight == pytest.approx(train["losses"][key], rel=2e-5), key
+    sum(losses.values()).backward()
+    parameters = dict(net.named_parameters())
+    for key, norm in train["gradients"].items():
+        shape = dict(expected.spec["keys"])[key]
+        ours = rename({key: torch.zeros(shape)}, deformable_detr.DN_ORIGINAL, key).tensors
+        got = torch.stack([parameters[name].grad.norm() for name in ours]).norm().item()
+        assert got == pytest.approx(norm, rel=2e-4), key
+
+
+@pytest.mark.parametrize("form", ["", "-single-scale", "-refine", "-two-stage"])
+def test_deformable_detr_of_transformers_converts_and_answers_alike(form, tmp_path):
+    """Live, at toy size, from the folder that `save_pretrained` writes."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.DeformableDetrConfig(
+        d_model=64,
+        encoder_layers=2,
+        decoder_layers=6,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        num_queries=7,
+        two_stage_num_proposals=7,
+        num_labels=5,
+        num_feature_levels=1 if form == "-single-scale" else 4,
+        with_box_refine=form in ("-refine", "-two-stage"),
+        two_stage=form == "-two-stage",
+        use_timm_backbone=True,
+        backbone="resnet18",
+        use_pretrained_backbone=False,
+    )
+    reference = transformers.DeformableDetrForObjectDetection(config).eval()
+    _fill(reference)
+    reference.save_pretrained(tmp_path / "theirs")
+    report = convert(tmp_path / "theirs", tmp_path / "ours.safetensors")
+    assert report.model == f"deformable-detr-r50{form}"
+    net = load(tmp_path / "ours.safetensors").net.eval()
+    images, padding = torch.randn(2, 3, 96, 128), torch.zeros(2, 96, 128, dtype=torch.bool)
+    padding[1, 64:] = padding[1, :, 100:] = True
+    images = images.masked_fill(padding[:, None], 0.0)
+    with torch.inference_mode():
+        expected = reference(pixel_values=images, pixel_mask=(~padding).long())
+        answer = net(images, padding).answer
+    torch.testing.assert_close(answer.logits, expected.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(answer.boxes, expected.pred_boxes, atol=1e-5, rtol=0)
+
+
+def test_rt_detr_of_transformers_converts_and_answers_alike(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[64, 128, 256, 512],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_in_channels=[128, 256, 512],
+        hidden_expansion=0.5,
+        decoder_layers=3,
+        num_queries=20,
+        num_labels=5,
+        anchor_image_size=None,
+    )
+    reference = transformers.RTDetrForObjectDetection(config).eval()
+    _fill(reference)
+    reference.save_pretrained(tmp_path / "theirs")
+    report = convert(tmp_path / "theirs", tmp_path / "ours.safetensors")
+    assert report.model == "rt-detr-r18"
+    net = load(tmp_path / "ours.safetensors").net.eval()
+    images = torch.rand(2, 3, 96, 160)
+    with torch.inference_mode():
+        expected, output = reference(pixel_values=images), net(images)
+    torch.testing.assert_close(output.answer.logits, expected.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.answer.boxes, expected.pred_boxes, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.proposals.logits, expected.enc_topk_logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.proposals.boxes, expected.enc_topk_bboxes, atol=1e-5, rtol=0)
+
+
+def _fill(reference) -> None:
+    """Weights under which tokens differ: as transformers starts, all score alike, and any order is right."""
+    tensors = {
+        name: fill(name, tensor.shape)
+        for name, tensor in reference.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    reference.load_state_dict(tensors, strict=False)
