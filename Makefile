@@ -1,0 +1,30 @@
+# make demo   the whole path in a few minutes: install, draw scenes, train, evaluate, detect
+# make test   install, and run the test suite
+# make clean  remove what these made, except runs/
+
+VENV := .venv
+BIN := $(VENV)/bin
+.DELETE_ON_ERROR:
+.PHONY: demo test clean
+
+demo: $(VENV)/.video
+	$(BIN)/hsvdet demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+
+# The first Python from 3.11 on that can make an environment.
+$(BIN)/python:
+	@for python in python3.13 python3.12 python3.11 python3; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	  then echo "$$python -m venv $(VENV)"; rm -rf $(VENV); exec $$python -m venv $(VENV); fi; done; \
+	  echo "hsvdet needs Python 3.11 or newer with venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 2
+
+# A stamp for each set of extras: installed again when pyproject.toml changes. uv is faster where it is there.
+$(VENV)/.%: pyproject.toml | $(BIN)/python
+	@if command -v uv >/dev/null; then uv pip install --python $(BIN)/python -e '.[$*]'; \
+	else $(BIN)/python -m pip install --disable-pip-version-check -e '.[$*]'; fi
+	@touch $@
