@@ -103,18 +103,18 @@ def by_definition(block: SparseGlobal, x, padding, salience):
         places = {cell: ((cell[1] + 0.5) * STRIDE / 32, (cell[0] + 0.5) * STRIDE / 32) for cell in cells}
         learned = block.scorer(x)[image].detach().double() if config.selector == "learned" else None
         score = {
-            "energy": lambda cell: tokens[cell].square().sum(),
-            "l2": lambda cell: tokens[cell].norm(),
-            "l1": lambda cell: tokens[cell].abs().sum(),
-            "mean": lambda cell: tokens[cell].mean(),
-            "oracle": lambda cell: salience[image][cell],
-            "learned": lambda cell: learned[cell],
-            "all": lambda cell: 0,
+            "energy": {cell: tokens[cell].square().sum() for cell in cells},
+            "l2": {cell: tokens[cell].norm() for cell in cells},
+            "l1": {cell: tokens[cell].abs().sum() for cell in cells},
+            "mean": {cell: tokens[cell].mean() for cell in cells},
+            "oracle": {cell: salience[image][cell] for cell in cells},
+            "learned": {cell: 0 if learned is None else learned[cell] for cell in cells},
+            "all": dict.fromkeys(cells, 0),
         }[config.selector]
         total = HEIGHT * WIDTH
         k = {"auto": round(total * (STRIDE / 32) ** 2 / 4)}.get(config.k) or config.k
         k = total if config.selector == "all" else round(k * total) if isinstance(k, float) else k
-        selected = sorted(real, key=score, reverse=True)[:k]
+        selected = sorted(real, key=score.get, reverse=True)[:k]
 
         extra = []
         if config.context:
