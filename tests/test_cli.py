@@ -90,7 +90,7 @@ def test_mistakes_are_one_line_on_stderr_with_exit_code_2(run, tmp_path):
         ("profile", "yolo8-n"): "Did you mean yolov8-n?",
         ("profile", "yolov8-n", "--size", "64 x"): "one number, was expected; got '64 x'",
         ("profile", "yolov8-n", "--size", "100"): "Nearest: 96x96",
-        ("profile", "yolov8-n", "--siez", "64"): "No such option: --siez",
+        ("profile", "yolov8-n", "--siez", "64"): "--size",
         ("profile", tmp_path / "no.safetensors"): "no such checkpoint",
         ("val", tmp_path / "no.safetensors"): "--data",
         ("data", "check", tmp_path / "no"): "does not exist",

@@ -152,7 +152,7 @@ def _messages() -> Iterator[None]:
     log, handler = logging.getLogger("hsvdet"), _ToStderr()
     level, propagate = log.level, log.propagate
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if _is_first_process() else logging.WARNING)
     log.propagate = False
     try:
         with warnings.catch_warnings():
