@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from . import models
 from .checkpoint import read_checkpoint, write_checkpoint
-from .errors import CheckpointError, ConfigError, did_you_mean
+from .deploy import FoldReport, fold
+from .errors import CheckpointError, ConfigError, SaveError, did_you_mean
 from .preprocess import Preprocess
 from .structures import Detections
 
@@ -23,7 +24,7 @@ class Detector:
     """net: images [B, 3, H, W] as `preprocess` leaves them, padding, to an output with `.answer`.
 
     labels: class names, index = label. category_ids: the id of each class in the data set it was trained on.
-    licence and source: of the weights.
+    licence and source: of the weights. folded: for a deployed detector, what was folded; else None.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Detector:
     licence: str = "Apache-2.0"
     source: str = "random initialisation"
     extra: dict[str, Any] = field(default_factory=dict)
+    folded: FoldReport | None = None
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +90,23 @@ class Detector:
         images = self.preprocess.normalise(stacked)
         return self.net(images, padding if padding.any() else None).answer
 
+    def deploy(self) -> Detector:
+        """A new detector that answers the same with fewer operations (docs/fold.md); this one stays as it is.
+
+        Its normalisation is folded into convolutions and, in HSV-DET, the dense path of sparse global attention
+        into those that follow: what is left costs k tokens. For inference: it is not trained and not saved,
+        since it is made from a checkpoint in a moment. `folded` says what was done.
+        """
+        net, folded = fold(self.net)
+        return dataclasses.replace(self, net=net, extra=dict(self.extra), folded=self.folded or folded)
+
     def save(self, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint (docs/checkpoint.md), atomically."""
+        """Write a checkpoint (docs/checkpoint.md), atomically. Raises SaveError for a deployed detector."""
+        if self.folded is not None:
+            raise SaveError(
+                f"{path}: a checkpoint expects a detector that can be trained; this one is deployed, its layers"
+                " are folded together. Save the one it was made of, and call deploy() after loading."
+            )
         write_checkpoint(path, self.net.state_dict(), {**self.header(), **self.extra, **(extra or {})})
 
     def header(self) -> dict[str, Any]:

@@ -55,6 +55,19 @@ class HsvDet(YoloV8):
         )
         self.selector = config.selector
 
+    def readers(self, name: str) -> tuple[tuple[nn.Conv2d, slice], ...]:
+        """The convolutions that read the map after block `name`, and which of their input channels it is."""
+        channels = self.sparse_global[name].channels
+        first, last = slice(channels), slice(-channels, None)
+        match name:
+            case "P5":
+                return (self.top_down4.split.conv, first), (self.bottom_up5.split.conv, last)
+            case "P4":
+                return (self.top_down3.split.conv, first), (self.bottom_up4.split.conv, last)
+            case _:
+                towers = self.head.box_towers[0], self.head.class_towers[0]
+                return (self.down3.conv, first), *((tower[0].conv, first) for tower in towers)
+
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> DenseOutput:
         scores: list[Tensor] = []
 
