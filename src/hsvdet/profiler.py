@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import FrozenBatchNorm2d
 
 from . import models
 from .checkpoint import read_header
@@ -260,6 +261,9 @@ class _Count:
         with torch.device("meta"):
             # Without gradients: the counter trips over a view of a parameter, such as learned queries.
             self.net = entry.net(config, classes).eval().requires_grad_(False)
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+                module.forward = lambda x: x  # nothing counts in it, and following it takes most of the time
         self.image = torch.empty(1, 3, *preprocess.size, device="meta")
         self.parameters = sum(parameter.numel() for parameter in self.net.parameters())
         self.paths = {module: path for path, module in self.net.named_modules()}
