@@ -26,12 +26,16 @@ from lineage import lineage_image, lineage_tensor  # noqa: E402
 
 from hsvdet.conversion import conditional_detr as conditional_rules  # noqa: E402
 from hsvdet.conversion import dab_detr as dab_rules  # noqa: E402
+from hsvdet.conversion import deformable_detr as deformable_rules  # noqa: E402
 from hsvdet.conversion import detr as detr_rules  # noqa: E402
+from hsvdet.conversion import rt_detr as rt_detr_rules  # noqa: E402
 from hsvdet.conversion.rename import rename  # noqa: E402
 from hsvdet.detector import load_tensors  # noqa: E402
+from hsvdet.models import find  # noqa: E402
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig  # noqa: E402
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig  # noqa: E402
 from hsvdet.models.detr import Detr, DetrConfig  # noqa: E402
+from hsvdet.models.dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig  # noqa: E402
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig  # noqa: E402
 
 PUBLISHED = {
@@ -42,7 +46,22 @@ PUBLISHED = {
     "conditional_detr_r50": (ConditionalDetr, ConditionalDetrConfig(), conditional_rules),
     "dab_detr_r50": (DabDetr, DabDetrConfig(eps=1e-5), dab_rules),
 }
-LINEAGE = {"dn_dab_detr": DnDetrConfig(), "dn_dab_detr_pat3": DnDetrConfig(patterns=3)}
+# Whose rules depend on the tensors: rows of the table of models.
+BY_SOURCE = {
+    "deformable_detr_r50": "deformable-detr-r50",
+    "deformable_detr_r50_refine": "deformable-detr-r50-refine",
+    "deformable_detr_r50_two_stage": "deformable-detr-r50-two-stage",
+    "rtdetr_r18": "rt-detr-r18",
+    "rtdetr_r34": "rt-detr-r34",
+    "rtdetr_r50": "rt-detr-r50",
+    "rtdetr_r101": "rt-detr-r101",
+    "rtdetrv2_r18": "rt-detr-r18",
+}
+LINEAGE = {
+    "dn_dab_detr": (DnDetr, DnDetrConfig(), dab_rules.ORIGINAL),
+    "dn_dab_detr_pat3": (DnDetr, DnDetrConfig(patterns=3), dab_rules.ORIGINAL),
+    "dn_deformable_detr": (DnDeformableDetr, DnDeformableDetrConfig(), deformable_rules.DN_ORIGINAL),
+}
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
@@ -50,17 +69,28 @@ def published(folder: Path, name: str):
     """(case, images, positions, logits, boxes, allowed) of each case, and the network."""
     meta = json.loads((folder / "open" / f"{name}.json").read_text())
     numbers = np.load(folder / "open" / f"{name}.npz")
-    keys = json.loads((folder / "keys" / f"{name}.json").read_text())["keys"]
+    keys = json.loads((folder / "keys" / f"{name}.json").read_text())
     drawing = meta["fill"]
-    tensors = {key: fill(key, shape, drawing["salt"], drawing["gains"]) for key, shape, _ in keys}
-    network, config, rules = PUBLISHED[name]
-    net = network(config, 91)
-    load_tensors(net, rename(tensors, rules.TRANSFORMERS, name).tensors, name)
+    tensors = {key: fill(key, shape, drawing["salt"], drawing["gains"]) for key, shape, _ in keys["keys"]}
+    tensors |= {key: torch.tensor(value) for key, value in keys.get("const", {}).items()}
+    normalised = meta["input_norm"] == "imagenet"
+    if name in PUBLISHED:
+        network, config, module = PUBLISHED[name]
+        rules = module.TRANSFORMERS
+    else:
+        row = find(BY_SOURCE[name])
+        network, config = row.net, row.config
+        sources = (*deformable_rules.SOURCES, *rt_detr_rules.SOURCES)
+        source = next(source for source in sources if source.recognise(tensors) == BY_SOURCE[name])
+        rules = source.rules(BY_SOURCE[name], tensors)
+    net = network(config, 91 if normalised else 80)
+    load_tensors(net, rename(tensors, rules, name).tensors, name)
     for case in meta["cases"]:
-        images = [
-            (picture(i["h"], i["w"], i["seed"]) - MEAN[:, None, None]) / STD[:, None, None]
-            for i in case["images"]
-        ]
+        if case["id"].endswith("_origpos"):  # positions as the authors' code transposes them
+            continue
+        images = [picture(i["h"], i["w"], i["seed"]) for i in case["images"]]
+        if normalised:
+            images = [(image - MEAN[:, None, None]) / STD[:, None, None] for image in images]
         allowed = case["suggested_atol_f32"]
         at = [(image, query) for image, q in enumerate(case["sample_query_positions"]) for query in q]
         logits, boxes = numbers[f"{case['id']}/logits"], numbers[f"{case['id']}/pred_boxes"]
@@ -81,8 +111,9 @@ def lineage(folder: Path, name: str):
     tensors = {
         key: lineage_tensor(keys["aliases"].get(key, key), shape) for key, shape in keys["keys"].items()
     }
-    net = DnDetr(LINEAGE[name], 91)
-    load_tensors(net, rename(tensors, dab_rules.ORIGINAL, name).tensors, name)
+    network, config, rules = LINEAGE[name]
+    net = network(config, 91)
+    load_tensors(net, rename(tensors, rules, name).tensors, name)
     for case in ("single", "padded"):
         known = json.loads((folder / f"{name}_{case}.json").read_text())
         images = [lineage_image(f"img{i}", *size) for i, size in enumerate(known["image_sizes"])]
@@ -114,17 +145,17 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="models; all if none is given")
     parser.add_argument("--golden", type=Path, default=ROOT.parent / "shared" / "golden")
     arguments = parser.parse_args()
-    known = [*PUBLISHED, *LINEAGE]
+    known = [*PUBLISHED, *BY_SOURCE, *LINEAGE]
     unknown = [name for name in arguments.names if name not in known]
     if unknown or not arguments.golden.is_dir():
         parser.error(
             f"no model {unknown[0]}; there are {', '.join(known)}" if unknown else "no golden folder"
         )
-    print(f"{'model':22} {'case':7} {'logits':>8} {'allowed':>8} {'boxes':>8} {'allowed':>8} {'seconds':>8}")
+    print(f"{'model':30} {'case':7} {'logits':>8} {'allowed':>8} {'boxes':>8} {'allowed':>8} {'seconds':>8}")
     failed = 0
     for name in arguments.names or known:
-        source = published if name in PUBLISHED else lineage
-        folder = arguments.golden / ("published" if name in PUBLISHED else "lineage")
+        source = lineage if name in LINEAGE else published
+        folder = arguments.golden / source.__name__
         for net, case, images, at, logits, boxes, most_logits, most_boxes in source(folder, name):
             inputs = batch(images)
             start = time.perf_counter()
@@ -137,7 +168,7 @@ def main() -> int:
             good = off <= most_logits and off_boxes <= most_boxes
             failed += not good
             print(
-                f"{name:22} {case:7} {off:8.1e} {most_logits:8.1e} {off_boxes:8.1e} {most_boxes:8.1e}"
+                f"{name:30} {case:7} {off:8.1e} {most_logits:8.1e} {off_boxes:8.1e} {most_boxes:8.1e}"
                 f" {seconds:8.2f}{'' if good else '  TOO FAR'}"
             )
     return 1 if failed else 0

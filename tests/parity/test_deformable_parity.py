@@ -33,14 +33,6 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def source_of(tensors):
     """The only source that knows these names, and the model it takes them for."""
     found = [
