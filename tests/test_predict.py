@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 import threading
 from functools import partial
@@ -193,6 +194,14 @@ def test_sources_that_are_not_there_are_named(tmp_path):
         find_sources([])
 
 
+def test_a_file_name_that_is_no_text_is_kept(tmp_path, predict):
+    name = os.fsdecode(b"\xff 1.png")
+    picture(tmp_path / "in" / name)
+    predict(tmp_path / "in", tmp_path / "out")
+    assert table(tmp_path / "out")["images"][0]["file_name"] == name
+    assert (tmp_path / "out" / name).is_file()
+
+
 def test_a_pattern_takes_images_and_keeps_their_folders(tmp_path):
     for name in ("x/a/1.png", "x/b/2.png"):
         picture(tmp_path / name)
@@ -355,16 +364,12 @@ def test_another_size_is_used_and_checked(tmp_path, detector, predict):
     assert detector.preprocess.size == (64, 64)
 
 
-def test_a_full_disk_is_said_in_one_line(tmp_path, predict, monkeypatch):
+def test_a_full_disk_is_said_in_one_line_and_leaves_no_half_files(tmp_path, predict, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
+    source = picture(tmp_path / "a.png")
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(hsvdet.HsvdetError, match="cannot be written: No space left"):
-        predict(picture_of(tmp_path), tmp_path / "out")
-
-
-def picture_of(tmp_path: Path) -> Path:
-    path = tmp_path / "a.ppm"
-    path.write_bytes(b"P6 8 8 255\n" + bytes(8 * 8 * 3))
-    return path
+    with pytest.raises(hsvdet.HsvdetError, match="a.png cannot be written: No space left"):
+        predict(source, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())

@@ -43,7 +43,7 @@ class PredictionReport:
 
     @property
     def images_per_second(self) -> float:
-        return round(self.images / self.seconds, 2)
+        return round(self.images / max(self.seconds, 1e-3), 2)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.objects.items() if count)

@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -146,7 +147,8 @@ class _JsonList:
         self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._part.open("w", encoding="utf-8")
+            # A file name that is not UTF-8 becomes a JSON escape, from which Python makes the name again.
+            self._file = self._part.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise SaveError(f"{path} cannot be written: {error.strerror}.") from error
         self._write(start)
@@ -165,6 +167,8 @@ class _JsonList:
             raise SaveError(f"{self._path} cannot be written: {error.strerror}.") from error
 
     def discard(self) -> None:
+        with suppress(OSError):  # what is still in memory has no room on the disk, and is not wanted
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
     def _write(self, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +107,8 @@ class VideoWriter:
             raise SaveError(f"{self.path} cannot be written: {_reason(error)}.") from error
 
     def discard(self) -> None:
+        with suppress(Exception):  # closing writes, and may fail as writing did
+            self._container.close()
         self._part.unlink(missing_ok=True)
 
     def _open(self, av, pixels: np.ndarray) -> None:

@@ -108,6 +108,8 @@ def _only_answers_on_stdout(as_json: bool) -> Iterator[TextIO]:
     """The stdout for the answer. With --json all other writing to it, by libraries and by the processes they
     start, goes to stderr."""
     if not as_json:
+        # File names need not be text: their odd bytes are escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         return
     sys.stdout.flush()
@@ -115,7 +117,7 @@ def _only_answers_on_stdout(as_json: bool) -> Iterator[TextIO]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stdout:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="backslashreplace") as stdout:
             yield stdout
     finally:
         sys.stdout = own
