@@ -13,7 +13,7 @@ from hsvdet.backbones.resnet import ResNet
 from hsvdet.backbones.resnet_vd import ResNetVd
 from hsvdet.deploy import fold
 from hsvdet.deploy.sparse_global import WORST_CONDITION, FoldedSparseGlobal, fold_block
-from hsvdet.errors import SaveError
+from hsvdet.errors import ConfigError, SaveError
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from hsvdet.models.hsv_det import PLUS, HsvDet
 from hsvdet.profiler import profile
@@ -263,10 +263,12 @@ def test_the_original_is_untouched_and_still_trains():
     assert not shared
 
 
-def test_a_deployed_detector_is_not_saved_and_deploying_it_again_changes_nothing(tmp_path):
+def test_a_deployed_detector_is_not_saved_or_trained_and_deploying_it_again_changes_nothing(tmp_path):
     deployed = detector_of(**TINY, k=5).deploy()
     with pytest.raises(SaveError, match=r"this one is deployed.*Save the one it was made of"):
         deployed.save(tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match="this one is deployed. Train the one it was made of"):
+        hsvdet.train(deployed, tmp_path, tmp_path / "out")
     assert not list(tmp_path.iterdir())
     again = deployed.deploy()
     assert again.folded == deployed.folded

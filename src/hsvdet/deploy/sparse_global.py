@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..layers.precision import linear
 from ..layers.sparse_global import SparseAttention, SparseGlobal, SparseGlobalOutput, tokens_at
 
-# Folding multiplies rounding by up to the condition of M. Up to 100 float32 stays within 1e-6 of the whole and
-# float16 within 5e-3, measured in docs/fold.md; at 1000 neither does. Initial weights with gates up to 2 give 1 to 16.
+# Folding multiplies rounding by up to the condition of M. Up to 100 float32 stays well within 1e-6 and float16
+# within 5e-3, at 1000 they do not (docs/fold.md). Initial weights with gates up to 2 give 1 to 16.
 WORST_CONDITION = 100.0
 
 

@@ -129,6 +129,10 @@ def train(
     epochs = numbers.epochs if epochs is None else epochs
     if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
         raise ConfigError("epochs, batch and accumulate expect numbers from 1 on.")
+    if detector.folded is not None:
+        raise ConfigError(
+            "train expects a detector with its layers apart; this one is deployed. Train the one it was made of."
+        )
     training_data, validation_data = _open_data(detector, data, split, val_split)
     training_data = subset(training_data, fraction, seed) if fraction != 1 else training_data
     warm = detector.source != RANDOM
