@@ -54,6 +54,17 @@ def test_a_run_leaves_what_its_documentation_lists(tmp_path, capfd):
     assert again.duplicates_before is not None
 
 
+def test_eight_pictures_are_learned_by_heart(tmp_path):
+    data = squares(tmp_path, count=8)
+    detector = tiny("yolov8-n", width=0.125)
+    as_they_are = dict.fromkeys(("mosaic", "scale", "translate", "hue", "saturation", "brightness"), 0.0)
+    train(
+        detector, (data, None), tmp_path / "run", epochs=90, batch=4, accumulate=1, workers=0, recipe="plain",
+        options={**as_they_are, "learning_rate": 2e-3}, progress=False,
+    )  # fmt: skip
+    assert val(detector, data, workers=0, device="cpu").ap50 > 0.9
+
+
 def test_answers_do_not_depend_on_the_batch_they_came_in(tmp_path):
     data = squares(tmp_path)
     wide = Image.fromarray(np.full((40, 64, 3), 90, np.uint8))

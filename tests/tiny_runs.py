@@ -77,7 +77,7 @@ def in_process(work, *arguments, **environment):
     return process
 
 
-def kill_at_step(step, method="update"):
+def kill_at_step(step):
     """kill -9 of this process in the middle of an optimizer step: weights stepped, average not."""
     from hsvdet.training.ema import AveragedNet
 
