@@ -72,6 +72,29 @@ def top_k(
     return results
 
 
+def best_class(
+    prediction: Prediction,
+    sizes: list[tuple[int, int]],
+    *,
+    score: float = 0.25,
+    iou: float = 0.7,
+    limit: int = 300,
+    several_labels: bool = False,
+) -> list[Detections]:
+    """Each query's best class, for query detectors with a softmax whose last class is "no object".
+
+    Parameters as of `top_k`; here too iou and several_labels change nothing.
+    """
+    results = []
+    probabilities, labels = prediction.logits.float().softmax(-1)[..., :-1].max(-1)
+    for image, size in enumerate(sizes):
+        values, best = probabilities[image].topk(min(limit, probabilities.shape[1]))
+        best, values = best[values > score], values[values > score]
+        boxes = to_pixels(prediction.boxes[image, best], size)
+        results.append(Detections(boxes, values, labels[image, best]))
+    return results
+
+
 def to_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """[N, 4] fractions to xyxy pixels of an image of `size` (height, width), cut off at its edges."""
     height, width = size

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..criteria.class_losses import FocalLoss, VarifocalLoss
+from ..criteria.class_losses import FocalLoss, SoftmaxLoss, VarifocalLoss
 from ..criteria.dense import DenseCriterion
+from ..criteria.matching import MatchingCosts
 from ..criteria.set import SetCriterion, SetWeights
 from ..errors import ConfigError, did_you_mean
-from ..postprocess import nms, top_k
+from ..postprocess import best_class, nms, top_k
 from ..preprocess import Preprocess
-from . import deformable_detr, dn_deformable_detr, hsv_det, rt_detr, yolov8
+from . import (
+    conditional_detr,
+    dab_detr,
+    deformable_detr,
+    detr,
+    dn_deformable_detr,
+    dn_detr,
+    hsv_det,
+    rt_detr,
+    yolov8,
+)
+from .conditional_detr import ConditionalDetr, ConditionalDetrConfig
+from .dab_detr import DabDetr, DabDetrConfig
 from .deformable_detr import (
     DeformableDetr,
     DeformableDetrConfig,
     RefiningDeformableDetr,
     TwoStageDeformableDetr,
 )
+from .detr import Detr, DetrConfig
 from .dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig
+from .dn_detr import DnDetr, DnDetrConfig
 from .hsv_det import HsvDet, HsvDetConfig
 from .rt_detr import RtDetr, RtDetrConfig
 from .yolov8 import YoloV8, YoloV8Config
@@ -47,72 +63,91 @@ class Model(NamedTuple):
 
 
 _LETTERBOX = Preprocess(size=(640, 640))
-
-
-def _yolov8(scale: dict) -> Model:
-    return Model("YOLOv8", YoloV8, YoloV8Config(**scale), DenseCriterion, nms, _LETTERBOX, "plain")
-
-
-def _hsv_det(scale: dict, note: str, options: dict) -> Model:
-    config = HsvDetConfig(**scale, **options)
-    return Model("HSV-DET", HsvDet, config, DenseCriterion, nms, _LETTERBOX, "three-stage", note=note)
-
-
+_STRETCH = Preprocess(size=(640, 640), resize="stretch", antialias=True)
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), antialias=True)
 _SHORTEST = Preprocess(size=(800, 1333), resize="shortest", **_IMAGENET)
 _FIT = Preprocess(size=(320, 320), resize="fit", **_IMAGENET)
+
+
+def _softmax() -> SetCriterion:
+    return SetCriterion(SoftmaxLoss(), costs=MatchingCosts(class_=1.0), weights=SetWeights(class_=1.0))
 
 
 def _focal() -> SetCriterion:
     return SetCriterion(FocalLoss())
 
 
+def _light_focal() -> SetCriterion:
+    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0))
+
+
+def _focal_of_real_noise() -> SetCriterion:
+    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")
+
+
 def _focal_with_foreground() -> SetCriterion:
     return SetCriterion(FocalLoss(), proposals="foreground")
-
-
-def _focal_with_real_noise() -> SetCriterion:
-    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")
 
 
 def _varifocal() -> SetCriterion:
     return SetCriterion(VarifocalLoss(), weights=SetWeights(class_=1.0))
 
 
-def _deformable(name: str, net, sizes: dict, criterion: Callable[[], nn.Module]) -> Model:
-    config, preprocess = DeformableDetrConfig(**sizes), _FIT if name.endswith("-tiny") else _SHORTEST
-    return Model("Deformable DETR", net, config, criterion, top_k, preprocess, "plain")
+def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:
+    return {
+        name: Model(family, net, config, DenseCriterion, nms, _LETTERBOX, recipe, note=note)
+        for name, config in configs.items()
+    }
 
 
-def _dn_deformable(name: str, sizes: dict) -> Model:
-    config, preprocess = DnDeformableDetrConfig(**sizes), _FIT if name.endswith("-tiny") else _SHORTEST
-    return Model(
-        "DN-Deformable-DETR", DnDeformableDetr, config, _focal_with_real_noise, top_k, preprocess, "plain"
-    )
+def _query(family: str, net, config, variants: dict, criterion, read, preprocess) -> dict[str, Model]:
+    """Tiny forms are for small images, whatever the paper's evaluation was."""
+    rows = {}
+    for name, sizes in variants.items():
+        own = preprocess
+        if name.endswith("-tiny"):
+            own = replace(preprocess, size=(320, 320)) if preprocess.resize == "stretch" else _FIT
+        rows[name] = Model(family, net, config(**sizes), criterion, read, own, "query")
+    return rows
 
 
-def _rt_detr(name: str, sizes: dict) -> Model:
-    side = 320 if name.endswith("-tiny") else 640
-    preprocess = Preprocess(size=(side, side), resize="stretch", antialias=True)
-    return Model("RT-DETR", RtDetr, RtDetrConfig(**sizes), _varifocal, top_k, preprocess, "plain")
-
+_SCALES = yolov8.VARIANTS.items()
 
 MODELS: dict[str, Model] = {
-    **{f"yolov8-{s}": _yolov8(scale) for s, scale in yolov8.VARIANTS.items()},
-    **{f"hsv-det-{s}": _hsv_det(scale, "faithful", {}) for s, scale in yolov8.VARIANTS.items()},
-    **{f"hsv-det-{s}+": _hsv_det(scale, "recommended", hsv_det.PLUS) for s, scale in yolov8.VARIANTS.items()},
-    **{
-        name: _deformable(name, net, sizes, criterion)
-        for net, variants, criterion in (
-            (DeformableDetr, deformable_detr.VARIANTS, _focal),
-            (RefiningDeformableDetr, deformable_detr.REFINE_VARIANTS, _focal),
-            (TwoStageDeformableDetr, deformable_detr.TWO_STAGE_VARIANTS, _focal_with_foreground),
-        )
-        for name, sizes in variants.items()
-    },
-    **{name: _dn_deformable(name, sizes) for name, sizes in dn_deformable_detr.VARIANTS.items()},
-    **{name: _rt_detr(name, sizes) for name, sizes in rt_detr.VARIANTS.items()},
-}
+    **_dense("YOLOv8", YoloV8, {f"yolov8-{s}": YoloV8Config(**scale) for s, scale in _SCALES}, "plain"),
+    **_dense(
+        "HSV-DET", HsvDet, {f"hsv-det-{s}": HsvDetConfig(**scale) for s, scale in _SCALES},
+        "three-stage", "faithful",
+    ),
+    **_dense(
+        "HSV-DET", HsvDet, {f"hsv-det-{s}+": HsvDetConfig(**scale, **hsv_det.PLUS) for s, scale in _SCALES},
+        "three-stage", "recommended",
+    ),
+    **_query("DETR", Detr, DetrConfig, detr.VARIANTS, _softmax, best_class, _SHORTEST),
+    **_query(
+        "Conditional DETR", ConditionalDetr, ConditionalDetrConfig, conditional_detr.VARIANTS,
+        _focal, top_k, _SHORTEST,
+    ),
+    **_query("DAB-DETR", DabDetr, DabDetrConfig, dab_detr.VARIANTS, _light_focal, top_k, _SHORTEST),
+    **_query("DN-DETR", DnDetr, DnDetrConfig, dn_detr.VARIANTS, _focal_of_real_noise, top_k, _SHORTEST),
+    **_query(
+        "Deformable DETR", DeformableDetr, DeformableDetrConfig, deformable_detr.VARIANTS,
+        _focal, top_k, _SHORTEST,
+    ),
+    **_query(
+        "Deformable DETR", RefiningDeformableDetr, DeformableDetrConfig, deformable_detr.REFINE_VARIANTS,
+        _focal, top_k, _SHORTEST,
+    ),
+    **_query(
+        "Deformable DETR", TwoStageDeformableDetr, DeformableDetrConfig, deformable_detr.TWO_STAGE_VARIANTS,
+        _focal_with_foreground, top_k, _SHORTEST,
+    ),
+    **_query(
+        "DN-Deformable-DETR", DnDeformableDetr, DnDeformableDetrConfig, dn_deformable_detr.VARIANTS,
+        _focal_of_real_noise, top_k, _SHORTEST,
+    ),
+    **_query("RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, _varifocal, top_k, _STRETCH),
+}  # fmt: skip
 
 
 def find(name: str) -> Model:

@@ -136,6 +136,7 @@ RECIPES: dict[str, Recipe] = {
         mixup=0.1,
         copy_paste=0.3,
     ),
+    "query": Recipe(learning_rate=4e-4, warm_learning_rate=1e-4, weight_decay=1e-4, clip=0.1),
 }
 
 
