@@ -20,9 +20,9 @@ from .training import train
 from .validation import val
 
 MODEL = "hsv-det-n"
-EPOCHS = 6
+EPOCHS = 8
 BATCH = 8
-# 300 steps are too few for what pays in 30,000: mixing images, stages and a slow average.
+# 400 steps are too few for what pays in 40,000: mixing images, stages and a slow average.
 OPTIONS = {
     "learning_rate": 2e-3,
     "nominal_batch": BATCH,
@@ -59,8 +59,8 @@ class DemoReport:
         return (
             f"{self.table}\n\n"
             f"{MODEL} after {EPOCHS} epochs, {self.seconds:.0f} s in all: AP {self.ap:.3f}, AP50 {self.ap50:.3f}\n"
-            f"Scenes it learned from:  {self.scenes}\n"
-            f"Curves of the training:  {self.curves}\n"
+            f"Scenes it learned from: {self.scenes}\n"
+            f"Curves of the training: {self.curves}\n"
             f"Report of the evaluation: {self.evaluation}\n"
             f"Pictures of unseen scenes, with what it found: {self.pictures}\n"
             f"Checkpoint: {self.checkpoint}\n\n"
@@ -73,7 +73,7 @@ def demo(
 ) -> DemoReport:
     """Train `hsv-det-n` on built-in scenes, evaluate it, and detect in scenes it has not seen.
 
-    out: a folder; out/scenes is drawn once, each demo has its own out/run-1, out/run-2, ... About four
+    out: a folder; out/scenes is drawn once, each demo has its own out/run-1, out/run-2, ... About three
     minutes on two cores. Raises DataError or SaveError when `out` cannot be written.
     """
     start = time.perf_counter()
