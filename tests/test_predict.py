@@ -254,10 +254,13 @@ def test_an_endless_film_needs_no_more_than_a_batch(monkeypatch, detector, tmp_p
 def test_ctrl_c_keeps_what_was_found_and_is_the_way_to_end_a_camera(monkeypatch, predict, tmp_path, live):
     pytest.importorskip("av")
 
+    class Stop(KeyboardInterrupt):
+        """As the command line makes of SIGTERM."""
+
     def interrupted(location, name, *, live=False):
         for i in range(3):
             yield VideoFrame(torch.zeros(3, 32, 32, dtype=torch.uint8), i / 30)
-        raise KeyboardInterrupt
+        raise Stop
 
     monkeypatch.setattr(sources, "read_video", interrupted)
     (tmp_path / "a.mp4").touch()
@@ -265,7 +268,7 @@ def test_ctrl_c_keeps_what_was_found_and_is_the_way_to_end_a_camera(monkeypatch,
     if live:
         assert predict(source, tmp_path / "out", batch=1).complete is False
     else:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stop):
             predict(source, tmp_path / "out", batch=1)
     content = table(tmp_path / "out")
     assert len(content["images"]) == 3 and content["complete"] is False

@@ -124,7 +124,8 @@ def predict(
         failures.append(failure)
         _warn(failure)
 
-    images, complete, start = 0, True, time.perf_counter()
+    images, start = 0, time.perf_counter()
+    stopped: KeyboardInterrupt | None = None
     with ResultFolder(folder, detector, found, pictures) as results, _progress(found, progress) as advance:
         # Closed before the folder is: threads that decode ahead end with it.
         with closing(_in_batches(found, detect, batch, failed)) as answers:
@@ -133,13 +134,13 @@ def predict(
                     results.add(frame, detections)
                     images += 1
                     advance()
-            except KeyboardInterrupt:
-                complete = False
+            except KeyboardInterrupt as interrupt:
+                stopped = interrupt
         reasons = [{"source": str(failure.source), "reason": str(failure.error)} for failure in failures]
         if images:
-            results.finish(reasons, complete)
-    if not complete and not any(source.kind == "live" for source in found):
-        raise KeyboardInterrupt
+            results.finish(reasons, complete=stopped is None)
+    if stopped is not None and not any(source.kind == "live" for source in found):
+        raise stopped
     if not images and failures:
         first = failures[0].error
         raise (
@@ -153,7 +154,7 @@ def predict(
         objects={label: results.counts[i] for i, label in enumerate(detector.labels)},
         failures=reasons,
         seconds=round(time.perf_counter() - start, 3),
-        complete=complete,
+        complete=stopped is None,
     )
 
 
