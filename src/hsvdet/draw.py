@@ -63,7 +63,8 @@ def draw_detections(
     its pixels. labels: the names of the classes. truth: annotated objects, shown as white corners.
     Lines and letters grow with the image and shrink with the objects. Names come after all boxes, the highest
     score first; one is moved to where it hides no other, shortened to the score, or left out where there is
-    no room (the colour still tells the class). np.asarray() of the result is the [H, W, 3] uint8 array.
+    no room (the colour still tells the class). A score of NaN, as annotations have none, is not written.
+    np.asarray() of the result is the [H, W, 3] uint8 array.
 
     Raises ConfigError for an image of another type and a class without a name.
     """
@@ -92,7 +93,7 @@ def draw_detections(
         text, font_path = printable(labels[index], index)
         placed = _draw_name(
             canvas,
-            (f"{text} {scores[i]:.2f}", f"{scores[i]:.2f}"),
+            (text,) if np.isnan(scores[i]) else (f"{text} {scores[i]:.2f}", f"{scores[i]:.2f}"),
             ImageFont.truetype(font_path, size),
             boxes[i],
             placed,

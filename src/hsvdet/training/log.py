@@ -74,7 +74,7 @@ def write_training_pictures(
             top, height, left, width = rows[0], len(rows), columns[0], len(columns)
         cx, cy, w, h = (target.boxes * torch.tensor([width, height, width, height])).unbind(-1)
         xyxy = torch.stack([cx - w / 2 + left, cy - h / 2 + top, cx + w / 2 + left, cy + h / 2 + top], -1)
-        boxes = Detections(xyxy, torch.ones(len(xyxy)), target.labels)
+        boxes = Detections(xyxy, torch.full((len(xyxy),), torch.nan), target.labels)
         pictures.append(draw_detections(pixels, boxes, labels))
     content = io.BytesIO()
     draw_grid(pictures).save(content, format="JPEG", quality=90)
