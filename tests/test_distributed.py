@@ -31,8 +31,6 @@ def data(tmp_path_factory):
 
 
 def test_two_processes_train_as_one_even_when_one_has_no_objects(data, tmp_path):
-    import lightning.fabric  # noqa: F401  once here, not in each forked process
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -6,7 +6,9 @@ import time
 import pytest
 import torch
 
+from hsvdet.errors import Interrupted
 from hsvdet.training import train
+from hsvdet.training.ema import AveragedNet
 from hsvdet.training.state import read_state
 from tiny_runs import digest, in_process, kill_at_step, metrics, squares, tiny
 
@@ -24,10 +26,25 @@ def run(data, out, workers, resume=False, kill=None, save_every=0.0):
     )  # fmt: skip
 
 
+def interrupted(data, out, number):
+    """A run that gets a signal in its fifth step."""
+    original = AveragedNet.update
+
+    def update(self):
+        if self.steps + 1 == 5:
+            os.kill(os.getpid(), number)
+        original(self)
+
+    AveragedNet.update = update
+    try:
+        run(data, out, 0, save_every=1e9)
+    except Interrupted as stopped:
+        assert "resume" in str(stopped) and str(out) in str(stopped)
+        os._exit(stopped.exit_code)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    import lightning.fabric  # noqa: F401  once here, not in each forked process
-
     root = tmp_path_factory.mktemp("run")
     data = squares(root, count=22)
     process = in_process(run, data, root / "whole", 0)
@@ -58,25 +75,7 @@ def test_an_interrupt_ends_the_step_saves_and_says_how_to_go_on(uninterrupted, t
     data, whole = uninterrupted
     out = tmp_path / "stopped"
 
-    def interrupted():
-        from hsvdet.errors import Interrupted
-        from hsvdet.training.ema import AveragedNet
-
-        original = AveragedNet.update
-
-        def update(self):
-            if self.steps + 1 == 5:
-                os.kill(os.getpid(), number)
-            original(self)
-
-        AveragedNet.update = update
-        try:
-            run(data, out, 0, save_every=1e9)
-        except Interrupted as stopped:
-            assert "resume" in str(stopped) and str(out) in str(stopped)
-            os._exit(stopped.exit_code)
-
-    process = in_process(interrupted)
+    process = in_process(interrupted, data, out, number)
     process.join()
     assert process.exitcode == 128 + number
     assert read_state(out / "resume.safetensors").position == (1, 4, 5)

@@ -65,16 +65,22 @@ def metrics(folder):
 
 
 def in_process(work, *arguments, **environment):
-    """Start `work` in a forked process: no second import of everything. Its exit code tells how it ended."""
+    """Start `work`, a function of a module, in a process of its own. Its exit code tells how it ended.
 
-    def run():
-        os.environ.update(environment)
-        torch.set_num_threads(1)
-        work(*arguments)
-
-    process = get_context("fork").Process(target=run)
+    Forked from a server that has imported everything once and computed nothing: a process in which gradients
+    were computed cannot be forked.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["lightning.fabric", "hsvdet.training", "hsvdet.evaluate.report"])
+    process = context.Process(target=_start, args=(work, arguments, environment))
     process.start()
     return process
+
+
+def _start(work, arguments, environment):
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    work(*arguments)
 
 
 def kill_at_step(step):

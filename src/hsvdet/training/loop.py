@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -260,8 +260,7 @@ class _Run:
 
     def run(self, resume: bool) -> TrainResult:
         started = time.monotonic()
-        self._agree(lambda: self._open_folder(resume))
-        if resume:
+        if self._agree(lambda: self._open_folder(resume)):
             self._restore()
         try:
             self._describe()
@@ -383,7 +382,7 @@ class _Run:
         row["learning_rate"] = self._highest_rate() * rate_factor(
             self.position.step - 1, self.steps, self.warmup, self.recipe
         )
-        for name, total in self.losses.items():
+        for name, total in sorted(self.losses.items()):  # by name: a state on disk knows no other order
             row[f"loss/{name}"] = average_in_place(total / len(self.loader)).item()
         if self.rank == 0:
             self._record(row, evaluation, started)
@@ -449,7 +448,7 @@ class _Run:
 
     def _finish(self) -> dict[str, float]:
         """The best weights into the detector, their report into out/val; their metrics."""
-        self._agree(lambda: None)
+        self._agree(lambda: True)  # no process reads `best` before rank 0 has written it
         tensors, header = read_checkpoint(self.out / "best.safetensors")
         for net in (self.detector.net, self.average.net):
             load_tensors(net.eval(), tensors, "best.safetensors")
@@ -472,16 +471,12 @@ class _Run:
 
     # Files
 
-    def _open_folder(self, resume: bool) -> None:
-        """Refuses what would overwrite a run, and resuming where there is none."""
+    def _open_folder(self, resume: bool) -> bool:
+        """Whether there is a run to go on with. Refuses what would overwrite one, or change its settings."""
         state = self.out / "resume.safetensors"
-        if resume and not state.is_file():
-            raise ConfigError(
-                f"{self.out} holds no run to resume (no resume.safetensors). Start one without resume."
-            )
-        if resume:
+        if resume and state.is_file():
             check_settings(state, read_state(state).settings, self.settings)
-            return
+            return True
         if any(
             (self.out / name).exists() for name in ("resume.safetensors", "last.safetensors", "results.csv")
         ):
@@ -492,6 +487,9 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SaveError(f"{self.out} cannot be made: {error.strerror or error}.") from error
+        if resume:  # killed before its first state, or not begun
+            self.progress.say(f"{self.out} holds nothing to resume; starting from the beginning.")
+        return False
 
     def _describe(self) -> None:
         """run.json, the log files, and a first state, so that a run can be resumed from its first step on."""
@@ -637,17 +635,18 @@ class _Run:
             f" at its images: {', '.join(paths)}"
         )
 
-    def _agree(self, check) -> None:
-        """Run a check on rank 0; if it fails, every process raises its error."""
-        error = None
+    def _agree(self, check: Callable[[], bool]) -> bool:
+        """What a check says on rank 0, to every process; if it fails, every process raises its error."""
+        answer: bool | HsvdetError = False
         if self.rank == 0:
             try:
-                check()
-            except HsvdetError as found:
-                error = found
-        error = self.fabric.broadcast(error)
-        if error is not None:
-            raise error
+                answer = check()
+            except HsvdetError as error:
+                answer = error
+        answer = self.fabric.broadcast(answer)
+        if isinstance(answer, HsvdetError):
+            raise answer
+        return answer
 
 
 def _open_data(
