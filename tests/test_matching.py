@@ -11,7 +11,7 @@ from hsvdet.criteria.class_losses import FocalLoss, SoftmaxLoss, VarifocalLoss
 from hsvdet.criteria.matching import MatchingCosts, match
 from hsvdet.criteria.set import SetCriterion
 from hsvdet.errors import NonFiniteError
-from hsvdet.structures import DenoisingGroups, Denoised, Prediction, QueryOutput, Target
+from hsvdet.structures import Denoised, DenoisingGroups, Prediction, QueryOutput, Target
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "matching.json").read_text())
 

@@ -99,14 +99,15 @@ def models(json: Json = False) -> Answer:
     from ..profiler import model_table
 
     rows = model_table()
+    family, name = (max(len(getattr(row, key)) for row in rows) for key in ("family", "name"))
     lines = [
-        f"{'family':12}  {'model':12}  {'parameters':>12}  {'GFLOPs':>8}  {'at':9}  {'licence':10}  note"
+        f"{'family':{family}}  {'model':{name}}  {'parameters':>12}  {'GFLOPs':>8}  {'at':9}  {'licence':10}  note"
     ]
     for row in rows:
         height, width = row.size
         lines.append(
-            f"{row.family:12}  {row.name:12}  {row.parameters:12,}  {row.gflops:8.2f}  {f'{height}x{width}':9}"
-            f"  {row.licence:10}  {row.note}".rstrip()
+            f"{row.family:{family}}  {row.name:{name}}  {row.parameters:12,}  {row.gflops:8.2f}"
+            f"  {f'{height}x{width}':9}  {row.licence:10}  {row.note}".rstrip()
         )
     lines.append(
         "GFLOPs: 2 per multiply-add, for 80 classes. The licence is the design's; weights have their own."
