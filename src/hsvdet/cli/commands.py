@@ -203,7 +203,7 @@ def train(
         bool, typer.Option("--resume", help="Continue the run in --out: same command, and this.")
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="plain or three-stage; the model's own if not given.")
+        str | None, typer.Option(help="plain, three-stage or query; the model's own if not given.")
     ] = None,
     settings: Annotated[
         list[str] | None,
