@@ -9,7 +9,7 @@ from PIL import Image
 
 import hsvdet.checkpoint
 import hsvdet.training.loop as loop
-from hsvdet.detector import load
+from hsvdet.detector import create, load
 from hsvdet.errors import ConfigError, NonFiniteError, SaveError
 from hsvdet.training import train
 from hsvdet.training.state import read_state
@@ -167,6 +167,32 @@ def test_a_run_is_neither_overwritten_nor_continued_with_other_settings(tmp_path
         train(tiny(), (data, None), out, **plain, resume=True, seed=3, options={"mosaic": 0.5})
     with pytest.raises(ConfigError, match=r"epochs \(was 1, now 2\)"):
         train(tiny(), (data, None), out, **{**plain, "epochs": 2}, resume=True)
+
+
+def test_an_undivided_data_set_does_not_validate_on_what_it_trains_on(tmp_path, caplog):
+    records = squares(tmp_path, count=4).records
+    boxes = [(record.id, *map(float, box)) for record in records for box in record.boxes]
+    coco = {
+        "images": [
+            {"id": r.id, "file_name": f"squares {r.id}.png", "width": 64, "height": 64} for r in records
+        ],
+        "categories": [{"id": 1, "name": "dark"}, {"id": 2, "name": "light"}],
+        "annotations": [
+            {"id": n, "image_id": i, "category_id": 1, "bbox": [x, y, right - x, bottom - y]}
+            for n, (i, x, y, right, bottom) in enumerate(boxes, 1)
+        ],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    out = tmp_path / "run"
+    result = train(tiny(), tmp_path / "boxes.json", out, epochs=1, batch=4, workers=0, progress=False)
+    assert result.metrics == {} and result.best.is_file()
+    assert "not divided into splits" in caplog.text
+
+
+def test_a_frozen_backbone_without_weights_is_refused(tmp_path):
+    detector = create("detr-tiny", ["a"], options={"pretrained": True})
+    with pytest.raises(ConfigError, match=r"its backbone is random.*pretrained=false"):
+        train(detector, tmp_path, tmp_path / "run", epochs=1)
 
 
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path):

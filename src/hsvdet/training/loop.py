@@ -26,7 +26,7 @@ from ..checkpoint import read_checkpoint
 from ..data.batch import normalised
 from ..data.dataset import DetectionData
 from ..data.loader import EvaluationLoader, EvaluationSet, TrainingLoader, TrainingSet, subset
-from ..data.read import read_data
+from ..data.read import available_splits, read_data
 from ..detector import Detector, load_tensors
 from ..devices import default_workers, move
 from ..errors import ConfigError, HsvdetError, Interrupted, NonFiniteError, SaveError
@@ -129,6 +129,11 @@ def train(
     epochs = numbers.epochs if epochs is None else epochs
     if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
         raise ConfigError("epochs, batch and accumulate expect numbers from 1 on.")
+    if detector.source == RANDOM and getattr(detector.config, "pretrained", False):
+        raise ConfigError(
+            f"{detector.name} keeps the normalisation of a trained backbone, and its backbone is random. Start from"
+            " trained weights (weights), or train all of it (pretrained=false)."
+        )
     if detector.folded is not None:
         raise ConfigError(
             "train expects a detector with its layers apart; this one is deployed. Train the one it was made of."
@@ -657,6 +662,10 @@ def _open_data(
     if isinstance(data, tuple):
         training, validation = data
     else:
+        if val_split is not None and available_splits(data) == ("all",):
+            # It would answer to any name, and the run would be judged by what it learned from.
+            log.warning("%s is not divided into splits: all of it is trained on, none validates.", data)
+            val_split = None
         training = read_data(data, split, labels=detector.labels)
         validation = read_data(data, val_split, labels=detector.labels) if val_split is not None else None
     for part in (training, validation):
