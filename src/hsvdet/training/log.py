@@ -9,6 +9,7 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,12 @@ class Curves:
             self._drawn = time.monotonic()
 
 
+def _losses_of_the_answer(names: Iterable[str]) -> list[str]:
+    """Without those of inner decoder layers, proposals and noised queries; the files have all of them."""
+    parts = [name.removeprefix("loss/") for name in names if name.startswith("loss/")]
+    return [part for part in parts if "/" not in part]
+
+
 def curves_figure(rows: list[Row]):
     """Average precision, losses, learning rate and, where there are any, what the sparse global blocks add."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -168,7 +175,7 @@ def curves_figure(rows: list[Row]):
     blocks = [name.split("/")[1] for name in names if name.startswith("gate/")]
     figure = Figure(figsize=(11, 7 if blocks else 4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2 if blocks else 1, 3 if not blocks else 3, squeeze=False)
+    panels = figure.subplots(2 if blocks else 1, 3, squeeze=False)
     epochs = np.array([row["epoch"] for row in rows])
     dots = "o" if len(rows) < 3 else None
 
@@ -199,7 +206,7 @@ def curves_figure(rows: list[Row]):
             f"{measured[best]:.3f}", (epochs[best], measured[best]), (0, 6), textcoords="offset points",
             ha="center", fontsize=9,
         )  # fmt: skip
-    plot(losses, {name: name.split("/")[1] for name in names if name.startswith("loss/")}, "Losses, training")
+    plot(losses, {f"loss/{name}": name for name in _losses_of_the_answer(names)}, "Losses, training")
     losses.set_ylim(bottom=0)
     plot(rate, {"learning_rate": "learning rate"}, "Learning rate")
     rate.set_yscale("log")
@@ -261,9 +268,7 @@ class Progress:
         self.stop()
         if not self.shown:
             return
-        losses = "  ".join(
-            f"{name.split('/')[1]} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
-        )
+        losses = "  ".join(f"{name} {row[f'loss/{name}']:.3f}" for name in _losses_of_the_answer(row))
         parts = [f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}", losses]
         if row.get("ap") is not None:
             parts.append(f"AP {row['ap']:.3f}  AP50 {row['ap50']:.3f}{'  best' if best else ''}")
