@@ -4,7 +4,6 @@ import signal
 import time
 
 import pytest
-import torch
 
 from hsvdet.errors import Interrupted
 from hsvdet.training import train
@@ -91,4 +90,3 @@ def test_nothing_of_a_run_is_a_pickle(uninterrupted):
     for path in whole.rglob("*"):
         if path.is_file():
             assert path.suffix in (".safetensors", ".csv", ".json", ".png", ".jpg") or "tfevents" in path.name
-    assert torch.get_num_threads() >= 1
