@@ -1,0 +1,41 @@
+"""`hsvdet data`: look into data sets, and convert them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import Answer
+from .options import Format, Json
+
+
+def check_data(
+    path: Annotated[str, typer.Argument(help="The data set's folder, COCO .json or YOLO data.yaml.")],
+    split: Annotated[str | None, typer.Option(help="Only this split; all if not given.")] = None,
+    decode: Annotated[bool, typer.Option(help="Open every image, the way to find broken ones.")] = True,
+    json: Json = False,
+) -> Answer:
+    """Say what is in a data set and what is wrong with it, by file. Exit code 1: something must be repaired."""
+    from ..data.check import check_data
+
+    report = check_data(path, split, decode)
+    return Answer(report.to_json(), report.summary(), 0 if report.ok else 1)
+
+
+def convert_data(
+    src: Annotated[str, typer.Argument(help="A data set of any known format.")],
+    dst: Annotated[str, typer.Argument(help="A new or empty folder.")],
+    to: Annotated[Format, typer.Option(help="The format to write.")],
+    split: Annotated[str | None, typer.Option(help="Only this split; all if not given.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link the images instead of copying them.")] = False,
+    json: Json = False,
+) -> Answer:
+    """Write a data set anew in another format, images included."""
+    from ..data.convert import convert_data
+
+    report = convert_data(src, dst, to.value, split, "link" if link else "copy")
+    lines = [f"{report['out']} ({report['format']}), {len(report['labels'])} classes"]
+    for name, counts in report["splits"].items():
+        lines.append(f"{name}: " + ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in counts.items()))
+    return Answer(report, "\n".join(lines))

@@ -1,0 +1,54 @@
+"""What the options of several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from .values import parse_size
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Format(StrEnum):
+    coco = "coco"
+    yolo = "yolo"
+    voc = "voc"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+DataPath = Annotated[
+    str, typer.Option("--data", help="A data set: its folder, COCO .json or YOLO data.yaml.")
+]
+Size = Annotated[
+    tuple | None,
+    typer.Option(
+        "--size", parser=parse_size, metavar="HxW", help="Input height x width; one number = square."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that load images; chosen if not given.")]
+Iou = Annotated[float, typer.Option(min=0, max=1, help="Overlap above which the weaker box is suppressed.")]
+Limit = Annotated[int, typer.Option(min=1, help="Most detections per image.")]
+Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors) of hsvdet.")]
+
+
+def new_app(help_: str, **options: Any) -> typer.Typer:
+    return typer.Typer(
+        help=help_,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        **options,
+    )
+
+
+def example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,154 @@
+"""`hsvdet train`: what is to be trained, from what weights, with what numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from . import Answer
+from .options import DataPath, Device, Json, Precision, Size, Workers
+from .values import parse_settings
+
+if TYPE_CHECKING:
+    from ..data.dataset import DetectionData
+    from ..detector import Detector
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|CKPT", help="A name of `hsvdet models`, or a checkpoint to train on."),
+    ],
+    data: DataPath,
+    out: Annotated[str, typer.Option(help="A new folder for the run; with --resume, the run's.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Start from these: a checkpoint, or published weights (.pt).")
+    ] = None,
+    size: Size = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's if not given.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass, over all devices.")] = 16,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batches per step; by the recipe's nominal batch if not given."),
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="fp16 needs a GPU.")] = Precision.fp32,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Devices on each node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines; torchrun tells by itself.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    fraction: Annotated[float, typer.Option(help="Share of the training images to use.")] = 1.0,
+    workers: Workers = None,
+    split: Annotated[str, typer.Option(help="What to train on.")] = "train",
+    val_split: Annotated[str, typer.Option(help="What to validate on; none for no validation.")] = "val",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out: same command, and this.")
+    ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="plain, three-stage or query; the model's own if not given.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Change a number of the model (k=0.25) or recipe (mosaic=0)."
+        ),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Train a detector on a data set, validating it after every epoch."""
+    from ..data.read import read_data
+    from ..training import train
+
+    plan = _plan(model, weights, size, recipe, settings or [])
+    training_data = read_data(data, split)
+    validation_data = None if val_split == "none" else read_data(data, val_split, labels=training_data.labels)
+    detector = plan.create(training_data, seed)
+    result = train(
+        detector,
+        (training_data, validation_data),
+        out,
+        epochs=epochs,
+        batch=batch,
+        accumulate=accumulate,
+        precision=precision.value,
+        device=device,
+        devices=devices,
+        nodes=nodes,
+        seed=seed,
+        fraction=fraction,
+        workers=workers,
+        resume=resume,
+        recipe=recipe,
+        options=plan.recipe_options,
+    )
+    ap = (
+        f"AP {result.metrics['ap']:.3f}, AP50 {result.metrics['ap50']:.3f}"
+        if result.metrics
+        else "not validated"
+    )
+    return Answer(
+        result.to_json(), f"{result.epochs} epochs in {result.seconds:.0f} s: {ap}\nBest: {result.best}"
+    )
+
+
+class _Plan(NamedTuple):
+    """A detector to be made when the classes are known, and the numbers of the recipe that differ."""
+
+    model: str
+    options: dict[str, Any]
+    size: tuple[int, int] | None
+    weights: str | None
+    recipe_options: dict[str, Any]
+
+    def create(self, data: DetectionData, seed: int) -> Detector:
+        """With the data's classes; begun with the weights, if there are any."""
+        import torch
+
+        from ..conversion import warm_start
+        from ..detector import create
+
+        torch.manual_seed(seed)
+        detector = create(
+            self.model, data.labels, size=self.size, category_ids=data.category_ids, options=self.options
+        )
+        if self.weights is not None:
+            logging.getLogger("hsvdet").info("%s", warm_start(detector, self.weights))
+        return detector
+
+
+def _plan(
+    model: str,
+    weights: str | None,
+    size: tuple[int, int] | None,
+    recipe: str | None,
+    settings: list[str],
+) -> _Plan:
+    """Everything that can be refused before the data are read. A checkpoint given as the model says which
+    model it is, with what configuration and size, and is the weights to start from."""
+    from .. import models
+    from ..checkpoint import read_header
+    from ..detector import override
+    from ..errors import CheckpointError, ConfigError
+    from ..preprocess import Preprocess
+    from ..training import find_recipe
+
+    changes: dict[str, Any] = {}
+    if model not in models.MODELS and (os.path.exists(model) or model.endswith((".safetensors", ".pt"))):
+        if weights is not None:
+            raise ConfigError(f"{model} is a checkpoint and brings its weights: leave --weights out.")
+        header, weights = read_header(model), model
+        try:
+            model, changes = header["model"], header["config"]
+            size = size or Preprocess(**header["preprocess"]).size
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(f"{weights}: its header does not say what model it is ({error}).") from None
+    entry = models.find(model)
+    config = override(entry.config, changes)
+    options, recipe_options = parse_settings(settings, config, find_recipe(recipe or entry.recipe))
+    override(config, options)
+    if size is not None:
+        dataclasses.replace(entry.preprocess, size=size)
+    return _Plan(model, {**changes, **options}, size, weights, recipe_options)

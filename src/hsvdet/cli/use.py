@@ -1,0 +1,114 @@
+"""Weights in use: `hsvdet val`, `predict`, `convert`, and the demo of it all."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import Answer
+from .options import Checkpoint, DataPath, Device, Iou, Json, Limit, Precision, Size, Workers
+
+
+def val(
+    checkpoint: Checkpoint,
+    data: DataPath,
+    split: Annotated[str, typer.Option(help="Which part of the data set.")] = "val",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
+    device: Device = "auto",
+    workers: Workers = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Weaker detections are left out.")] = 0.001,
+    iou: Iou = 0.7,
+    limit: Limit = 300,
+    precision: Annotated[Precision, typer.Option(help="fp16 needs a GPU.")] = Precision.fp32,
+    out: Annotated[str | None, typer.Option(help="A folder for the report: numbers and pictures.")] = None,
+    json: Json = False,
+) -> Answer:
+    """Evaluate a checkpoint: COCO's AP, classes, occlusion, confusion, duplicates."""
+    from ..validation import val
+
+    evaluation = val(
+        checkpoint,
+        data,
+        split=split,
+        batch=batch,
+        device=device,
+        workers=workers,
+        score=score,
+        iou=iou,
+        limit=limit,
+        precision=precision.value,
+        out=out,
+    )
+    report = f"\n\nReport: {out}" if out else ""
+    return Answer(evaluation.to_json(), evaluation.table() + report)
+
+
+def predict(
+    checkpoint: Checkpoint,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Images, videos, folders (with all below), 'patterns*', camera numbers, URLs (http, rtsp, ...).",
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="A new folder for pictures, detections.json and images.json.")],
+    score: Annotated[float, typer.Option(min=0, max=1, help="Weaker detections are left out.")] = 0.25,
+    iou: Iou = 0.7,
+    limit: Limit = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
+    size: Size = None,
+    device: Device = "auto",
+    pictures: Annotated[bool, typer.Option(help="Draw, or write JSON only.")] = True,
+    json: Json = False,
+) -> Answer:
+    """Detect objects in images, videos, cameras and URLs: pictures, and COCO-style JSON."""
+    from ..predictor import predict
+
+    report = predict(
+        checkpoint,
+        sources,
+        out,
+        score=score,
+        iou=iou,
+        limit=limit,
+        batch=batch,
+        size=size,
+        device=device,
+        pictures=pictures,
+        progress=True,
+    )
+    return Answer(report.to_json(), str(report))
+
+
+def convert(
+    foreign: Annotated[
+        str, typer.Argument(metavar="FOREIGN", help="Published weights; nothing in them is run.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The checkpoint to write (.safetensors).")],
+    model: Annotated[str | None, typer.Option(help="Which model it must be; found out if not given.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Class names, a,b,c; the file's if not given.")] = None,
+    size: Size = None,
+    json: Json = False,
+) -> Answer:
+    """Published weights into a checkpoint."""
+    from ..conversion import convert
+
+    names = [name.strip() for name in labels.split(",")] if labels else None
+    report = convert(foreign, out, model=model, labels=names, size=size)
+    return Answer(report.to_json(), str(report))
+
+
+def demo(
+    out: Annotated[
+        str, typer.Option(help="A folder; what an earlier demo left there is replaced.")
+    ] = "runs/demo",
+    device: Device = "auto",
+    json: Json = False,
+) -> Answer:
+    """Draw a data set of crowded scenes, train hsv-det-n on it, evaluate it, and detect in unseen scenes."""
+    from ..demonstration import demo
+
+    report = demo(out, device=device)
+    return Answer(report.to_json(), str(report))
