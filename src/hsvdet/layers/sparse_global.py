@@ -150,6 +150,18 @@ class SparseAttention(nn.Module):
             k = k * total
         return min(max(1, round(k)), total)
 
+    @torch.no_grad()
+    def weights(
+        self, x: Tensor, padding: Tensor | None = None, salience: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Where a call of `forward` with the same arguments looks: the selected tokens, [B, k] best first, or None
+        for all of them; and their attention [B, heads, k, k + extra], float32, whose rows sum to 1: to the
+        selected tokens, then to the pooled and the learned ones. The selector "random" chooses anew."""
+        scores = self.scorer(x) if self.config.selector == "learned" else None
+        index = self._select(x, scores, padding, salience)
+        queries, keys, _, allowed = self._attention_input(x, index, padding)
+        return index, _weights(queries, keys, allowed)
+
     def _select(
         self, x: Tensor, scores: Tensor | None, padding: Tensor | None, salience: Tensor | None
     ) -> Tensor | None:
@@ -289,13 +301,10 @@ class SparseGlobal(SparseAttention):
             return Diagnosis(gate, change, 0.0, 1.0, 0.0)
         scores = self.scorer(x) if self.config.selector == "learned" else None
         index = self._select(x, scores, padding, salience)
-        queries, keys, values, allowed = (
-            None if part is None else part.float() if part.is_floating_point() else part
-            for part in self._attention_input(x, index, padding)
-        )
-        logits = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
-        allowed = torch.ones_like(logits[:, :1, :1], dtype=torch.bool) if allowed is None else allowed
-        weights = logits.masked_fill(~allowed, -torch.inf).softmax(-1)  # [B, heads, k, k + extra]
+        queries, keys, values, allowed = self._attention_input(x, index, padding)
+        weights, values = _weights(queries, keys, allowed), values.float()
+        if allowed is None:
+            allowed = weights.new_ones(len(x), 1, 1, weights.shape[3], dtype=torch.bool)
         tokens = weights.shape[2]
         real = allowed[:, 0, 0, :tokens, None]  # [B, k, 1]
         moved = (weights @ values - values[:, :, :tokens]).transpose(1, 2).flatten(2)
@@ -337,3 +346,9 @@ def tokens_at(tokens: Tensor, index: Tensor | None) -> Tensor:
     return tokens.gather(
         1, index if tokens.ndim == 2 else index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
     )
+
+
+def _weights(queries: Tensor, keys: Tensor, allowed: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) of an AttentionInput: [B, heads, k, k + extra], float32."""
+    logits = queries.float() @ keys.float().transpose(-1, -2) / math.sqrt(queries.shape[-1])
+    return (logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)).softmax(-1)
