@@ -75,7 +75,7 @@ class Detector:
             for start in range(0, len(numbers), batch):
                 chunk = numbers[start : start + batch]
                 answer = self._run([placed[i] for i in chunk])
-                found = models.find(self.name).postprocess(
+                found = models.find(self.name).detections(
                     answer, [sizes[i] for i in chunk], score=score, iou=iou, limit=limit
                 )
                 for i, detections in zip(chunk, found, strict=True):

@@ -51,14 +51,12 @@ def top_k(
     sizes: list[tuple[int, int]],
     *,
     score: float = 0.25,
-    iou: float = 0.7,
     limit: int = 300,
-    several_labels: bool = False,
 ) -> list[Detections]:
     """The `limit` best pairs of a query and a class, for query detectors with sigmoid classes.
 
-    sizes: (height, width) of each original image. score: pairs below are dropped. iou and several_labels change
-    nothing: queries do not repeat one another, and one of them may always answer with several classes.
+    sizes: (height, width) of each original image. score: pairs below are dropped. Queries do not repeat one
+    another, so nothing is suppressed, and one of them may answer with several classes.
     """
     results = []
     probabilities = prediction.logits.float().sigmoid()
@@ -77,13 +75,11 @@ def best_class(
     sizes: list[tuple[int, int]],
     *,
     score: float = 0.25,
-    iou: float = 0.7,
     limit: int = 300,
-    several_labels: bool = False,
 ) -> list[Detections]:
     """Each query's best class, for query detectors with a softmax whose last class is "no object".
 
-    Parameters as of `top_k`; here too iou and several_labels change nothing.
+    Parameters as of `top_k`.
     """
     results = []
     probabilities, labels = prediction.logits.float().softmax(-1)[..., :-1].max(-1)

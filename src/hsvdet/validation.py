@@ -87,7 +87,7 @@ def find_all(
     between: Callable[[], None] = lambda: None,
 ) -> Found:
     """Run `net` (of the detector's kind, in evaluation mode) over batches. between: called after each."""
-    postprocess = models.find(detector.name).postprocess
+    model = models.find(detector.name)
     # The upper bound among token selectors looks at the objects, in evaluation as well.
     oracle = getattr(detector.config, "selector", None) == "oracle"
     found = Found({}, {})
@@ -96,7 +96,7 @@ def find_all(
         with autocast(device, precision):
             answer = net(batch.images, batch.padding, batch.targets if oracle else None).answer
         sizes = [info.size for info in batch.infos]
-        detections = postprocess(answer, sizes, score=score, iou=iou, limit=limit, several_labels=True)
+        detections = model.detections(answer, sizes, score=score, iou=iou, limit=limit, several_labels=True)
         boxes, logits = cxcywh_to_xyxy(answer.boxes.float()), answer.logits.float()
         # One logit more than classes: a softmax with "no object" last.
         softmax = logits.shape[-1] > len(detector.labels)

@@ -15,6 +15,7 @@ from ..criteria.set import SetCriterion, SetWeights
 from ..errors import ConfigError, did_you_mean
 from ..postprocess import best_class, nms, top_k
 from ..preprocess import Preprocess
+from ..structures import Detections, Prediction
 from . import (
     conditional_detr,
     dab_detr,
@@ -46,9 +47,9 @@ class Model(NamedTuple):
     """One row of the table.
 
     net: (config, number of classes) to the network. config: a frozen dataclass, all the numbers of it.
-    criterion: makes the loss. postprocess: Prediction and original sizes to Detections. preprocess: what it
-    was designed for. recipe: the name of its training recipe (training/recipe.py). licence: of the design as
-    written here; published weights have their own.
+    criterion: makes the loss. postprocess: `nms`, `top_k` or `best_class` of postprocess.py, as the answer is
+    to be read. preprocess: what it was designed for. recipe: the name of its training recipe
+    (training/recipe.py). licence: of the design as written here; published weights have their own.
     """
 
     family: str
@@ -60,6 +61,24 @@ class Model(NamedTuple):
     recipe: str
     licence: str = "Apache-2.0"
     note: str = ""
+
+    def detections(
+        self,
+        prediction: Prediction,
+        sizes: list[tuple[int, int]],
+        *,
+        score: float = 0.25,
+        iou: float = 0.7,
+        limit: int = 300,
+        several_labels: bool = False,
+    ) -> list[Detections]:
+        """The answer to images of `sizes` (height, width), in their pixels: for callers who do not know the model.
+
+        iou and several_labels are about suppression, see `postprocess.nms`; other models have none.
+        """
+        if self.postprocess is nms:
+            return nms(prediction, sizes, score=score, iou=iou, limit=limit, several_labels=several_labels)
+        return self.postprocess(prediction, sizes, score=score, limit=limit)
 
 
 _LETTERBOX = Preprocess(size=(640, 640))
