@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import hsvdet
 from hsvdet.backbones.resnet import ResNet
 from hsvdet.backbones.resnet_vd import ResNetVd
-from hsvdet.deploy import fold
+from hsvdet.deploy.fold import fold
 from hsvdet.deploy.sparse_global import WORST_CONDITION, FoldedSparseGlobal, fold_block
 from hsvdet.errors import ConfigError, SaveError
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import models
 from .checkpoint import read_checkpoint, write_checkpoint
-from .deploy import FoldReport, fold
+from .deploy.fold import FoldReport, fold
 from .errors import CheckpointError, ConfigError, SaveError, did_you_mean
 from .preprocess import Preprocess
 from .structures import Detections

@@ -7,9 +7,10 @@ in its name is (centre x, centre y, width, height) in fractions of the unpadded 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # `hsvdet.runtime` has Detections of numpy arrays, and no PyTorch
+    from torch import Tensor
 
 
 class ImageInfo(NamedTuple):

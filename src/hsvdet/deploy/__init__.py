@@ -1,5 +1,2 @@
-"""A trained network in the form it is used in: the same answers for fewer operations."""
-
-from .fold import BlockFold, FoldReport, fold
-
-__all__ = ["BlockFold", "FoldReport", "fold"]
+"""A trained network in the form it is used in: folded, exported, certified. Imports nothing by itself, because
+`artifact` is for places without PyTorch."""
