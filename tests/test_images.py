@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from bad_images import QUARTERS, animation, bomb, rotated, truncated
-from hsvdet.data.images import image_size, read_image
+from hsvdet.data.images import read_image
+from hsvdet.data.pixels import image_size
 from hsvdet.errors import DataError
 
 

@@ -20,7 +20,8 @@ from urllib.request import Request, urlopen
 from torch import Tensor
 
 from .data.files import walk
-from .data.images import IMAGE_SUFFIXES, image_size, read_image
+from .data.images import read_image
+from .data.pixels import IMAGE_SUFFIXES, image_size
 from .errors import DataError
 from .video import VIDEO_SUFFIXES, read_video, without_password
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import DataError
-from .images import IMAGE_SUFFIXES, image_size
+from .pixels import IMAGE_SUFFIXES, image_size
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

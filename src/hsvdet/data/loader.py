@@ -28,7 +28,8 @@ from ..structures import Batch, ImageInfo, Sample
 from .augmentation import Augmentation
 from .batch import normalised, stack
 from .dataset import DetectionData, Record
-from .images import image_size, read_image
+from .images import read_image
+from .pixels import image_size
 from .transforms import Letterbox
 
 # Images are read at no less than this many times the size they have on the canvas, so that scaling up by

@@ -31,7 +31,7 @@ from .files import (
     walk,
     without_path,
 )
-from .images import IMAGE_SUFFIXES
+from .pixels import IMAGE_SUFFIXES
 from .repair import (
     MALFORMED,
     UNKNOWN_CLASS,

@@ -29,7 +29,7 @@ from .files import (
     walk_images,
     without_path,
 )
-from .images import IMAGE_SUFFIXES
+from .pixels import IMAGE_SUFFIXES
 from .repair import (
     MALFORMED,
     UNKNOWN_CLASS,
