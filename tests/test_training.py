@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 import hsvdet.checkpoint
-import hsvdet.training.loop as loop
 from hsvdet.detector import create, load
 from hsvdet.errors import ConfigError, NonFiniteError, SaveError
 from hsvdet.training import train
+from hsvdet.training.learner import Learner
 from hsvdet.training.state import read_state
 from hsvdet.validation import val
 from tiny_runs import LABELS, metrics, squares, tiny
@@ -79,17 +79,17 @@ def test_answers_do_not_depend_on_the_batch_they_came_in(tmp_path):
 
 def test_accumulated_batches_make_the_step_of_their_mean(tmp_path, monkeypatch):
     """Two batches accumulated move the weights as the mean of their two losses does."""
-    norms = []
-    clip = loop._Run._step
+    windows = []
+    original = Learner.step
 
-    def step(self, window):
-        norms.append(len(window))
-        clip(self, window)
+    def step(self, window, *others):
+        windows.append(len(window))
+        return original(self, window, *others)
 
-    monkeypatch.setattr(loop._Run, "_step", step)
+    monkeypatch.setattr(Learner, "step", step)
     data = squares(tmp_path)
     train(tiny(), (data, None), tmp_path / "run", epochs=2, batch=2, accumulate=4, workers=0, progress=False)
-    assert norms == [4, 2, 4, 2]  # the last window of an epoch is what remains of it
+    assert windows == [4, 2, 4, 2]  # the last window of an epoch is what remains of it
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -97,20 +97,20 @@ def test_a_non_finite_step_stops_with_its_images_named_and_the_state_before_it_s
     tmp_path, monkeypatch, what
 ):
     data = squares(tmp_path)
-    original = loop._Run._losses
+    original = Learner.losses
     before = {}
 
     def poisoned(self, batch):
         weights = {name: value.clone() for name, value in self.net.state_dict().items()}
         losses = original(self, batch)
-        if self.position.step == 4:
+        if self.average.steps == 4:
             before["paths"] = [info.path for info in batch.infos]
             before["weights"] = weights
             poison = torch.tensor(float("nan")) if what == "loss" else _infinite_gradient(losses["box"])
             losses["box"] = losses["box"] + poison
         return losses
 
-    monkeypatch.setattr(loop._Run, "_losses", poisoned)
+    monkeypatch.setattr(Learner, "losses", poisoned)
     with pytest.raises(NonFiniteError) as caught:
         train(
             tiny(), (data, None), tmp_path / "run", epochs=3, batch=4, accumulate=1, workers=0, progress=False

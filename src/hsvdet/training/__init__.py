@@ -1,6 +1,6 @@
 """Training: `train`, and the recipes it follows."""
 
-from .loop import TrainResult, train
 from .recipe import RECIPES, Recipe, find_recipe
+from .start import TrainResult, train
 
 __all__ = ["RECIPES", "Recipe", "TrainResult", "find_recipe", "train"]

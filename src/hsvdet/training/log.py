@@ -250,10 +250,10 @@ class Progress:
         self._task = self._bar.add_task("", total=self.batches, completed=done, note="")
         self._bar.start()
 
-    def advance(self, loss: Tensor, batches: int) -> None:
-        """loss: a scalar; only looked at when a bar shows it."""
+    def advance(self, losses: dict[str, Tensor], batches: int) -> None:
+        """losses: of the last batch, by name; only looked at when a bar shows their sum."""
         if self._bar is not None:
-            self._bar.update(self._task, advance=batches, note=f"loss {loss.item():.3f}")
+            self._bar.update(self._task, advance=batches, note=f"loss {sum(losses.values()).item():.3f}")
 
     def note(self, text: str) -> None:
         if self._bar is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from ..devices import find_device
-from ..errors import ConfigError
+from ..errors import ConfigError, HsvdetError
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -51,6 +52,20 @@ def start_processes(device: str, devices: int, nodes: int, precision: str) -> Fa
     )
     fabric.launch()
     return fabric
+
+
+def agree(fabric: Fabric, check: Callable[[], bool]) -> bool:
+    """What a check says on rank 0, to every process; if it fails, every process raises its error."""
+    answer: bool | HsvdetError = False
+    if fabric.global_rank == 0:
+        try:
+            answer = check()
+        except HsvdetError as error:
+            answer = error
+    answer = fabric.broadcast(answer)
+    if isinstance(answer, HsvdetError):
+        raise answer
+    return answer
 
 
 def gather(item: Any) -> list[Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..checkpoint import read_checkpoint, write_atomically, write_checkpoint
@@ -22,6 +24,32 @@ class Position(NamedTuple):
     epoch: int = 0
     batch: int = 0
     step: int = 0
+
+
+@dataclass
+class Diary:
+    """Where a run is and what it has noted; with the learner's tensors, all that a state on disk holds.
+
+    history: a row of results.csv for each epoch done. losses: sums over the batches of the epoch under way,
+    by name, float64. seconds: that its steps took.
+    """
+
+    position: Position = Position()
+    history: list[dict[str, float | int | None]] = field(default_factory=list)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Those of a batch."""
+        for name, value in losses.items():
+            if name not in self.losses:
+                self.losses[name] = torch.zeros((), dtype=torch.float64, device=value.device)
+            self.losses[name] += value
+
+    def turn(self) -> None:
+        """To the next epoch."""
+        self.position = Position(self.position.epoch + 1, 0, self.position.step)
+        self.losses, self.seconds = {}, 0.0
 
 
 class State(NamedTuple):
@@ -48,7 +76,7 @@ def write_state(path: Path, state: State) -> None:
     try:
         write_checkpoint(path, tensors, header)
     except OSError as error:
-        raise SaveError(_unwritten(path, error)) from error
+        raise SaveError(unwritten(path, error)) from error
 
 
 def read_state(path: Path) -> State:
@@ -85,10 +113,10 @@ def write_file(path: Path, content: bytes) -> None:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise SaveError(_unwritten(path, error)) from error
+        raise SaveError(unwritten(path, error)) from error
 
 
-def _unwritten(path: Path, error: OSError) -> str:
+def unwritten(path: Path, error: OSError) -> str:
     return (
         f"{path} cannot be written: {error.strerror or error}. What was there before is unharmed."
         " Make room, then continue with resume."

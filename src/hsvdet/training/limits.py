@@ -1,0 +1,43 @@
+"""The limits of the machine: what to ask of its memory, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+import torch
+
+from ..errors import HsvdetError, Interrupted
+from .interrupt import Interrupts
+
+
+def memory_for_pictures() -> float:
+    """GiB to keep decoded pictures in: a quarter of what is free, up to 8."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (ValueError, OSError, AttributeError):
+        free = 4.0
+    return min(8.0, free / 4)
+
+
+@contextmanager
+def plain_errors(batch: int, accumulate: int, interrupts: Interrupts):
+    """What PyTorch raises for the machine's limits, in words that help."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise HsvdetError(
+            f"The GPU's memory does not hold a batch of {batch}. Try batch {max(1, batch // 2)} with accumulate"
+            f" {accumulate * 2}, precision bf16, or a smaller size."
+        ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        if interrupts.received:  # sent to the whole process group: those that load images died of it at once
+            raise Interrupted(
+                "Stopped by a signal. Continue from the last saved step with resume.", interrupts.received
+            ) from None
+        raise HsvdetError(
+            "A process that loads images was ended by the system, most often for lack of memory. Continue with"
+            " resume and fewer workers."
+        ) from error

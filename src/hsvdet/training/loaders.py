@@ -1,0 +1,55 @@
+"""The batches of a run: those learned from, and those validated on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..data.loader import EvaluationLoader, EvaluationSet, TrainingLoader, TrainingSet
+from ..devices import default_workers
+from .limits import memory_for_pictures
+from .plan import Plan
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+def training_loader(fabric: Fabric, plan: Plan) -> TrainingLoader:
+    """This process's part of every batch, augmented as the recipe says."""
+    images = TrainingSet(
+        plan.training_data,
+        plan.detector.preprocess,
+        partial(plan.recipe.augmentation, epochs=plan.epochs),
+        plan.seed,
+        cache="ram",
+        cache_gibibytes=memory_for_pictures() / fabric.world_size,
+    )
+    return TrainingLoader(
+        images,
+        plan.batch,
+        # A last batch of a few images has statistics of a few images; it is left out where it is small.
+        drop_last=0 < len(images) % plan.batch < plan.batch / 2,
+        **_for_process(fabric, plan),
+    )
+
+
+def validation_loader(fabric: Fabric, plan: Plan) -> EvaluationLoader | None:
+    """This process's part of the validation images, as they are; None where there are none."""
+    if plan.validation_data is None:
+        return None
+    return EvaluationLoader(
+        EvaluationSet(plan.validation_data, plan.detector.preprocess),
+        min(16, max(1, plan.batch // fabric.world_size)),
+        **_for_process(fabric, plan),
+    )
+
+
+def _for_process(fabric: Fabric, plan: Plan) -> dict[str, int | bool]:
+    workers = plan.workers
+    return {
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
+        "workers": default_workers(fabric.device, fabric.world_size) if workers is None else workers,
+        "pin_memory": fabric.device.type == "cuda",
+        "normalise": False,
+    }

@@ -1,0 +1,166 @@
+"""What a run is asked to do, checked before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import models
+from ..data.dataset import DetectionData
+from ..data.loader import subset
+from ..data.read import available_splits, read_data
+from ..detector import Detector
+from ..errors import ConfigError
+from ..validation import check_labels
+from .recipe import Recipe, find_recipe
+
+log = logging.getLogger("hsvdet")
+
+RANDOM = "random initialisation"  # Detector.source of a network that never learned
+
+Data = str | os.PathLike[str] | DetectionData | tuple[DetectionData, DetectionData | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run: what learns from what, how long and how. The numbers are as in `train`, all of them known.
+
+    warm: the detector's weights were trained before; source: what it said of them.
+    """
+
+    detector: Detector
+    training_data: DetectionData
+    validation_data: DetectionData | None
+    out: Path
+    recipe: Recipe
+    epochs: int
+    batch: int
+    accumulate: int
+    precision: str
+    seed: int
+    fraction: float
+    workers: int | None
+    save_every: float
+    source: str
+
+    @property
+    def warm(self) -> bool:
+        return self.source != RANDOM
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What must not change when the run is resumed."""
+        validation = self.validation_data
+        return {
+            "model": self.detector.name,
+            "config": dataclasses.asdict(self.detector.config),
+            "labels": list(self.detector.labels),
+            "preprocess": self.detector.preprocess.to_json(),
+            "recipe": dataclasses.asdict(self.recipe),
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "accumulate": self.accumulate,
+            "precision": self.precision,
+            "seed": self.seed,
+            "warm": self.warm,
+            "fraction": self.fraction,
+            "data": {
+                "train": _fingerprint(self.training_data),
+                "val": validation and _fingerprint(validation),
+            },
+        }
+
+    @property
+    def trained_source(self) -> str:
+        """What the detector says of its weights after the run."""
+        start = f", starting from: {self.source}" if self.warm else ""
+        name, images = self.training_data.root.name, len(self.training_data)
+        return f"trained with hsvdet on {name} ({images} images){start}"
+
+
+def make_plan(
+    detector: Detector,
+    data: Data,
+    out: str | os.PathLike[str],
+    *,
+    recipe: str | Recipe | None,
+    options: Mapping[str, Any] | None,
+    epochs: int | None,
+    batch: int,
+    accumulate: int | None,
+    split: str,
+    val_split: str | None,
+    fraction: float,
+    **numbers: Any,
+) -> Plan:
+    """Reads the data, gives the detector their category ids, and fills in what the recipe knows.
+
+    numbers: the fields of `Plan` of the same names. Raises ConfigError, DataError.
+    """
+    chosen = find_recipe(recipe or models.find(detector.name).recipe, options)
+    epochs = chosen.epochs if epochs is None else epochs
+    if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
+        raise ConfigError("epochs, batch and accumulate expect numbers from 1 on.")
+    if detector.source == RANDOM and getattr(detector.config, "pretrained", False):
+        raise ConfigError(
+            f"{detector.name} keeps the normalisation of a trained backbone, and its backbone is random. Start from"
+            " trained weights (weights), or train all of it (pretrained=false)."
+        )
+    if detector.folded is not None:
+        raise ConfigError(
+            "train expects a detector with its layers apart; this one is deployed. Train the one it was made of."
+        )
+    training, validation = _open_data(detector, data, split, val_split)
+    return Plan(
+        detector=detector,
+        training_data=subset(training, fraction, numbers["seed"]) if fraction != 1 else training,
+        validation_data=validation,
+        out=Path(out),
+        recipe=chosen,
+        epochs=epochs,
+        batch=batch,
+        accumulate=accumulate or chosen.accumulation(batch),
+        fraction=fraction,
+        source=detector.source,
+        **numbers,
+    )
+
+
+def _open_data(
+    detector: Detector, data: Data, split: str, val_split: str | None
+) -> tuple[DetectionData, DetectionData | None]:
+    if isinstance(data, DetectionData):
+        data = (data, None)
+    if isinstance(data, tuple):
+        training, validation = data
+    else:
+        if val_split is not None and available_splits(data) == ("all",):
+            # It would answer to any name, and the run would be judged by what it learned from.
+            log.warning("%s is not divided into splits: all of it is trained on, none validates.", data)
+            val_split = None
+        training = read_data(data, split, labels=detector.labels)
+        validation = read_data(data, val_split, labels=detector.labels) if val_split is not None else None
+    for part in (training, validation):
+        if part is not None:
+            check_labels(detector, part)
+    detector.category_ids = tuple(training.category_ids)
+    return training, validation
+
+
+def _fingerprint(data: DetectionData) -> dict[str, Any]:
+    """Images and annotations of a split, without its place: a data set may be moved."""
+    digest = hashlib.sha256()
+    for record in data.records:
+        digest.update(str(record.id).encode())
+        for part in (record.boxes, record.labels, record.crowd):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return {"images": len(data), "sha256": digest.hexdigest()[:16]}

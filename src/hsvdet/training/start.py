@@ -1,0 +1,106 @@
+"""`train`: from what was asked to a run, and back."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..detector import Detector
+from .interrupt import Interrupts
+from .limits import plain_errors
+from .loop import Run
+from .plan import Data, make_plan
+from .processes import start_processes, stop_processes
+from .recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """best, last: checkpoints, with averaged weights. epochs: that were trained. metrics: COCO's numbers of
+    `best` on the validation split (empty without one). seconds: of this run, without those before a resume."""
+
+    out: Path
+    best: Path
+    last: Path
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
+        return {
+            "out": str(self.out),
+            "best": str(self.best),
+            "last": str(self.last),
+            "epochs": self.epochs,
+            "metrics": plain,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def train(
+    detector: Detector,
+    data: Data,
+    out: str | os.PathLike[str],
+    *,
+    epochs: int | None = None,
+    batch: int = 16,
+    accumulate: int | None = None,
+    precision: str = "fp32",
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    seed: int = 0,
+    fraction: float = 1.0,
+    workers: int | None = None,
+    split: str = "train",
+    val_split: str | None = "val",
+    resume: bool = False,
+    recipe: str | Recipe | None = None,
+    options: Mapping[str, Any] | None = None,
+    save_every: float = 300.0,
+    progress: bool = True,
+) -> TrainResult:
+    """Train a detector; at the end it holds the best weights, as `best.safetensors` does.
+
+    data: a path that `read_data` understands, or DetectionData for training and validation (or None).
+    out: a folder for checkpoints, state, curves and log (docs/training.md lists the files). epochs: the
+    recipe's, if None. batch: images per forward pass, over all processes. accumulate: batches per optimizer
+    step; by default as many as the recipe's nominal batch asks for. precision: fp32, bf16 or fp16. device,
+    devices, nodes: where; under torchrun the processes are those it started. seed: of everything random but
+    the weights given. fraction: share of the training images to use. workers: processes that load images.
+    val_split: None to train without validation. resume: continue the run in `out`. recipe: by name, or the
+    model's own. options: numbers of the recipe that differ, such as {"mosaic": 0.5}. save_every: seconds
+    between saved states within an epoch; 0 saves after each step. progress: lines on stderr.
+
+    A detector whose `source` is not "random initialisation" is warm: it learns slower (recipe). Its labels
+    are the data's, by name; its category_ids become those of the data set.
+
+    Raises ConfigError, DataError; SaveError when the disk is full; NonFiniteError, after saving the state
+    before the step; Interrupted after Ctrl-C or SIGTERM, with the run saved.
+    """
+    started = time.monotonic()
+    plan = make_plan(
+        detector, data, out, recipe=recipe, options=options, epochs=epochs, batch=batch, accumulate=accumulate,
+        precision=precision, seed=seed, fraction=fraction, split=split, val_split=val_split, workers=workers,
+        save_every=save_every,
+    )  # fmt: skip
+    fabric = start_processes(device, devices, nodes, precision)
+    try:
+        with Interrupts() as interrupts, plain_errors(plan.batch, plan.accumulate, interrupts):
+            metrics = Run(fabric, plan, interrupts, progress).run(resume)
+    finally:
+        stop_processes()
+    return TrainResult(
+        out=plan.out,
+        best=plan.out / "best.safetensors",
+        last=plan.out / "last.safetensors",
+        epochs=plan.epochs,
+        metrics=metrics,
+        seconds=time.monotonic() - started,
+    )

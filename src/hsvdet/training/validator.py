@@ -1,0 +1,62 @@
+"""The averaged weights on the validation split, by all processes together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..data.loader import EvaluationLoader
+from ..devices import move
+from ..evaluate import Evaluation, evaluate_detections, merge_by_image
+from ..validation import find_all
+from .log import Row, diagnose_blocks
+from .plan import Plan
+from .processes import gather, same_as_first
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+_COLUMNS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
+
+
+class Validator:
+    """Each process answers for a part of `plan.validation_data`; rank 0 puts the parts together."""
+
+    def __init__(self, fabric: Fabric, plan: Plan, loader: EvaluationLoader):
+        self.plan, self.loader = plan, loader
+        self.rank, self.device = fabric.global_rank, fabric.device
+
+    def __call__(self, net: nn.Module, between: Callable[[], None]) -> Evaluation | None:
+        """Of `net`, on rank 0; None on the others. between: called after each batch."""
+        # Each process has running statistics of its own images; those of rank 0 are the ones that are saved.
+        same_as_first(list(net.buffers()))
+        found = find_all(
+            self.plan.detector,
+            net,
+            self.loader,
+            device=self.device,
+            precision="fp32" if self.plan.precision == "fp32" else "bf16",
+            between=between,
+        )
+        everything = gather(found)
+        if self.rank:
+            return None
+        return evaluate_detections(
+            self.plan.validation_data,
+            merge_by_image(part.detections for part in everything),
+            candidates=merge_by_image(part.candidates for part in everything),
+        )
+
+    def diagnose(self, net: nn.Module) -> dict[str, float]:
+        """What the sparse global blocks of `net` do to the first batch."""
+        first = next(iter(self.loader))
+        return diagnose_blocks(net, move(first, self.device, self.plan.detector.preprocess))
+
+
+def columns(evaluation: Evaluation) -> Row:
+    """What results.csv says of an evaluation; None for what is not defined, as AP without objects."""
+    measured = {name: evaluation.stats[name] for name in _COLUMNS}
+    return {name: value if math.isfinite(value) else None for name, value in measured.items()}
