@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from bad_images import QUARTERS, rotated, truncated
-from hsvdet.data.check import check_data, largest_overlaps
+from hsvdet.data.check import check_data
 from hsvdet.data.convert import convert_data
+from hsvdet.data.overlap import occlusion
 from hsvdet.data.read import available_splits, read_data
 from hsvdet.errors import ConfigError, DataError
 from tiny_data import CLASSES, coco, image, text, voc, voc_object, voc_xml, yolo
@@ -68,8 +69,8 @@ def test_a_report_counts_what_is_there(tmp_path):
 
 def test_the_largest_overlap_is_with_another_box():
     boxes = np.float32([[0, 0, 2, 2], [1, 0, 3, 2], [1, 0, 3, 2], [9, 9, 10, 10]])
-    assert np.allclose(largest_overlaps(boxes), [1 / 3, 1, 1, 0])
-    assert largest_overlaps(boxes[:1]).tolist() == [0] and largest_overlaps(boxes[:0]).tolist() == []
+    assert np.allclose(occlusion(boxes), [1 / 3, 1, 1, 0])
+    assert occlusion(boxes[:1]).tolist() == [0] and occlusion(boxes[:0]).tolist() == []
 
 
 def test_checking_finds_what_only_opening_the_images_can_show(tmp_path):

@@ -9,7 +9,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from hsvdet.data import scenes
-from hsvdet.data.scenes import DEMO, LABELS, OCCLUSION_BINS, generate_scene, occlusion, write_scenes
+from hsvdet.data.overlap import occlusion
+from hsvdet.data.scenes import DEMO, LABELS, OCCLUSION_BINS, generate_scene, write_scenes
 from hsvdet.data.scenes.sprites import KINDS, draw_sprite
 from hsvdet.errors import ConfigError, DataError
 
@@ -105,13 +106,6 @@ def test_sprites_fill_their_size(label, height):
         assert sprite.mask[[0, -1]].any(1).all() and sprite.mask[:, [0, -1]].any(0).all()
         assert width - sprite.mask.shape[1] <= 2 + width // 20
         assert height - sprite.mask.shape[0] <= 2 + height // 20
-
-
-def test_occlusion_is_the_largest_overlap_with_another_box():
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [5, 0, 15, 10], [50, 50, 60, 60]], np.float32)
-    assert occlusion(boxes) == pytest.approx([0.5, 0.5, 1 / 3, 0])
-    assert occlusion(boxes[:1]) == pytest.approx([0])
-    assert occlusion(boxes[:0]).shape == (0,)
 
 
 def test_written_scenes_are_a_coco_data_set(tmp_path):

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from os import PathLike
 
 import numpy as np
-import torch
 
-from ..boxes import iou
 from ..errors import DataError
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
+from .overlap import occlusion
 from .read import open_source, require_split, split_names
 
 _OBJECTS = (0, 1, 2, 6, 11, 21, 51, 101)  # first number of objects of each bin
@@ -110,22 +109,12 @@ def check_data(path: str | PathLike[str], split: str | None = None, decode: bool
     return DataReport(str(path), source.format, tuple(labels), reports, decode)
 
 
-def largest_overlaps(xyxy: np.ndarray) -> np.ndarray:
-    """[N]: each box's largest IoU with another of the N boxes [N, 4], 0 for a single one."""
-    if len(xyxy) < 2:
-        return np.zeros(len(xyxy), dtype=np.float32)
-    boxes = torch.from_numpy(np.ascontiguousarray(xyxy))
-    return iou(boxes[:, None], boxes).fill_diagonal_(0).amax(1).numpy()
-
-
 def _report(records: Sequence[Record], labels: Sequence[str], problems: tuple[Problem, ...]) -> SplitReport:
     objects = [~record.crowd for record in records]
     counts = np.array([int(mask.sum()) for mask in objects], dtype=np.int64)
     classes = _joined([record.labels[mask] for record, mask in zip(records, objects, strict=True)])
     areas = _joined([record.area[mask] for record, mask in zip(records, objects, strict=True)])
-    overlaps = _joined(
-        [largest_overlaps(record.boxes[mask]) for record, mask in zip(records, objects, strict=True)]
-    )
+    overlaps = _joined([occlusion(record.boxes[mask]) for record, mask in zip(records, objects, strict=True)])
     per_class = np.bincount(classes.astype(np.int64), minlength=len(labels)).tolist()
     sizes = np.bincount(np.digitize(areas, (32**2, 96**2)), minlength=3).tolist()
     return SplitReport(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .pairing import IGNORED, UNMATCHED, Pair, match, match_within_class, overlaps
+from ..data.overlap import overlaps
+from .pairing import IGNORED, UNMATCHED, Pair, match, match_within_class
 
 CONFUSION_IOU = 0.5
 CONFUSION_SCORE = 0.25

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data.overlap import occlusion
 from .average_precision import average_precision_in_bins
-from .pairing import IGNORED, UNMATCHED, Pair, match_within_class, overlaps, strongest_per_class
+from .pairing import IGNORED, UNMATCHED, Pair, match_within_class, strongest_per_class
 
 OCCLUSION_EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 VISIBILITY_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -56,16 +57,6 @@ class Crowding(NamedTuple):
     score_at_fppi1: float
 
 
-def largest_overlap(pair: Pair) -> np.ndarray:
-    """[N] each object's largest IoU with another object of the image; 0 for crowd regions."""
-    overlap = overlaps(pair.truth, pair.truth)
-    np.fill_diagonal(overlap, 0)
-    overlap[pair.crowd] = 0
-    overlap[:, pair.crowd] = 0
-    # Rounding may put the IoU of two equal boxes a bit above 1, outside the last bin.
-    return overlap.max(1, initial=0).clip(max=1)
-
-
 def crowding(pairs: Sequence[Pair], classes: int) -> Crowding:
     """Occlusion and visibility bins over all images."""
     found_score, false_positives = _found(pairs)
@@ -73,13 +64,14 @@ def crowding(pairs: Sequence[Pair], classes: int) -> Crowding:
     if len(false_positives) > len(pairs):
         score_at_fppi1 = float(np.sort(false_positives)[::-1][len(pairs)])
 
-    occlusion = np.concatenate([largest_overlap(pair) for pair in pairs])
     crowd = np.concatenate([pair.crowd for pair in pairs])
-    edges = OCCLUSION_EDGES if (occlusion >= OCCLUSION_EDGES[-2]).any() else OCCLUSION_EDGES[:-1]
-    precision = average_precision_in_bins(pairs, classes, occlusion, edges)
+    occluded = np.zeros(len(crowd))
+    occluded[~crowd] = np.concatenate([occlusion(pair.truth[~pair.crowd]) for pair in pairs])
+    edges = OCCLUSION_EDGES if (occluded >= OCCLUSION_EDGES[-2]).any() else OCCLUSION_EDGES[:-1]
+    precision = average_precision_in_bins(pairs, classes, occluded, edges)
     bins = []
     for low, high, members, (ap, ap50) in zip(
-        edges[:-1], edges[1:], _members(occlusion, edges), precision, strict=True
+        edges[:-1], edges[1:], _members(occluded, edges), precision, strict=True
     ):
         counts = _recalls(found_score[members & ~crowd], score_at_fppi1)
         bins.append(OcclusionBin(low, high, counts[0], ap, ap50, *counts[1:]))

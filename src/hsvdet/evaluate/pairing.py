@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..data.dataset import DetectionData, Record
+from ..data.overlap import overlaps
 from ..errors import DataError, NonFiniteError, did_you_mean
 from ..structures import Detections
 
@@ -75,17 +76,6 @@ def _pair(record: Record, found: Detections | None, classes: int) -> Pair:
         scores,
         labels,
     )
-
-
-def overlaps(xyxy_a: np.ndarray, xyxy_b: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
-    """[A, 4] and [B, 4] to IoU [A, B] in float64; in columns where `crowd`, the share of box a inside b."""
-    sides = np.minimum(xyxy_a[:, None, 2:], xyxy_b[:, 2:]) - np.maximum(xyxy_a[:, None, :2], xyxy_b[:, :2])
-    intersection = sides.clip(min=0).prod(-1)
-    area_a, area_b = ((xyxy[:, 2:] - xyxy[:, :2]).prod(-1) for xyxy in (xyxy_a, xyxy_b))
-    union = area_a[:, None] + area_b - intersection
-    if crowd is not None:
-        union = np.where(crowd, area_a[:, None], union)
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
 def match(overlap: np.ndarray, crowd: np.ndarray, threshold: float) -> np.ndarray:

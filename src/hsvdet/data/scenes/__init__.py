@@ -4,7 +4,7 @@ Six classes that differ in shape and texture, not in colour, stand on a ground i
 hide farther ones. How much boxes overlap is planned, so that detectors can be compared by occlusion.
 """
 
-from .compose import LABELS, OCCLUSION_BINS, Scene, default_objects, generate_scene, occlusion
+from .compose import LABELS, OCCLUSION_BINS, Scene, default_objects, generate_scene
 from .write import write_scenes
 
 # A data set small enough to draw and train on in minutes on a CPU: `write_scenes(out, **DEMO)`.
@@ -17,6 +17,5 @@ __all__ = [
     "Scene",
     "default_objects",
     "generate_scene",
-    "occlusion",
     "write_scenes",
 ]

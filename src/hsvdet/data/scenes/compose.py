@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ...errors import ConfigError
+from ..overlap import occlusion, overlaps
 from .backdrops import Backdrop, paint_backdrop
 from .sprites import KINDS, Light, Sprite, draw_sprite, shade
 
@@ -181,8 +182,8 @@ class _Crowd:
             lefts, tops = self._candidates(sprite, row, leader)
             height, width = sprite.mask.shape
             boxes = np.stack([lefts, tops, lefts + width, tops + height], 1)
-            overlaps = _iou(np.clip(boxes, 0, [self.width, self.height] * 2), self.boxes)
-            for choice in np.flatnonzero(self._keeps_plan(overlaps, plan, leader))[:_TRIES].tolist():
+            overlap = overlaps(np.clip(boxes, 0, [self.width, self.height] * 2), self.boxes)
+            for choice in np.flatnonzero(self._keeps_plan(overlap, plan, leader))[:_TRIES].tolist():
                 left, top = int(lefts[choice]), int(tops[choice])
                 if self._stand(_Object(label, sprite, left, top, plan, sprite.mask), leader):
                     return len(self.objects) - 1
@@ -225,11 +226,11 @@ class _Crowd:
         lefts = np.clip(lefts, -beyond * width, self.width - (1 - beyond) * width)
         return np.rint(lefts).astype(int), np.rint(rows).astype(int) - height
 
-    def _keeps_plan(self, overlaps: np.ndarray, plan: int, leader: int | None) -> np.ndarray:
-        """[P] bool: for overlaps [P, N] of places with the objects, whether everybody stays in its bin."""
+    def _keeps_plan(self, overlap: np.ndarray, plan: int, leader: int | None) -> np.ndarray:
+        """[P] bool: for the overlap [P, N] of places with the objects, whether everybody stays in its bin."""
         low, high = OCCLUSION_BINS[plan]
-        legal = (overlaps < np.minimum(self.limits, high)).all(1)
-        return legal if leader is None else legal & (overlaps[:, leader] >= low)
+        legal = (overlap < np.minimum(self.limits, high)).all(1)
+        return legal if leader is None else legal & (overlap[:, leader] >= low)
 
     def _stand(self, new: _Object, leader: int | None) -> bool:
         """Adds the object unless its exact box breaks the plan or somebody would be hidden."""
@@ -240,7 +241,7 @@ class _Crowd:
         inside[rows, columns] = mask[rows, columns]
         columns, rows = np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))
         box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]]) + [new.left, new.top] * 2
-        if not self._keeps_plan(_iou(box, self.boxes), new.plan, leader)[0]:
+        if not self._keeps_plan(overlaps(box, self.boxes), new.plan, leader)[0]:
             return False
         new.visible = inside
         dimmed = []  # what farther objects keep
@@ -264,23 +265,6 @@ class _Crowd:
         self.boxes = np.concatenate([self.boxes, box])
         self.limits = np.append(self.limits, OCCLUSION_BINS[new.plan][1])
         return True
-
-
-def occlusion(boxes: np.ndarray) -> np.ndarray:
-    """[N] float64: the largest IoU of each of the [N, 4] xyxy boxes with another one, 0 for one alone."""
-    overlaps = _iou(boxes, boxes)
-    np.fill_diagonal(overlaps, 0)
-    return overlaps.max(1, initial=0)
-
-
-def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[P, N] intersection over union of [P, 4] and [N, 4] xyxy, float64: a plan must not hang on rounding."""
-    boxes, others = np.asarray(boxes, np.float64), np.asarray(others, np.float64)
-    first = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    last = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    width, height = np.moveaxis(np.maximum(last - first, 0), 2, 0)
-    areas, other_areas = (np.prod(one[:, 2:] - one[:, :2], 1) for one in (boxes, others))
-    return width * height / np.maximum(areas[:, None] + other_areas - width * height, 1)
 
 
 def _blot() -> Image.Image:

@@ -1,0 +1,25 @@
+"""How much boxes overlap, in NumPy and float64: what is planned, counted and evaluated must not hang on rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def overlaps(xyxy_a: np.ndarray, xyxy_b: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
+    """[A, 4] and [B, 4] to IoU [A, B]; in columns where `crowd` [B], the share of box a inside b."""
+    xyxy_a, xyxy_b = np.asarray(xyxy_a, np.float64), np.asarray(xyxy_b, np.float64)
+    sides = np.minimum(xyxy_a[:, None, 2:], xyxy_b[:, 2:]) - np.maximum(xyxy_a[:, None, :2], xyxy_b[:, :2])
+    intersection = sides.clip(min=0).prod(-1)
+    area_a, area_b = ((xyxy[:, 2:] - xyxy[:, :2]).prod(-1) for xyxy in (xyxy_a, xyxy_b))
+    union = area_a[:, None] + area_b - intersection
+    if crowd is not None:
+        union = np.where(crowd, area_a[:, None], union)
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def occlusion(xyxy: np.ndarray) -> np.ndarray:
+    """[N]: the largest IoU of each of the boxes [N, 4] of one image with another of them, 0 for one alone."""
+    overlap = overlaps(xyxy, xyxy)
+    np.fill_diagonal(overlap, 0)
+    # Rounding may put the IoU of two equal boxes a bit above 1, outside the last bin of any histogram.
+    return overlap.max(1, initial=0).clip(max=1)
