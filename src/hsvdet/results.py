@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ class ResultFolder:
         """Raises ConfigError where `folder` holds files that are not results of an earlier `predict`."""
         self.folder, self.labels, self.category_ids = folder, detector.labels, detector.category_ids
         self.counts: Counter[int] = Counter()
-        _remove_earlier_results(folder)
+        remove_earlier_results(folder, "images.json", _MADE_BY, _files_of)
         self._names = _output_names(sources) if pictures else {}
         taken = next((name for name in self._names.values() if os.path.lexists(folder / name)), None)
         if taken is not None:
@@ -223,25 +223,35 @@ def _numbers_in_names(sources: Sequence[Source]) -> dict[Source, int]:
     return dict(zip(sources, numbers, strict=True)) if len(set(numbers)) == len(numbers) else {}
 
 
-def _remove_earlier_results(folder: Path) -> None:
-    """Nothing but what an earlier `predict` says it wrote there."""
+def remove_earlier_results(
+    folder: Path, table: str, made_by: str, files_of: Callable[[Any], set[str]]
+) -> None:
+    """Nothing but what an earlier run says it wrote there.
+
+    table: the JSON file, written last, that says it, with `made_by` as its info's description. files_of: its content
+    to the names of the other files. Raises ConfigError where there is anything else.
+    """
     if os.path.lexists(folder) and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; the results need a folder. Choose another name.")
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
-        table = json.loads((folder / "images.json").read_text(encoding="utf-8"))
-        ours = table["info"]["description"] == _MADE_BY
-        pictures = {row["picture"] for row in table["images"] if row["picture"]}
+        content = json.loads((folder / table).read_text(encoding="utf-8"))
+        ours = content["info"]["description"] == made_by
+        names = files_of(content)
     except (OSError, ValueError, LookupError, TypeError):
-        ours, pictures = False, set()
+        ours, names = False, set()
     if not ours:
         raise ConfigError(
-            f"{folder} holds other files than results of `predict`. Choose a new or empty folder."
+            f"{folder} holds other files than results of `{made_by.split()[-1]}`. Choose a new or empty folder."
         )
     root = folder.resolve()
-    for name in pictures | {"detections.json", "images.json"}:
+    for name in names | {table}:
         path = folder / name
         # The table could have been changed by hand: never leave the folder.
         if path.parent.resolve().is_relative_to(root) and (path.is_file() or path.is_symlink()):
             path.unlink()
+
+
+def _files_of(table: Any) -> set[str]:
+    return {row["picture"] for row in table["images"] if row["picture"]} | {"detections.json"}
