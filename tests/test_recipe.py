@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hsvdet.detector import create
 from hsvdet.errors import ConfigError
 from hsvdet.models import MODELS
 from hsvdet.training.ema import AveragedNet
@@ -61,7 +62,7 @@ def test_the_rate_rises_to_its_height_and_falls_along_a_cosine_to_its_end():
 def test_gates_learn_faster_and_only_matrices_decay():
     net = tiny("hsv-det-n+", gate="scalar").net
     recipe = Recipe(weight_decay=0.05)
-    groups = parameter_groups(net, recipe, warm=False)
+    groups = parameter_groups(net, recipe, trained_backbone=False)
     by_name = {name: group for group in groups for name in group["names"]}
     assert by_name.keys() == dict(net.named_parameters()).keys()
     for name, parameter in net.named_parameters():
@@ -71,11 +72,53 @@ def test_gates_learn_faster_and_only_matrices_decay():
 
 
 def test_the_backbone_of_a_warm_network_learns_slower():
-    groups = parameter_groups(tiny("yolov8-n").net, Recipe(), warm=True)
+    groups = parameter_groups(tiny("yolov8-n").net, Recipe(), trained_backbone=True)
     slow = {name.split(".")[0] for group in groups if group["scale"] == 0.1 for name in group["names"]}
     assert slow == {"stem", "stage2", "stage3", "stage4", "stage5"}
     optimizer = make_optimizer(tiny("yolov8-n").net, Recipe(), warm=True)
     assert optimizer.defaults["lr"] == 2e-4
+
+
+def test_a_backbone_from_imagenet_learns_at_its_own_rate_and_the_rest_as_new():
+    recipe = RECIPES["deformable-detr"]
+    net = create("deformable-detr-tiny", ["a"]).net
+    optimizer = make_optimizer(net, recipe, warm=False, trained_backbone=True)
+    scale = {name: group["scale"] for group in optimizer.param_groups for name in group["names"]}
+    assert optimizer.defaults["lr"] == 2e-4
+    for name, value in scale.items():
+        slow = name.startswith(("backbone.", "reference.")) or ".sampling_offsets." in name
+        assert value == (0.1 if slow else 1.0), name
+    assert len(set(scale.values())) == 2 and any("sampling_offsets" in name for name in scale)
+    # As the paper's, and unlike the others: everything decays.
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}
+    unaware = parameter_groups(net, RECIPES["small-data"], trained_backbone=False)
+    assert {group["scale"] for group in unaware} == {1.0}
+
+
+def test_papers_keep_the_rate_and_drop_it_once():
+    recipe = RECIPES["dab-detr"]
+    warmup = warmup_length(recipe, steps=5000, steps_per_epoch=100)
+    factors = [rate_factor(step, 5000, warmup, recipe) for step in range(5000)]
+    assert set(factors[:4000]) == {1.0} and set(factors[4000:]) == {0.1}
+    constant = RECIPES["rt-detr"]
+    assert rate_factor(2000, 100_000, 2000, constant) == rate_factor(99_999, 100_000, 2000, constant) == 1
+
+
+def test_without_an_average_the_weights_themselves_are_validated():
+    net = nn.Linear(3, 3)
+    average = AveragedNet(net, decay=RECIPES["detr"].ema_decay, ramp=2000.0)
+    for _ in range(3):
+        with torch.no_grad():
+            net.weight.add_(torch.randn(3, 3))
+        average.update()
+        assert torch.equal(average.net.weight, net.weight)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_models_own_recipe_suits_the_images_it_was_designed_for(name):
+    recipe = RECIPES[MODELS[name].recipe]
+    for epoch in (0, recipe.epochs // 2, recipe.epochs - 1):
+        recipe.augmentation(epoch, recipe.epochs).check(MODELS[name].preprocess)
 
 
 def test_restored_moments_continue_as_if_nothing_had_happened():

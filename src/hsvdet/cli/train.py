@@ -48,7 +48,8 @@ def train(
         bool, typer.Option("--resume", help="Continue the run in --out: same command, and this.")
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="plain, three-stage or query; the model's own if not given.")
+        str | None,
+        typer.Option(help="plain, three-stage, small-data, detr, ...; the model's own if not given."),
     ] = None,
     settings: Annotated[
         list[str] | None,

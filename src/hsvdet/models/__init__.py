@@ -119,14 +119,17 @@ def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict
     }
 
 
-def _query(family: str, net, config, variants: dict, criterion, read, preprocess) -> dict[str, Model]:
-    """Tiny forms are for small images, whatever the paper's evaluation was."""
+def _query(
+    family: str, net, config, variants: dict, criterion, read, preprocess, recipe: str
+) -> dict[str, Model]:
+    """Tiny forms are for small images and few of them, whatever the paper's evaluation and training were."""
     rows = {}
     for name, sizes in variants.items():
-        own = preprocess
+        own, learned_by = preprocess, recipe
         if name.endswith("-tiny"):
+            learned_by = "small-data"
             own = replace(preprocess, size=(320, 320)) if preprocess.resize == "stretch" else _FIT
-        rows[name] = Model(family, net, config(**sizes), criterion, read, own, "query")
+        rows[name] = Model(family, net, config(**sizes), criterion, read, own, learned_by)
     return rows
 
 
@@ -142,30 +145,35 @@ MODELS: dict[str, Model] = {
         "HSV-DET", HsvDet, {f"hsv-det-{s}+": HsvDetConfig(**scale, **hsv_det.PLUS) for s, scale in _SCALES},
         "three-stage", "recommended",
     ),
-    **_query("DETR", Detr, DetrConfig, detr.VARIANTS, _softmax, best_class, _SHORTEST),
+    **_query("DETR", Detr, DetrConfig, detr.VARIANTS, _softmax, best_class, _SHORTEST, "detr"),
     **_query(
         "Conditional DETR", ConditionalDetr, ConditionalDetrConfig, conditional_detr.VARIANTS,
-        _focal, top_k, _SHORTEST,
+        _focal, top_k, _SHORTEST, "dab-detr",
     ),
-    **_query("DAB-DETR", DabDetr, DabDetrConfig, dab_detr.VARIANTS, _light_focal, top_k, _SHORTEST),
-    **_query("DN-DETR", DnDetr, DnDetrConfig, dn_detr.VARIANTS, _focal_of_real_noise, top_k, _SHORTEST),
+    **_query(
+        "DAB-DETR", DabDetr, DabDetrConfig, dab_detr.VARIANTS, _light_focal, top_k, _SHORTEST, "dab-detr"
+    ),
+    **_query(
+        "DN-DETR", DnDetr, DnDetrConfig, dn_detr.VARIANTS,
+        _focal_of_real_noise, top_k, _SHORTEST, "dab-detr",
+    ),
     **_query(
         "Deformable DETR", DeformableDetr, DeformableDetrConfig, deformable_detr.VARIANTS,
-        _focal, top_k, _SHORTEST,
+        _focal, top_k, _SHORTEST, "deformable-detr",
     ),
     **_query(
         "Deformable DETR", RefiningDeformableDetr, DeformableDetrConfig, deformable_detr.REFINE_VARIANTS,
-        _focal, top_k, _SHORTEST,
+        _focal, top_k, _SHORTEST, "deformable-detr",
     ),
     **_query(
         "Deformable DETR", TwoStageDeformableDetr, DeformableDetrConfig, deformable_detr.TWO_STAGE_VARIANTS,
-        _focal_with_foreground, top_k, _SHORTEST,
+        _focal_with_foreground, top_k, _SHORTEST, "deformable-detr",
     ),
     **_query(
         "DN-Deformable-DETR", DnDeformableDetr, DnDeformableDetrConfig, dn_deformable_detr.VARIANTS,
-        _focal_of_real_noise, top_k, _SHORTEST,
+        _focal_of_real_noise, top_k, _SHORTEST, "dab-detr",
     ),
-    **_query("RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, _varifocal, top_k, _STRETCH),
+    **_query("RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, _varifocal, top_k, _STRETCH, "rt-detr"),
 }  # fmt: skip
 
 

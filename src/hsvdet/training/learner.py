@@ -65,7 +65,9 @@ class Learner:
             net = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
         self.net = net
         self.criterion = models.find(plan.detector.name).criterion().to(device)
-        self.wrapped, self.optimizer = fabric.setup(net, make_optimizer(net, recipe, plan.warm))
+        self.wrapped, self.optimizer = fabric.setup(
+            net, make_optimizer(net, recipe, plan.warm, plan.trained_backbone)
+        )
         decay = recipe.ema_decay if self.steps >= 10 * recipe.ema_ramp else recipe.ema_decay_small
         self.average = AveragedNet(net, decay, recipe.ema_ramp)
         self._gates = gates(net)

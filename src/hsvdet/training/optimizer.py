@@ -11,29 +11,31 @@ from ..layers.sparse_global import SparseGlobal
 from .recipe import Recipe
 
 
-def parameter_groups(net: nn.Module, recipe: Recipe, warm: bool) -> list[dict[str, Any]]:
+def parameter_groups(net: nn.Module, recipe: Recipe, trained_backbone: bool) -> list[dict[str, Any]]:
     """AdamW's groups of the parameters that learn, each once: {"params", "names", "scale", "weight_decay"}.
 
-    Only weight matrices and convolution kernels decay: not biases, norms, gates, embeddings or registers.
-    scale: of the learning rate; gates of sparse global blocks learn faster, and when the network is `warm`
-    (its weights were trained before) its backbone learns slower. A network names the parts of its backbone
-    in `BACKBONE`; else it is the module called backbone.
+    Only weight matrices and convolution kernels decay, not biases, norms, embeddings or registers, unless the
+    recipe says `decay_all`; gates never do. scale: of the learning rate, as the recipe's `gate_rate`,
+    `sampling_rate` and, with a trained backbone, `backbone_rate` say. A network names the parts of its
+    backbone in `BACKBONE`; else it is the module called backbone.
     """
-    backbone = getattr(net, "BACKBONE", ("backbone",))
+    backbone = getattr(net, "BACKBONE", ("backbone",)) if trained_backbone else ()
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     seen: set[Tensor] = set()
     for prefix, module in net.named_modules():
+        path = prefix.split(".")
         for own_name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
             name = f"{prefix}.{own_name}" if prefix else own_name
-            scale = recipe.warm_backbone if warm and name.split(".")[0] in backbone else 1.0
+            scale, decays = 1.0, recipe.decay_all or _is_matrix(module, own_name, parameter)
             if isinstance(module, SparseGlobal) and own_name == "gate":
-                scale = recipe.gate_rate
-            decays = (
-                own_name.endswith("weight") and parameter.ndim > 1 and not isinstance(module, nn.Embedding)
-            )
+                scale, decays = recipe.gate_rate, False
+            elif name.split(".")[0] in backbone:
+                scale = recipe.backbone_rate
+            elif path[0] == "reference" or path[-1] == "sampling_offsets":
+                scale = recipe.sampling_rate
             key = (scale, recipe.weight_decay if decays else 0.0)
             group = groups.setdefault(
                 key, {"params": [], "names": [], "scale": key[0], "weight_decay": key[1]}
@@ -43,9 +45,16 @@ def parameter_groups(net: nn.Module, recipe: Recipe, warm: bool) -> list[dict[st
     return list(groups.values())
 
 
-def make_optimizer(net: nn.Module, recipe: Recipe, warm: bool) -> torch.optim.AdamW:
+def _is_matrix(module: nn.Module, own_name: str, parameter: Tensor) -> bool:
+    return own_name.endswith("weight") and parameter.ndim > 1 and not isinstance(module, nn.Embedding)
+
+
+def make_optimizer(
+    net: nn.Module, recipe: Recipe, warm: bool, trained_backbone: bool = False
+) -> torch.optim.AdamW:
+    """warm: all of the weights were trained before, the backbone's with them."""
     rate = recipe.warm_learning_rate if warm else recipe.learning_rate
-    groups = parameter_groups(net, recipe, warm)
+    groups = parameter_groups(net, recipe, warm or trained_backbone)
     return torch.optim.AdamW(groups, lr=rate, betas=(recipe.beta1, recipe.beta2), fused=True)
 
 

@@ -25,7 +25,9 @@ from .recipe import Recipe, find_recipe
 
 log = logging.getLogger("hsvdet")
 
-RANDOM = "random initialisation"  # Detector.source of a network that never learned
+# What Detector.source says of a network that never learned, and of one whose backbone alone did.
+RANDOM = "random initialisation"
+RANDOM_BUT_BACKBONE = f"{RANDOM}, backbone from "
 
 Data = str | os.PathLike[str] | DetectionData | tuple[DetectionData, DetectionData | None]
 
@@ -34,7 +36,8 @@ Data = str | os.PathLike[str] | DetectionData | tuple[DetectionData, DetectionDa
 class Plan:
     """One run: what learns from what, how long and how. The numbers are as in `train`, all of them known.
 
-    warm: the detector's weights were trained before; source: what it said of them.
+    source: what the detector said of its weights at the start. warm: all of them were trained before;
+    trained_backbone: those of its backbone were.
     """
 
     detector: Detector
@@ -54,6 +57,10 @@ class Plan:
 
     @property
     def warm(self) -> bool:
+        return not self.source.startswith(RANDOM)
+
+    @property
+    def trained_backbone(self) -> bool:
         return self.source != RANDOM
 
     @cached_property
@@ -72,6 +79,7 @@ class Plan:
             "precision": self.precision,
             "seed": self.seed,
             "warm": self.warm,
+            "trained_backbone": self.trained_backbone,
             "fraction": self.fraction,
             "data": {
                 "train": _fingerprint(self.training_data),
@@ -82,7 +90,7 @@ class Plan:
     @property
     def trained_source(self) -> str:
         """What the detector says of its weights after the run."""
-        start = f", starting from: {self.source}" if self.warm else ""
+        start = f", starting from: {self.source}" if self.trained_backbone else ""
         name, images = self.training_data.root.name, len(self.training_data)
         return f"trained with hsvdet on {name} ({images} images){start}"
 

@@ -17,22 +17,25 @@ MIXING = ("mosaic", "mixup", "copy_paste", "multi_scale")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The numbers of a training run. AdamW, a linear warm-up and a cosine.
+    """The numbers of a training run. AdamW, a linear warm-up, then a cosine or a drop.
 
     A run has three stages, in shares of its epochs: integrate, without images being mixed (mosaic, mixup,
     copy_paste, multi_scale); hybrid, with all augmentation; settle, again without mixing.
 
     epochs: unless the caller says otherwise. integrate, settle: shares in [0, 1]. settle_epochs: longest
       settle stage.
-    learning_rate: the highest, from random weights; warm_learning_rate: from trained ones, whose backbone
-      then learns at `warm_backbone` of it. gate_rate: factor for the gates of sparse global blocks.
+    learning_rate: the highest, from random weights; warm_learning_rate: from trained ones. Factors of it:
+      backbone_rate for a backbone whose weights were trained before, alone or with the rest; sampling_rate
+      for the layers that say where deformable attention looks; gate_rate for gates of sparse global blocks.
     warmup_epochs, warmup_steps, warmup_share: the warm-up ends at the earliest of the three (a share of all
       steps). cosine_until: share of the run at which the cosine reaches `final_rate` (of the highest rate);
-      constant from there.
-    weight_decay: of weight matrices and convolution kernels only. gate_limit: gates are clipped to +- this.
+      constant from there. drop: without a cosine; the rate is the highest until this share of the run, and
+      `final_rate` of it from there. 0 for the cosine; 1 for a constant rate.
+    weight_decay: of weight matrices and convolution kernels; decay_all: of norms, biases and embeddings too.
+      gate_limit: gates are clipped to +- this.
     clip: largest norm of the gradient. nominal_batch: batches are accumulated to about this many images.
     ema_decay, ema_ramp: weights are averaged with decay d (1 - exp(-t / ramp)) after t steps; ema_decay_small
-      in a run of fewer than 10 ramps.
+      in a run of fewer than 10 ramps. 0: no average.
     frozen_norm_batch: batch statistics of trained weights are kept when fewer images than this share them.
     sync_norm: batch statistics over all processes (CUDA only).
     The rest: as in `Augmentation` (data/augmentation.py), in full in the hybrid stage.
@@ -44,14 +47,17 @@ class Recipe:
     settle_epochs: int = 10
     learning_rate: float = 1e-3
     warm_learning_rate: float = 2e-4
-    warm_backbone: float = 0.1
+    backbone_rate: float = 0.1
+    sampling_rate: float = 1.0
     gate_rate: float = 10.0
     warmup_epochs: float = 3.0
     warmup_steps: int = 1000
     warmup_share: float = 0.1
     cosine_until: float = 1.0
     final_rate: float = 0.01
+    drop: float = 0.0
     weight_decay: float = 5e-4
+    decay_all: bool = False
     gate_limit: float = 2.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -84,7 +90,9 @@ class Recipe:
             elif type(value) is not type(default):
                 kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
                 raise ConfigError(f"{field.name} expects {kind}, got {value!r}.")
-        for name in ("integrate", "settle", "cosine_until", "warmup_share", "final_rate", "warm_backbone"):
+        for name in (
+            "integrate", "settle", "cosine_until", "warmup_share", "final_rate", "drop", "backbone_rate",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} expects a share from 0 to 1, got {getattr(self, name)}.")
         if self.integrate + self.settle > 1:
@@ -97,7 +105,9 @@ class Recipe:
         for name in ("learning_rate", "warm_learning_rate", "clip", "ema_ramp", "epochs", "nominal_batch"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} expects a number above 0, got {getattr(self, name)}.")
-        for name in ("weight_decay", "gate_rate", "gate_limit", "warmup_epochs", "warmup_steps"):
+        for name in (
+            "weight_decay", "gate_rate", "sampling_rate", "gate_limit", "warmup_epochs", "warmup_steps",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} expects 0 or more, got {getattr(self, name)}.")
         self._full_augmentation()
@@ -125,6 +135,30 @@ class Recipe:
         return Augmentation(**{name: getattr(self, name) for name in AUGMENTATIONS})
 
 
+# What the papers of the DETR lineage share: a constant rate and one drop, no average of the weights, decay of
+# everything. Their images are flipped, resized to a shorter side of 480 to 800 and, half of them, cropped
+# before: a picture 0.6 to 1.56 times as large as evaluation's. Here the canvas stays evaluation's, with the
+# picture at 0.6 to 1.4 of its size somewhere on it; crops do not change the aspect.
+_LINEAGE = Recipe(
+    settle=0.0,
+    learning_rate=1e-4,
+    warm_learning_rate=1e-4,
+    warmup_epochs=0.0,
+    final_rate=0.1,
+    drop=0.8,
+    weight_decay=1e-4,
+    decay_all=True,
+    clip=0.1,
+    ema_decay=0.0,
+    ema_decay_small=0.0,
+    mosaic=0.0,
+    scale=0.4,
+    translate=0.2,
+    hue=0.0,
+    saturation=0.0,
+    brightness=0.0,
+)
+
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(),
     "three-stage": Recipe(
@@ -136,7 +170,39 @@ RECIPES: dict[str, Recipe] = {
         mixup=0.1,
         copy_paste=0.3,
     ),
-    "query": Recipe(learning_rate=4e-4, warm_learning_rate=1e-4, weight_decay=1e-4, clip=0.1),
+    # Set prediction from random weights on few images: no paper's, but what works (docs/training.md).
+    "small-data": Recipe(learning_rate=4e-4, warm_learning_rate=1e-4, weight_decay=1e-4, clip=0.1),
+    # DETR (arXiv 2005.12872), section 4 and appendix A.4: 64 images a step, 500 epochs, the rate dropped at
+    # 400. The ablations' short schedule is 300 epochs, dropped at 200: epochs=300, drop=0.667.
+    "detr": dataclasses.replace(_LINEAGE, epochs=500, nominal_batch=64),
+    # Conditional DETR (arXiv 2108.06152), section 4.1; DAB-DETR (arXiv 2201.12329), section 5 and appendix A;
+    # DN-DETR (arXiv 2203.01305), section 5.1: 16 images a step, 50 epochs, dropped at 40.
+    "dab-detr": dataclasses.replace(_LINEAGE, epochs=50),
+    # Deformable DETR (arXiv 2010.04159), section 5: 32 images a step, 50 epochs, dropped at 40; a tenth of the
+    # rate for sampling offsets and reference points.
+    "deformable-detr": dataclasses.replace(
+        _LINEAGE, epochs=50, learning_rate=2e-4, nominal_batch=32, sampling_rate=0.1
+    ),
+    # RT-DETR (arXiv 2304.08069), section 5.1 and appendix: 16 images a step, 72 epochs of a constant rate after
+    # 2000 steps of warm-up, averaged weights, sizes of 480 to 800 for 640. The paper's colours vary in half of
+    # the images, here in all; its pictures shrink to a quarter or are cropped by the overlap with an object,
+    # here scaled. Its R101 takes backbone_rate=0.01.
+    "rt-detr": dataclasses.replace(
+        _LINEAGE,
+        epochs=72,
+        warmup_epochs=3.0,
+        warmup_steps=2000,
+        drop=1.0,
+        decay_all=False,
+        ema_decay=0.9999,
+        ema_decay_small=0.999,
+        scale=0.5,
+        hue=0.05,
+        saturation=0.5,
+        brightness=0.125,
+        contrast=0.5,
+        multi_scale=0.25,
+    ),
 }
 
 

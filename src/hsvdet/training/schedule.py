@@ -14,10 +14,12 @@ def warmup_length(recipe: Recipe, steps: int, steps_per_epoch: int) -> int:
 
 
 def rate_factor(step: int, steps: int, warmup: int, recipe: Recipe) -> float:
-    """Of the highest learning rate, for step 0..steps-1: a line up to 1 at the end of the warm-up, half a
-    cosine down to `final_rate` at `cosine_until`, constant after."""
+    """Of the highest learning rate, for step 0..steps-1: a line up to 1 at the end of the warm-up; half a
+    cosine down to `final_rate` at `cosine_until`, constant after; or, with a `drop`, 1 until there."""
     if step < warmup:
         return (step + 1) / warmup
+    if recipe.drop:
+        return 1.0 if step < round(recipe.drop * steps) else recipe.final_rate
     end = max(warmup + 1, round(recipe.cosine_until * steps))
     progress = min(1.0, (step - warmup) / (end - warmup))
     return recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
