@@ -171,7 +171,22 @@ RECIPES: dict[str, Recipe] = {
         copy_paste=0.3,
     ),
     # Set prediction from random weights on few images: no paper's, but what works (docs/training.md).
-    "small-data": Recipe(learning_rate=4e-4, warm_learning_rate=1e-4, weight_decay=1e-4, clip=0.1),
+    # Steps of few images, a high rate, an average that is felt within a thousand steps.
+    "small-data": Recipe(
+        settle=0.0,
+        learning_rate=1e-3,
+        warm_learning_rate=1e-4,
+        weight_decay=1e-4,
+        clip=1.0,
+        nominal_batch=4,
+        ema_decay=0.998,
+        ema_decay_small=0.998,
+        ema_ramp=300.0,
+        mosaic=0.0,
+        scale=0.3,
+        saturation=0.4,
+        brightness=0.2,
+    ),
     # DETR (arXiv 2005.12872), section 4 and appendix A.4: 64 images a step, 500 epochs, the rate dropped at
     # 400. The ablations' short schedule is 300 epochs, dropped at 200: epochs=300, drop=0.667.
     "detr": dataclasses.replace(_LINEAGE, epochs=500, nominal_batch=64),
