@@ -1,0 +1,6 @@
+"""Whether an exported artifact detects what the detector does that it was made of: measured, written down, and
+refused where it does not. docs/certificate.md."""
+
+from .certify import Certificate, certify
+
+__all__ = ["Certificate", "certify"]

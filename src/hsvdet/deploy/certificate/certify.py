@@ -1,0 +1,508 @@
+"""Run an artifact in its runtime beside the detector it was made of, and say what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ...checkpoint import write_atomically
+from ...data.dataset import DetectionData, Record
+from ...data.pixels import read_pixels
+from ...data.read import read_data
+from ...detector import Detector, load
+from ...errors import ConfigError
+from ...evaluate import evaluate_detections
+from ...structures import Detections
+from ..artifact import ArtifactHeader, read_header, write_header
+from .agreement import Agreement, Found, compare
+from .layers import Divergence, Inside, look_inside
+from .picture import draw_worst
+from .probes import Probe, probes, spread
+from .reference import Answer, Reference
+from .seal import artifact_sha256, weights_sha256
+from .tolerance import TOLERANCES, Tolerance
+
+# Detections an image to look at: the score is lowered until there are so many, if need be.
+_WANTED = 20
+# Below this many a comparison says nothing.
+_FEWEST = 20
+_AP_SCORE = 0.001
+_AT_ONCE = 8
+
+Artifact = Callable[[Sequence[np.ndarray], float], Sequence[Any]]
+
+
+class ImageCheck(NamedTuple):
+    """One image, the worse of two runs: alone, and with all the others. size: (height, width). reference,
+    artifact: how many detections each has; agree: how many of them are one to one within the tolerance; ties: how
+    many others rounding explains; differences: what is left, the worst first, in words. score_error, overlap,
+    displacement: see `Agreement`."""
+
+    image: str
+    size: tuple[int, int]
+    reference: int
+    artifact: int
+    agree: int
+    ties: int
+    differences: tuple[str, ...]
+    score_error: float
+    overlap: float
+    displacement: float
+
+
+class PrecisionCheck(NamedTuple):
+    """Average precision of both on the same annotated images. truth: "annotations", or "detector" where there are
+    none: then the detector's own detections are what is to be found, and its AP is 1."""
+
+    truth: str
+    images: int
+    objects: int
+    reference: float
+    artifact: float
+
+    @property
+    def drop(self) -> float:
+        return self.reference - self.artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """passed: whether the artifact may be used. reasons: why not, in words; empty where it may.
+
+    score: the threshold both were run at; lowered until there was enough to compare. precision: fp32, fp16 or
+    int8, and the tolerance that belongs to it. diverges: the first layer that leaves eager's path, found only
+    where the artifact failed, in formats that can be looked into. largest_float16: the largest value that fp16
+    has to hold (65504 is the most it can), and the layer. artifact_sha256: of the artifact without its
+    certificate. weights_sha256: of the detector's tensors. Nothing in it depends on the machine but rounding.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...]
+    model: str
+    target: str
+    precision: str
+    tolerance: Tolerance
+    score: float
+    images_from: str
+    images: tuple[ImageCheck, ...]
+    ap: PrecisionCheck
+    largest_float16: tuple[str, float] | None
+    diverges: Divergence | None
+    artifact_sha256: str
+    weights_sha256: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not a number is None."""
+        content = dataclasses.asdict(self)
+        content["tolerance"] = self.tolerance._asdict()
+        content["images"] = [check._asdict() for check in self.images]
+        content["ap"] = {**self.ap._asdict(), "drop": self.ap.drop}
+        content["diverges"] = self.diverges and self.diverges._asdict()
+        return _plain(content)
+
+    def __str__(self) -> str:
+        compared = sum(check.agree for check in self.images)
+        ties = sum(check.ties for check in self.images)
+        against = "annotations" if self.ap.truth == "annotations" else "the detector's own detections"
+        lines = [
+            f"{self.model} as {self.target} {self.precision}: {'certified' if self.passed else 'NOT certified'}",
+            f"{len(self.images)} images ({self.images_from}), {compared} detections agree at score"
+            f" {self.score:.3g}, {ties} ties",
+        ]
+        if self.images:
+            lines.append(
+                f"largest score error {max(check.score_error for check in self.images):.2g} of the score,"
+                f" smallest IoU {min(check.overlap for check in self.images):.4f}"
+            )
+        lines.append(
+            f"AP on {self.ap.images} images against {against}: {self.ap.reference:.4f} eager,"
+            f" {self.ap.artifact:.4f} artifact"
+        )
+        if self.largest_float16:
+            layer, value = self.largest_float16
+            lines.append(f"largest float16 value {value:.4g} in {layer} (65504 is the limit)")
+        lines += [f"- {reason}" for reason in self.reasons]
+        return "\n".join(lines)
+
+
+def certify(
+    detector: Detector | str | PathLike[str],
+    artifact: str | PathLike[str],
+    data: DetectionData | str | PathLike[str] | None = None,
+    *,
+    split: str = "val",
+    images: int = 12,
+    evaluated: int = 200,
+    tolerance: Tolerance | None = None,
+) -> Certificate:
+    """Compare an artifact with the detector it was made of; the certificate goes into the artifact, beside it as
+    NAME.certificate.json, and what differs most as NAME.certificate.png (eager left, the artifact right).
+
+    detector: or its checkpoint. data: validation images of the user's, with which it should be done; drawn scenes
+    where none are given. images: how many of them to compare detection by detection, with eleven more made of
+    them. evaluated: on how many to measure AP. tolerance: that of the artifact's precision if not given.
+    An artifact that fails says so in its header. Raises CheckpointError, ConfigError, DataError, SaveError.
+    """
+    from ... import runtime
+
+    path = Path(artifact)
+    if not isinstance(detector, Detector):
+        detector = load(detector)
+    header = read_header(path)
+    if data is not None and not isinstance(data, DetectionData):
+        data = read_data(data, split, labels=detector.labels)
+    if tolerance is None:
+        if header.precision not in TOLERANCES:
+            raise ConfigError(
+                f"{path}: no tolerance is known for precision {header.precision!r}; there are"
+                f" {', '.join(TOLERANCES)}."
+            )
+        tolerance = TOLERANCES[header.precision]
+    runner = runtime.load(path)
+    certificate, tried, worst = examine(
+        detector,
+        header,
+        lambda batch, score: runner(list(batch), score=score),
+        data,
+        images=images,
+        evaluated=evaluated,
+        tolerance=tolerance,
+    )
+    certificate = _sealed(certificate, detector, path, header, [worst.probe, *tried[:2]])
+    _write(certificate, path, header, worst, detector.labels)
+    return certificate
+
+
+class Worst(NamedTuple):
+    """The image with the largest difference, and what both found in it."""
+
+    probe: Probe
+    agreement: Agreement
+
+
+def examine(
+    detector: Detector,
+    header: ArtifactHeader,
+    artifact: Artifact,
+    data: DetectionData | None,
+    *,
+    images: int,
+    evaluated: int,
+    tolerance: Tolerance,
+) -> tuple[Certificate, list[Probe], Worst]:
+    """The comparison alone, what was compared, and the worst of it.
+
+    artifact: [H, W, 3] uint8 images and a score to Detections of each, of arrays or tensors.
+    """
+    detector = _at_size(detector, header.size)
+    iou = 0.7 if header.iou is None else header.iou
+    reference = Reference(detector, iou=iou, limit=header.limit, minimal=header.dynamic)
+    tried = probes(data, images)
+    answers = [reference.answer(probe.image) for probe in tried]
+    score = _score(reference, answers, header.floor)
+    checked = _compare_all(reference, tried, answers, artifact, score, tolerance)
+    ap = _average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
+    checks = tuple(_check(probe, agreement) for probe, agreement in zip(tried, checked, strict=True))
+    reasons = [
+        *_class_map(detector, header),
+        *_preprocessing(detector, header),
+        *_enough(checks, score, header.floor, tolerance),
+        *_differences(checks, tolerance),
+        *_ap_drop(ap, tolerance),
+    ]
+    certificate = Certificate(
+        passed=not reasons,
+        reasons=tuple(reasons),
+        model=header.model,
+        target=header.target,
+        precision=header.precision,
+        tolerance=tolerance,
+        score=score,
+        images_from="drawn scenes" if data is None else f"the data's split {data.split}",
+        images=checks,
+        ap=ap,
+        largest_float16=None,
+        diverges=None,
+        artifact_sha256="",
+        weights_sha256="",
+        versions={**header.versions, **_versions(header.target)},
+    )
+    worst = Worst(*max(zip(tried, checked, strict=True), key=lambda pair: _badness(pair[1])))
+    return certificate, tried, worst
+
+
+def _at_size(detector: Detector, size: tuple[int, int]) -> Detector:
+    """A copy in float32 that takes images at the artifact's size."""
+    preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
+    if next(detector.net.parameters()).dtype is not torch.float32:
+        raise ConfigError("A certificate compares with the float32 detector; load it from its checkpoint.")
+    return dataclasses.replace(detector, preprocess=preprocess)
+
+
+def _score(reference: Reference, answers: Sequence[Answer], floor: float) -> float:
+    """A threshold that leaves about _WANTED detections an image: 0.25, or lower; where scores lie far apart."""
+    found = [reference.detections(answer, floor).scores for answer in answers]
+    scores = np.sort(np.concatenate(found))[::-1].astype(np.float64)
+    wanted = _WANTED * len(answers)
+    if not len(scores) or (scores > 0.25).sum() >= wanted:
+        return max(0.25, floor)
+    near = scores[int(wanted * 0.9) : int(wanted * 1.1) + 1]
+    if len(near) < 2:
+        return floor
+    gap = int(np.argmax(near[:-1] / near[1:]))
+    return float(math.sqrt(near[gap] * near[gap + 1]))
+
+
+def _compare_all(
+    reference: Reference,
+    tried: Sequence[Probe],
+    answers: Sequence[Answer],
+    artifact: Artifact,
+    score: float,
+    tolerance: Tolerance,
+) -> list[Agreement]:
+    """Each image alone, then all of them in one call; the worse of the two for each."""
+    labels = reference.detector.labels
+    images = [probe.image for probe in tried]
+    alone = [artifact([image], score)[0] for image in images]
+    together = artifact(images, score)
+    if len(together) != len(images):
+        raise ConfigError(f"The artifact answers {len(images)} images with {len(together)} lists.")
+    agreements = []
+    for answer, *both in zip(answers, alone, together, strict=True):
+        expected = reference.detections(answer, score)
+        candidates = reference.candidates(answer, score * (1 - 2 * tolerance.score))
+        rules = reference.rules(answer, score)
+        compared = (compare(expected, _found(came), candidates, rules, tolerance, labels) for came in both)
+        agreements.append(max(compared, key=_badness))
+    return agreements
+
+
+def _found(detections: Any) -> Found:
+    return Found(*(np.asarray(part) for part in detections[:3]))
+
+
+def _badness(agreement: Agreement) -> tuple[float, float, float]:
+    worst = max((difference.size for difference in agreement.differences), default=0.0)
+    return worst, agreement.score_error, 1 - agreement.overlap
+
+
+def _check(probe: Probe, agreement: Agreement) -> ImageCheck:
+    return ImageCheck(
+        probe.name,
+        (probe.image.shape[0], probe.image.shape[1]),
+        len(agreement.reference.scores),
+        len(agreement.artifact.scores),
+        len(agreement.pairs),
+        agreement.ties,
+        tuple(difference.what for difference in agreement.differences),
+        agreement.score_error,
+        agreement.overlap,
+        agreement.displacement,
+    )
+
+
+def _class_map(detector: Detector, header: ArtifactHeader) -> list[str]:
+    if tuple(header.labels) != tuple(detector.labels):
+        if len(header.labels) != len(detector.labels):
+            return [f"class map: {len(header.labels)} classes, the detector has {len(detector.labels)}"]
+        i = next(i for i, name in enumerate(detector.labels) if header.labels[i] != name)
+        return [f"class map: label {i} is {header.labels[i]!r}, the detector's is {detector.labels[i]!r}"]
+    if tuple(header.category_ids) != tuple(detector.category_ids):
+        pairs = zip(header.category_ids, detector.category_ids, detector.labels, strict=False)
+        came, expected, name = next((pair for pair in pairs if pair[0] != pair[1]), (None, None, "?"))
+        return [f"class map: {name!r} has category id {came}, the detector's is {expected}"]
+    return []
+
+
+def _preprocessing(detector: Detector, header: ArtifactHeader) -> list[str]:
+    """What the header says; what the graph does shows in its detections."""
+    expected = json.loads(json.dumps(detector.preprocess.to_json()))
+    came = json.loads(json.dumps(header.preprocess))
+    wrong = [name for name in expected if name != "size" and came.get(name) != expected[name]]
+    return [
+        f"preprocessing: {name} is {came.get(name)}, the detector's is {expected[name]}" for name in wrong
+    ]
+
+
+def _enough(checks: Sequence[ImageCheck], score: float, floor: float, tolerance: Tolerance) -> list[str]:
+    expected = sum(check.reference for check in checks)
+    if expected < _FEWEST:
+        return [
+            f"nothing was compared: the detector finds {expected} objects in {len(checks)} images at score"
+            f" {score:.3g}, and the artifact holds none under {floor:g}. Give it images in which it finds"
+            " something (--data), or train it first"
+        ]
+    share = sum(check.agree for check in checks) / expected
+    if tolerance.boxes and share < tolerance.matched and not any(check.differences for check in checks):
+        return [
+            f"only {share:.0%} of {expected} detections can be told apart from ties: too few to say that the rest"
+            " is right"
+        ]
+    return []
+
+
+def _differences(checks: Sequence[ImageCheck], tolerance: Tolerance) -> list[str]:
+    wrong = [check for check in checks if check.differences]
+    if not wrong:
+        return []
+    malformed = [check for check in wrong if math.isinf(check.score_error)]
+    if not tolerance.boxes and not malformed:
+        return []
+    worst = max(malformed or wrong, key=lambda check: len(check.differences))
+    count = sum(len(check.differences) for check in wrong)
+    total = sum(check.reference for check in checks)
+    return [
+        f"{count} differences in {len(wrong)} of {len(checks)} images ({total} detections); {worst.image}:"
+        f" {worst.differences[0]}"
+    ]
+
+
+def _average_precision(
+    reference: Reference,
+    artifact: Artifact,
+    data: DetectionData | None,
+    tried: Sequence[Probe],
+    answers: Sequence[Answer],
+    score: float,
+    floor: float,
+    evaluated: int,
+) -> PrecisionCheck:
+    """Against the annotations, or, where there are none, against what the detector finds in the images tried."""
+    low = max(floor, _AP_SCORE)
+    if data is None or not any(len(record.labels) for record in data.records):
+        truth = {str(i): reference.detections(answer, score) for i, answer in enumerate(answers)}
+        as_data = _as_truth(tried, truth, reference.detector)
+        came = _all(artifact, [probe.image for probe in tried], min(low, score))
+        objects = sum(len(found.scores) for found in truth.values())
+        ap = evaluate_detections(as_data, dict(zip(truth, came, strict=True))).ap if objects else math.nan
+        return PrecisionCheck("detector", len(tried), objects, 1.0 if objects else math.nan, ap)
+    records = spread(data.records, evaluated)
+    part = dataclasses.replace(data, records=records)
+    both: tuple[dict, dict] = {}, {}
+    for start in range(0, len(records), _AT_ONCE):
+        chunk = records[start : start + _AT_ONCE]
+        pictures = [read_pixels(record.path) for record in chunk]
+        came = _all(artifact, pictures, low)
+        for record, picture, detections in zip(chunk, pictures, came, strict=True):
+            both[0][record.id] = _tensors(reference.detections(reference.answer(picture), low))
+            both[1][record.id] = detections
+    scores = [evaluate_detections(part, found) for found in both]
+    return PrecisionCheck("annotations", len(records), scores[0].objects, scores[0].ap, scores[1].ap)
+
+
+def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> list[Detections]:
+    """Without detections that are not finite: they are a reason of their own, and no evaluation takes them."""
+    found = []
+    for start in range(0, len(images), _AT_ONCE):
+        for detections in artifact(images[start : start + _AT_ONCE], score):
+            boxes, scores, labels = _found(detections)
+            sound = np.isfinite(boxes).all(1) & np.isfinite(scores)
+            found.append(_tensors(Found(boxes[sound], scores[sound], labels[sound])))
+    return found
+
+
+def _tensors(found: Found) -> Detections:
+    return Detections(*(torch.from_numpy(np.ascontiguousarray(part)) for part in found))
+
+
+def _as_truth(tried: Sequence[Probe], found: dict[str, Found], detector: Detector) -> DetectionData:
+    records = []
+    for probe, (name, detections) in zip(tried, found.items(), strict=True):
+        boxes = detections.boxes.astype(np.float32)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        size = (probe.image.shape[0], probe.image.shape[1])
+        crowd = np.zeros(len(boxes), bool)
+        records.append(Record(name, probe.name, size, boxes, detections.labels, crowd, area))
+    return DetectionData(records, detector.labels, detector.category_ids, Path("."), "val", "coco")
+
+
+def _ap_drop(ap: PrecisionCheck, tolerance: Tolerance) -> list[str]:
+    if ap.truth == "annotations" and not ap.drop <= tolerance.ap:
+        return [
+            f"AP falls from {ap.reference:.4f} to {ap.artifact:.4f} on {ap.images} annotated images; at most"
+            f" {tolerance.ap:g} is tolerated"
+        ]
+    return []
+
+
+def _sealed(
+    certificate: Certificate,
+    detector: Detector,
+    path: Path,
+    header: ArtifactHeader,
+    looked_at: Sequence[Probe],
+) -> Certificate:
+    """With hashes and, for ONNX, with what can be seen inside the graph; the first probe is searched."""
+    reasons = list(certificate.reasons)
+    inside = Inside(None, None)
+    if path.suffix == ".onnx":
+        inside = look_inside(
+            _at_size(detector, header.size),
+            path,
+            [probe.image for probe in looked_at],
+            dynamic=header.dynamic,
+            precision=certificate.precision,
+            search=bool(reasons),
+        )
+        if inside.largest and inside.largest.overflows:
+            layer, value = inside.largest
+            reasons.append(f"float16 overflow: {value:.4g} in {layer}, 65504 is the most it can hold")
+        if inside.diverges:
+            reasons.append(
+                f"the first layer that diverges is {inside.diverges.layer}: {inside.diverges.what}"
+            )
+    return dataclasses.replace(
+        certificate,
+        passed=not reasons,
+        reasons=tuple(reasons),
+        largest_float16=inside.largest and tuple(inside.largest),
+        diverges=inside.diverges,
+        artifact_sha256=artifact_sha256(path),
+        weights_sha256=weights_sha256(detector),
+    )
+
+
+def _write(
+    certificate: Certificate,
+    path: Path,
+    header: ArtifactHeader,
+    worst: Worst,
+    labels: tuple[str, ...],
+) -> None:
+    write_header(path, dataclasses.replace(header, certificate=certificate.to_json()))
+    text = json.dumps(certificate.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
+    write_atomically(path.with_suffix(".certificate.json"), text.encode())
+    picture = io.BytesIO()
+    draw_worst(worst.probe, worst.agreement, labels).save(picture, "PNG")
+    write_atomically(path.with_suffix(".certificate.png"), picture.getvalue())
+    if not certificate.passed:
+        logging.getLogger("hsvdet").warning("%s is not certified: %s", path, certificate.reasons[0])
+
+
+def _versions(target: str) -> dict[str, str]:
+    names = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}.get(target, [])
+    return {name: metadata.version(name) for name in ["hsvdet", "torch", *names]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
