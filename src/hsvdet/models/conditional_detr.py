@@ -19,6 +19,7 @@ from ..layers.initialise import start_classes, start_still, xavier
 from ..layers.position import place_cells, sine_of_coordinates
 from ..layers.transformer import EncoderLayer, Mlp
 from ..structures import Prediction, QueryOutput
+from .tiny import TINY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +41,7 @@ class ConditionalDetrConfig:
 VARIANTS = {
     "conditional-detr-r50": dict(),
     "conditional-detr-r50-dc5": dict(dilated=True),
-    "conditional-detr-tiny": dict(
-        backbone="resnet-tiny",
-        pretrained=False,
-        dim=64,
-        heads=4,
-        feed_forward=128,
-        encoder_layers=2,
-        decoder_layers=3,
-        queries=50,
-        dropout=0.0,
-    ),
+    "conditional-detr-tiny": TINY,
 }
 
 

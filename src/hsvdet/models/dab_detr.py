@@ -18,6 +18,7 @@ from ..layers.initialise import start_classes, start_still, xavier
 from ..layers.position import place_cells, sine_of_coordinates
 from ..layers.transformer import EncoderLayer, Mlp
 from ..structures import Prediction, QueryOutput
+from .tiny import TINY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +50,7 @@ VARIANTS = {
     "dab-detr-r50-3pat": dict(patterns=3),
     "dab-detr-r50-dc5": dict(dilated=True, temperature=10.0),
     "dab-detr-r50-dc5-3pat": dict(dilated=True, temperature=10.0, patterns=3),
-    "dab-detr-tiny": dict(
-        backbone="resnet-tiny",
-        pretrained=False,
-        dim=64,
-        heads=4,
-        feed_forward=128,
-        encoder_layers=2,
-        decoder_layers=3,
-        queries=50,
-    ),
+    "dab-detr-tiny": TINY,
 }
 
 

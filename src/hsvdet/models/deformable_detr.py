@@ -26,6 +26,7 @@ from ..layers.pyramid import Pyramid
 from ..layers.transformer import Mlp
 from ..queries import pick, token_boxes, top_tokens
 from ..structures import Prediction, QueryOutput
+from .tiny import TINY_PYRAMID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,25 +51,17 @@ class DeformableDetrConfig:
     dropout: float = 0.1
 
 
-TINY = dict(
-    backbone="resnet-tiny",
-    pretrained=False,
-    dim=64,
-    heads=4,
-    feed_forward=128,
-    encoder_layers=2,
-    decoder_layers=3,
-    queries=100,
-    dropout=0.0,
-)
 VARIANTS = {
     "deformable-detr-r50": dict(),
     "deformable-detr-r50-single-scale": dict(levels=1),
     "deformable-detr-r50-single-scale-dc5": dict(levels=1, dilated=True),
-    "deformable-detr-tiny": TINY,
+    "deformable-detr-tiny": TINY_PYRAMID,
 }
-REFINE_VARIANTS = {"deformable-detr-r50-refine": dict()}
-TWO_STAGE_VARIANTS = {"deformable-detr-r50-two-stage": dict(), "deformable-detr-two-stage-tiny": TINY}
+REFINE_VARIANTS = {"deformable-detr-r50-refine": dict(), "deformable-detr-refine-tiny": TINY_PYRAMID}
+TWO_STAGE_VARIANTS = {
+    "deformable-detr-r50-two-stage": dict(),
+    "deformable-detr-two-stage-tiny": TINY_PYRAMID,
+}
 
 
 class DeformableDetr(nn.Module):

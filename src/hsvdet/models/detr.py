@@ -17,6 +17,7 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.position import place_cells
 from ..layers.transformer import EncoderLayer, FeedForward, Mlp
 from ..structures import Prediction, QueryOutput
+from .tiny import TINY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +46,7 @@ VARIANTS = {
     "detr-r101": dict(backbone="resnet101"),
     "detr-r50-dc5": dict(dilated=True),
     "detr-r101-dc5": dict(backbone="resnet101", dilated=True),
-    "detr-tiny": dict(
-        backbone="resnet-tiny",
-        pretrained=False,
-        dim=64,
-        heads=4,
-        feed_forward=128,
-        encoder_layers=2,
-        decoder_layers=3,
-        queries=50,
-        dropout=0.0,
-    ),
+    "detr-tiny": TINY,
 }
 
 

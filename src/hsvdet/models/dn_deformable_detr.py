@@ -24,6 +24,7 @@ from ..layers.pyramid import Pyramid, Tokens
 from ..layers.transformer import Mlp
 from ..queries import on_maps
 from ..structures import Prediction, QueryOutput
+from .tiny import TINY_PYRAMID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +55,7 @@ class DnDeformableDetrConfig:
 
 VARIANTS = {
     "dn-deformable-detr-r50": dict(),
-    "dn-deformable-detr-tiny": dict(
-        backbone="resnet-tiny",
-        pretrained=False,
-        dim=64,
-        heads=4,
-        feed_forward=128,
-        encoder_layers=2,
-        decoder_layers=3,
-        queries=100,
-    ),
+    "dn-deformable-detr-tiny": TINY_PYRAMID,
 }
 
 

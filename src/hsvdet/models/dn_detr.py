@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..boxes import inverse_sigmoid
 from ..denoising import hide_groups, noised_queries, separate
 from ..structures import QueryOutput
-from .dab_detr import VARIANTS as DAB_VARIANTS
 from .dab_detr import DabDetr, DabDetrConfig
+from .tiny import TINY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ VARIANTS = {
     "dn-detr-r50-3pat": dict(patterns=3),
     "dn-detr-r50-dc5": dict(dilated=True),
     "dn-detr-r50-dc5-3pat": dict(dilated=True, patterns=3),
-    "dn-detr-tiny": DAB_VARIANTS["dab-detr-tiny"],
+    "dn-detr-tiny": TINY,
 }
 
 
