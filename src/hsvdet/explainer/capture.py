@@ -1,0 +1,170 @@
+"""One image through a network, with an ear to its attention: forward hooks, gone afterwards."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import models
+from ..data.batch import collate
+from ..detector import Detector
+from ..devices import move
+from ..layers.deformable_transformer import DeformableEncoderLayer
+from ..layers.sparse_global import SparseGlobal
+from ..layers.transformer import EncoderLayer
+from ..postprocess import to_pixels
+from ..structures import DenseOutput, Detections, ImageInfo, QueryOutput, Rectangle, Sample
+from .view import Cells, View
+
+_SEED = 0  # of chance among tokens, where a detector selects them so
+
+
+class Call(NamedTuple):
+    """A module was called: its arguments by name, and what it gave."""
+
+    module: nn.Module
+    inputs: dict[str, Any]
+    output: Any
+
+
+class Seen(NamedTuple):
+    """What a detector made of one image.
+
+    detections: over the score, best first, one a prediction. predictions: [N], which of the network's Q
+    predictions each of them is. encoder, decoder: the attention of each layer to the image, in their order;
+    blocks: of sparse global attention, by their level. cells: of the backbone's coarsest map, in a query detector.
+    """
+
+    view: View
+    output: QueryOutput | DenseOutput
+    detections: Detections
+    predictions: np.ndarray
+    encoder: list[Call]
+    decoder: list[Call]
+    blocks: dict[str, Call]
+    cells: Cells | None
+
+
+@contextmanager
+def listening(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
+    """Calls of these modules while the context lasts, in the order they end."""
+    calls: list[Call] = []
+
+    def hear(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        bound.apply_defaults()
+        calls.append(Call(module, dict(bound.arguments), output))
+
+    handles = [module.register_forward_hook(hear, with_kwargs=True) for module in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def watch(detector: Detector, image: Tensor, *, score: float, iou: float) -> Seen:
+    """image: [3, H, W] uint8, upright. score, iou: as of a Detector's call; where nothing reaches the score, all
+    detections are kept."""
+    net = detector.net.eval()
+    view, output, calls = run(detector, image)
+    size = view.size
+    read = models.find(detector.name).detections
+    (found,) = read(output.answer, [size], score=score, iou=iou)
+    if not len(found.scores):
+        (found,) = read(output.answer, [size], score=0.0, iou=iou)
+    found = Detections(*(part.cpu() for part in found))
+    predictions = predictions_of(found, output.answer, size, len(detector.labels))
+    _, first = np.unique(predictions, return_index=True)  # a query may answer with several classes
+    first.sort()
+    found = Detections(*(part[torch.from_numpy(first)] for part in found))
+
+    heard = {call.module: call for call in calls}
+    encoder, decoder = layers_of(net)
+    backbone = heard.get(getattr(net, "backbone", None))
+    return Seen(
+        view,
+        output,
+        found,
+        predictions[first],
+        [heard[module] for module in encoder if module in heard],
+        [heard[module] for module in decoder if module in heard],
+        {name: heard[module] for name, module in blocks_of(net).items()},
+        tuple(backbone.output[-1].shape[-2:]) if backbone else None,
+    )
+
+
+def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOutput, list[Call]]:
+    """One image through the network, alone, and every call of a module that attends."""
+    net = detector.net
+    canvas, content = detector.preprocess.place(image, minimal=True)
+    view = View(tuple(image.shape[-2:]), tuple(canvas.shape[-2:]), Rectangle(*content))
+    empty = Sample(
+        canvas,
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.int64),
+        ImageInfo(0, "", view.size),
+        content,
+    )
+    batch = move(collate([empty], detector.preprocess), detector.device, detector.preprocess)
+    encoder, decoder = layers_of(net)
+    blocks = blocks_of(net).values()
+    backbone = [net.backbone] if encoder or decoder else []
+    handles = [block.register_forward_pre_hook(_the_same_chance) for block in blocks]
+    devices = [detector.device] if detector.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), listening([*encoder, *decoder, *blocks, *backbone]) as calls:
+            output = net(batch.images, batch.padding)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return view, output, calls
+
+
+def layers_of(net: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The attention to the image of encoder layers and of decoder layers, in their order."""
+    modules = list(net.modules())
+    encoder = [m.attention for m in modules if isinstance(m, EncoderLayer | DeformableEncoderLayer)]
+    return encoder, [m.cross_attention for m in modules if hasattr(m, "cross_attention")]
+
+
+def blocks_of(net: nn.Module) -> dict[str, SparseGlobal]:
+    """The blocks of sparse global attention, by their level."""
+    return {
+        name.rpartition(".")[2]: module
+        for name, module in net.named_modules()
+        if isinstance(module, SparseGlobal)
+    }
+
+
+def as_heard(call: Call, method: Callable) -> Any:
+    """A method of a block, with the arguments of a call that was heard and, where it selects tokens by chance, the
+    same chance."""
+    devices = [call.output.map.device] if call.output.map.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        _the_same_chance()
+        return method(**call.inputs)
+
+
+def predictions_of(found: Detections, answer, size: tuple[int, int], classes: int) -> np.ndarray:
+    """Which of the network's predictions each detection is: [N] numbers in 0..Q-1."""
+    logits = answer.logits[0].float().cpu()
+    # One logit more than classes: a softmax with "no object" last.
+    probabilities = logits.softmax(-1) if logits.shape[-1] > classes else logits.sigmoid()
+    boxes = to_pixels(answer.boxes[0].cpu(), size)
+    chosen = [
+        ((boxes - box).abs().sum(-1) + (probabilities[:, label] - score).abs()).argmin().item()
+        for box, score, label in zip(*found, strict=True)
+    ]
+    return np.array(chosen, dtype=np.int64)
+
+
+def _the_same_chance(*_) -> None:
+    torch.manual_seed(_SEED)
