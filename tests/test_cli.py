@@ -14,7 +14,18 @@ from hsvdet.cli import commands, main
 from hsvdet.cli.values import parse_settings, parse_size
 from hsvdet.errors import ConfigError, DataError, Interrupted
 
-COMMANDS = ["models", "profile", "data check", "data convert", "train", "val", "predict", "convert", "demo"]
+COMMANDS = [
+    "models",
+    "profile",
+    "data check",
+    "data convert",
+    "train",
+    "val",
+    "predict",
+    "convert",
+    "demo",
+    "explain",
+]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .draw import draw_detections
     from .errors import CheckpointError, ConfigError, DataError, HsvdetError
     from .evaluate import Evaluation
+    from .explainer import explain
     from .predictor import predict, stream
     from .preprocess import Preprocess
     from .profiler import model_table, profile
@@ -48,6 +49,7 @@ _HOME = {
     "DataError": "errors",
     "HsvdetError": "errors",
     "Evaluation": "evaluate",
+    "explain": "explainer",
     "predict": "predictor",
     "stream": "predictor",
     "Preprocess": "preprocess",
@@ -75,6 +77,7 @@ __all__ = [
     "create",
     "demo",
     "draw_detections",
+    "explain",
     "load",
     "model_table",
     "predict",

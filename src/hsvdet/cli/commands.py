@@ -11,6 +11,7 @@ import typer
 
 from .about import models, profile
 from .data import check_data, convert_data
+from .explain import explain
 from .options import example, new_app
 from .train import train
 from .use import convert, demo, predict, val
@@ -66,6 +67,13 @@ app.command(
         "hsvdet convert tensors.safetensors yolov8n.safetensors --model yolov8-n --labels car,person",
     )
 )(convert)
+app.command(
+    epilog=example(
+        "hsvdet explain best.safetensors street.jpg --out runs/street-explained",
+        "hsvdet explain best.safetensors street.jpg --points '120,80 300,200' --heads --out runs/street-explained",
+        "hsvdet explain rt-detr.safetensors --data street/ --slots 20 --out runs/street-slots",
+    )
+)(explain)
 app.command(epilog=example("hsvdet demo"))(demo)
 
 data = new_app("Look into data sets (COCO, YOLO, Pascal VOC, IDD), and convert them.")
