@@ -12,7 +12,7 @@ from .errors import ConfigError
 from .preprocess import Preprocess
 from .structures import Batch, Target
 
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -57,8 +57,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """For inference in "fp32", "bf16" or "fp16"."""
     if precision == "fp32":
         return nullcontext()
-    if precision not in _HALF:
-        raise ConfigError(f"precision expects one of fp32, {', '.join(_HALF)}; got {precision!r}.")
+    if precision not in HALF:
+        raise ConfigError(f"precision expects one of fp32, {', '.join(HALF)}; got {precision!r}.")
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 needs a GPU. Use bf16 or fp32 on the CPU.")
-    return torch.autocast(device.type, _HALF[precision])
+    return torch.autocast(device.type, HALF[precision])

@@ -28,14 +28,15 @@ _PIXELS_AT_ONCE = 64_000_000  # of frames that wait for the network, however lar
 @dataclass(frozen=True)
 class PredictionReport:
     """What `predict` did. images: with frames of films. objects: per class. failures: {"source", "reason"} of
-    what could not be read. seconds: from the first file opened to the last written. complete: False where
-    Ctrl-C ended it."""
+    what could not be read. seconds: from the first file opened to the last written. settings: how the network was
+    run, in words. complete: False where Ctrl-C ended it."""
 
     out: str
     images: int
     objects: dict[str, int]
     failures: list[dict[str, str]]
     seconds: float
+    settings: str
     complete: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -64,18 +65,21 @@ def stream(
     batch: int = 16,
     size: tuple[int, int] | None = None,
     device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
     failed: Callable[[Failure], None] | None = None,
 ) -> Iterator[tuple[Frame, Detections]]:
     """Detections frame by frame, for films of any length: only a batch of frames is in memory.
 
     detector: or the path of a checkpoint. sources: see `find_sources`. score: weaker detections are left out.
     iou: of the suppression. limit: detections per image. batch: images at a time; one from a camera. size:
-    (height, width) of the network's input, instead of the detector's own. failed: called with each source
-    that cannot be read; by default it is logged as a warning.
+    (height, width) of the network's input, instead of the detector's own. precision, compile: as of
+    `Detector.accelerate`, which every detector goes through; what it chose is logged in one line. failed: called
+    with each source that cannot be read; by default it is logged as a warning.
     Raises CheckpointError, ConfigError, and DataError for a source that does not exist.
     """
     found = find_sources(sources)
-    detect = _detecting(_ready(detector, size, device), score, iou, limit, batch)
+    detect = _detecting(_ready(detector, size, device, precision, compile), score, iou, limit, batch)
     return _in_batches(found, detect, batch, failed or _warn)
 
 
@@ -90,6 +94,8 @@ def predict(
     batch: int = 16,
     size: tuple[int, int] | None = None,
     device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
     pictures: bool = True,
     progress: bool = False,
 ) -> PredictionReport:
@@ -116,7 +122,7 @@ def predict(
         raise DataError(
             f"All sources are in {folder}, where the results go. Choose another folder for the results."
         )
-    detector = _ready(detector, size, device)
+    detector = _ready(detector, size, device, precision, compile)
     detect = _detecting(detector, score, iou, limit, batch)
     failures: list[Failure] = []
 
@@ -154,6 +160,7 @@ def predict(
         objects={label: results.counts[i] for i, label in enumerate(detector.labels)},
         failures=reasons,
         seconds=round(time.perf_counter() - start, 3),
+        settings=detector.describe(),
         complete=stopped is None,
     )
 
@@ -161,14 +168,22 @@ def predict(
 Detect = Callable[[list[Frame]], list[Detections]]
 
 
-def _ready(detector: Detector | str | PathLike[str], size: tuple[int, int] | None, device: str) -> Detector:
+def _ready(
+    detector: Detector | str | PathLike[str],
+    size: tuple[int, int] | None,
+    device: str,
+    precision: str,
+    compile: bool,
+) -> Detector:
     place = find_device(device)
     if not isinstance(detector, Detector):
         detector = load(detector)
     if size is not None:
         preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
         detector = dataclasses.replace(detector, preprocess=preprocess)
-    return detector.to(place)
+    detector = detector.to(place).accelerate(precision, compile=compile)
+    logging.getLogger("hsvdet").info("predicting on %s", detector.describe())
+    return detector
 
 
 def _detecting(detector: Detector, score: float, iou: float, limit: int, batch: int) -> Detect:

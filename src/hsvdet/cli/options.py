@@ -16,6 +16,13 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class InferencePrecision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class Format(StrEnum):
     coco = "coco"
     yolo = "yolo"

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from . import Answer
-from .options import Checkpoint, DataPath, Device, Iou, Json, Limit, Precision, Size, Workers
+from .options import (
+    Checkpoint,
+    DataPath,
+    Device,
+    InferencePrecision,
+    Iou,
+    Json,
+    Limit,
+    Precision,
+    Size,
+    Workers,
+)
 
 
 def val(
@@ -60,6 +71,12 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
     size: Size = None,
     device: Device = "auto",
+    precision: Annotated[
+        InferencePrecision, typer.Option(help="auto: bf16 where the device is fast at it, else fp32.")
+    ] = InferencePrecision.auto,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="With torch.compile: slow at the first image of each size.")
+    ] = False,
     pictures: Annotated[bool, typer.Option(help="Draw, or write JSON only.")] = True,
     json: Json = False,
 ) -> Answer:
@@ -76,6 +93,8 @@ def predict(
         batch=batch,
         size=size,
         device=device,
+        precision=precision.value,
+        compile=compile,
         pictures=pictures,
         progress=True,
     )
