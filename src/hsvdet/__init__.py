@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .data.read import read_data
     from .data.scenes import write_scenes
     from .demonstration import demo
+    from .deploy.export import export
     from .detector import Detector, create, load
     from .draw import draw_detections
     from .errors import CheckpointError, ConfigError, DataError, HsvdetError
@@ -40,6 +41,7 @@ _HOME = {
     "read_data": "data.read",
     "write_scenes": "data.scenes",
     "demo": "demonstration",
+    "export": "deploy.export",
     "Detector": "detector",
     "create": "detector",
     "load": "detector",
@@ -77,6 +79,7 @@ __all__ = [
     "create",
     "demo",
     "draw_detections",
+    "export",
     "explain",
     "load",
     "model_table",

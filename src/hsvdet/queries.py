@@ -46,7 +46,7 @@ def token_boxes(tokens: Tokens) -> tuple[Tensor, Tensor]:
         torch.full((height * width,), _FINEST * 2**level, device=centres.device)
         for level, (height, width) in enumerate(tokens.sizes)
     ]
-    side = torch.cat(sides)[:, None].expand(len(centres), -1, 2)
+    side = torch.cat(sides)[:, None].expand(centres.shape[0], -1, 2)
     boxes = torch.cat([centres, side], -1)
     unusable = ((boxes <= _MARGIN) | (boxes >= 1 - _MARGIN)).any(-1)
     if tokens.padding is not None:

@@ -70,7 +70,7 @@ class FoldedSparseGlobal(SparseAttention):
         if index is None:
             z = z + delta.unflatten(1, (height, width))
         else:
-            images = torch.arange(len(x), device=x.device)[:, None]
+            images = torch.arange(x.shape[0], device=x.device)[:, None]
             place = (images, index // width, index % width)
             z = z.index_put(place, z[place] + delta)
         return SparseGlobalOutput(z.permute(0, 3, 1, 2), scores)

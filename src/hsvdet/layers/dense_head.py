@@ -31,11 +31,12 @@ def anchor_points(maps: list[Tensor], strides: tuple[int, ...]) -> tuple[Tensor,
 def decode_distances(distances: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
     """Distance logits [..., A, 4 * R] to boxes [..., A, 4] xyxy in input pixels, float32.
 
+    anchors: [..., A, 2] xy in input pixels. strides: [..., A] pixels.
     The distance is the mean of its distribution over 0 .. R - 1 strides (GFL, equation 5).
     """
     bins = distances.float().unflatten(-1, (4, -1))
     values = torch.arange(bins.shape[-1], device=bins.device, dtype=torch.float32)
-    reach = (bins.softmax(-1) @ values) * strides[:, None]
+    reach = (bins.softmax(-1) @ values) * strides[..., None]
     return torch.cat([anchors - reach[..., :2], anchors + reach[..., 2:]], -1)
 
 

@@ -1,0 +1,74 @@
+"""A detector as an ONNX model: the image's way to the canvas, the network, and the reading of its answer in one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch.export import Dim
+
+from ..preprocess import Preprocess
+from .graph import ExportGraph, Rows
+from .graph_canvas import OPSET, canvas_graph
+from .suppression import suppress_onnx
+
+
+def to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool) -> onnx.ModelProto:
+    """images [batch, height, width, 3] uint8 to boxes, scores, labels, count (`Rows`).
+
+    dynamic: the canvas is as small as each size of image allows.
+    """
+    network = network_to_onnx(graph, preprocess, dynamic=dynamic)
+    canvas = ir.to_proto(canvas_graph(preprocess, minimal=dynamic))
+    canvas.ir_version = network.ir_version
+    names = ("canvas", "content", "size")
+    network = onnx.compose.add_prefix(network, "", rename_nodes=False)
+    model = onnx.compose.merge_models(canvas, network, io_map=[(name, name) for name in names])
+    return model
+
+
+def network_to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool) -> onnx.ModelProto:
+    """The part after the canvas: canvas [batch, 3, h, w] float32, content [4], size [2] to `Rows`."""
+    height, width = preprocess.size
+    example = (
+        torch.rand(2, 3, height, width),  # of two: a batch of one would be taken for a constant
+        torch.tensor([0, 0, width, height]),
+        torch.tensor([height, width]),
+    )
+    shapes = {0: Dim("batch")}
+    if dynamic:
+        step = preprocess.stride if preprocess.resize != "shortest" else 1
+        shapes |= {axis: step * Dim(name, min=2) for axis, name in ((2, "rows"), (3, "columns"))}
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(graph.eval(), example, dynamic_shapes=(shapes, None, None))
+        model = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=["canvas", "content", "size"],
+            output_names=list(Rows._fields),
+            custom_translation_table={torch.ops.hsvdet.suppress.default: suppress_onnx},
+        )
+    return model.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells its own story; what goes wrong comes as an exception."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in loggers]
+    try:
+        for log in loggers:
+            log.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)

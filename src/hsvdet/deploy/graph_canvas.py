@@ -1,0 +1,208 @@
+"""`Preprocess.place` and `normalise` as an ONNX graph: uint8 images of any size to the network's canvas.
+
+Written in elementary operators, not with ONNX's Resize: its antialiasing is not that of Pillow and PyTorch (up to 15
+of 255 grey levels away in ONNX Runtime), and TensorRT has none. Resizing goes first over columns, then over
+rows, and rounds to whole grey levels after each, as PyTorch does with uint8 images; bit for bit the same, but
+for one level in one of a thousand pixels where antialiasing meets its 15-bit weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from ..preprocess import Preprocess
+
+OPSET = 18
+
+Number = bool | int | float
+Operand = ir.Value | Number | Sequence[int]
+
+
+def canvas_graph(preprocess: Preprocess, *, minimal: bool) -> ir.Model:
+    """images [B, H, W, 3] uint8 RGB to canvas [B, 3, h, w] float32, content [4] int64 (left, top, width, height
+    of the picture on the canvas) and size [2] int64 (H, W). minimal: each size of image has the smallest canvas
+    that it fits (`Preprocess.geometry`), else all have `preprocess.size`."""
+    images = ir.val("images", ir.DataType.UINT8, ("batch", "height", "width", 3))
+    op = _Operators()
+    size = op("Shape", images, start=1, end=3)
+    height, width = (op("Squeeze", op("Slice", size, [i], [i + 1])) for i in (0, 1))
+    new_height, new_width, canvas_height, canvas_width = _geometry(op, preprocess, height, width, minimal)
+    left = top = 0
+    if preprocess.resize == "letterbox":
+        left = op("Div", op("Sub", canvas_width, new_width), 2)
+        top = op("Div", op("Sub", canvas_height, new_height), 2)
+    resize = _resize_antialiased if preprocess.antialias else _resize
+    picture = op("Transpose", resize(op, images, new_height, new_width), perm=[0, 3, 1, 2])
+    if preprocess.resize in ("letterbox", "fit"):
+        right = op("Sub", op("Sub", canvas_width, new_width), left)
+        bottom = op("Sub", op("Sub", canvas_height, new_height), top)
+        pads = op.stack(0, 0, top, left, 0, 0, bottom, right)
+        picture = op("Pad", picture, pads, np.float32(preprocess.fill))
+    canvas = op("Div", picture, np.float32(255))
+    if any(preprocess.mean) or set(preprocess.std) != {1.0}:
+        mean, std = (np.array(x, np.float32).reshape(3, 1, 1) for x in (preprocess.mean, preprocess.std))
+        canvas = op("Div", op("Sub", canvas, mean), std)
+    # Said aloud, so that the network's shapes are known when it is optimised.
+    if not minimal:
+        canvas = op("Reshape", canvas, [0, 3, *preprocess.size])
+    content = op.stack(left, top, new_width, new_height)
+    sides = ("canvas_height", "canvas_width") if minimal else preprocess.size
+    return op.model(
+        [images],
+        [
+            (canvas, ir.val("canvas", ir.DataType.FLOAT, ("batch", 3, *sides))),
+            (content, ir.val("content", ir.DataType.INT64, (4,))),
+            (size, ir.val("size", ir.DataType.INT64, (2,))),
+        ],
+    )
+
+
+def _geometry(op: _Operators, preprocess: Preprocess, height: ir.Value, width: ir.Value, minimal: bool):
+    """`Preprocess.geometry`: height and width of the picture and of its canvas, scalars int64."""
+    most = preprocess.size
+    if preprocess.resize == "stretch":
+        return *most, *most
+    # In double precision as Python computes it: halves must be rounded the same way.
+    h, w = (op("Cast", side, to=ir.DataType.DOUBLE) for side in (height, width))
+    if preprocess.resize == "shortest":
+        short, long = float(min(most)), float(max(most))
+        lower, upper = op("Min", h, w), op("Max", h, w)
+        shrunk = op("Round", op("Div", op("Mul", lower, long), upper))
+        short = op("Where", op("Greater", op("Mul", op("Div", upper, lower), short), long), shrunk, short)
+        other = op("Max", op("Floor", op("Div", op("Mul", short, upper), lower)), 1.0)
+        short = op("Max", short, 1.0)
+        portrait = op("Greater", h, w)
+        sides = [op("Where", portrait, a, b) for a, b in ((other, short), (short, other))]
+        sides = [op("Cast", side, to=ir.DataType.INT64) for side in sides]
+        return *sides, *sides
+    ratio = op("Min", op("Div", float(most[0]), h), op("Div", float(most[1]), w))
+    sides = [
+        op(
+            "Cast",
+            op("Min", op("Max", op("Round", op("Mul", side, ratio)), 1.0), float(limit)),
+            to=ir.DataType.INT64,
+        )
+        for side, limit in ((h, most[0]), (w, most[1]))
+    ]
+    if not minimal:
+        return *sides, *most
+    stride = preprocess.stride
+    canvas = [op("Mul", op("Div", op("Add", side, stride - 1), stride), stride) for side in sides]
+    return *sides, *canvas
+
+
+def _resize(op: _Operators, images: ir.Value, height: ir.Value, width: ir.Value) -> ir.Value:
+    """Bilinear, half-pixel centres: [B, H, W, 3] uint8 to [B, height, width, 3] float32, whole numbers.
+
+    Only the pixels that are read are touched: the cost is that of the picture, not of the photograph.
+    """
+    rows, row_shares = _neighbours(op, images, 1, height)
+    columns, column_shares = _neighbours(op, images, 2, width)
+    column_share = op("Unsqueeze", column_shares, 1)  # [width, 1]
+    passes = []
+    for row in rows:
+        line = op("Gather", images, row, axis=1)
+        pair = [op("Cast", op("Gather", line, column, axis=2), to=ir.DataType.FLOAT) for column in columns]
+        passes.append(_mix(op, pair, column_share))
+    return _mix(op, passes, op("Unsqueeze", row_shares, [1, 2]))
+
+
+def _neighbours(op: _Operators, images: ir.Value, axis: int, length: ir.Value):
+    """The two places each of `length` new ones reads along `axis`, and the share of the second, float32."""
+    old = op("Squeeze", op("Shape", images, start=axis, end=axis + 1))
+    scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
+    place = op("Add", op("Cast", op("Range", 0, length, 1), to=ir.DataType.DOUBLE), 0.5)
+    place = op("Max", op("Sub", op("Mul", place, scale), 0.5), 0.0)
+    first = op("Floor", place)
+    share = op("Cast", op("Sub", place, first), to=ir.DataType.FLOAT)
+    last = op("Sub", old, 1)
+    first = op("Min", op("Cast", first, to=ir.DataType.INT64), last)
+    return (first, op("Min", op("Add", first, 1), last)), share
+
+
+def _mix(op: _Operators, pair: Sequence[ir.Value], share: ir.Value) -> ir.Value:
+    return _whole(op, op("Add", pair[0], op("Mul", op("Sub", pair[1], pair[0]), share)))
+
+
+def _whole(op: _Operators, x: ir.Value) -> ir.Value:
+    return op("Floor", op("Add", x, np.float32(0.5)))
+
+
+def _resize_antialiased(op: _Operators, images: ir.Value, height: ir.Value, width: ir.Value) -> ir.Value:
+    """As `_resize`, and shrinking reads all pixels, weighted by a triangle as wide as the new pixels are apart."""
+    across = op("Transpose", images, perm=[2, 0, 1, 3])  # W first: whole lines are read
+    across = op("Cast", _weighted_sum(op, across, width), to=ir.DataType.UINT8)
+    down = op("Transpose", across, perm=[2, 1, 0, 3])  # [H, B, width, 3]
+    return op("Transpose", _weighted_sum(op, down, height), perm=[1, 0, 2, 3])
+
+
+def _weighted_sum(op: _Operators, lines: ir.Value, length: ir.Value) -> ir.Value:
+    """lines: [N, ...] uint8 to [length, ...] float32, whole numbers; tap by tap, so that memory stays small."""
+    old = op("Squeeze", op("Shape", lines, start=0, end=1))
+    scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
+    support = op("Max", scale, 1.0)
+    centre = op("Mul", op("Add", op("Cast", op("Range", 0, length, 1), to=ir.DataType.DOUBLE), 0.5), scale)
+    first = op("Max", op("Floor", op("Add", op("Sub", centre, support), 0.5)), 0.0)
+    taps = op("Add", op("Mul", op("Cast", op("Ceil", support), to=ir.DataType.INT64), 2), 1)
+    tap = op("Unsqueeze", op("Cast", op("Range", 0, taps, 1), to=ir.DataType.DOUBLE), 1)
+    place = op("Add", tap, op("Unsqueeze", first, 0))  # [taps, length]
+    distance = op("Abs", op("Div", op("Add", op("Sub", place, op("Unsqueeze", centre, 0)), 0.5), support))
+    weight = op("Max", op("Sub", 1.0, distance), 0.0)
+    place = op("Cast", place, to=ir.DataType.INT64)
+    last = op("Sub", old, 1)
+    weight = op("Where", op("Greater", place, last), 0.0, weight)
+    weight = op("Div", weight, op("ReduceSum", weight, [0], keepdims=1))
+    weight = op("Reshape", op("Cast", weight, to=ir.DataType.FLOAT), op.stack(taps, -1, 1, 1, 1))
+    place = op("Min", place, last)
+    shape = op("Concat", op("Unsqueeze", length, 0), op("Shape", lines, start=1), axis=0)
+    start = op("Expand", np.float32(0), shape)
+
+    body = _Operators(op)
+    number, running = ir.val("tap", ir.DataType.INT64, ()), ir.val("running", ir.DataType.BOOL, ())
+    total = ir.val("total", ir.DataType.FLOAT, (None, None, None, None))
+    read = body("Cast", body("Gather", lines, body("Gather", place, number, axis=0)), to=ir.DataType.FLOAT)
+    more = body("Add", total, body("Mul", read, body("Gather", weight, number, axis=0)))
+    more.type, more.shape = total.type, total.shape
+    still = body("Identity", running)
+    still.type, still.shape = running.type, running.shape
+    graph = body.graph([number, running, total], [still, more])
+    return _whole(op, op("Loop", taps, True, start, body=graph))
+
+
+class _Operators:
+    """`op("Add", a, 1)` records a node and gives its output; Python numbers become constants: whole ones int64,
+    others double, numpy's their own type."""
+
+    def __init__(self, outer: _Operators | None = None):
+        self.tape = Tape()
+        self.prefix = "preprocess" if outer is None else f"{outer.prefix}/{len(outer.tape.nodes)}"
+
+    def __call__(self, kind: str, *operands: Operand | np.ndarray | np.generic, **attributes) -> ir.Value:
+        values = [self.constant(operand) for operand in operands]
+        name = f"{self.prefix}/{kind}_{len(self.tape.nodes)}"
+        output = ir.Value(name=name)
+        return self.tape.op(kind, values, attributes, name=name, output=output)
+
+    def constant(self, value) -> ir.Value:
+        if isinstance(value, ir.Value):
+            return value
+        name = f"{self.prefix}/constant_{len(self.tape.nodes)}"
+        tensor = ir.tensor(np.asarray(value), name=name)
+        return self.tape.op("Constant", [], {"value": tensor}, name=name, output=ir.Value(name=name))
+
+    def stack(self, *scalars: ir.Value | int) -> ir.Value:
+        parts = [self("Unsqueeze", s, 0) if isinstance(s, ir.Value) else self.constant([s]) for s in scalars]
+        return self("Concat", *parts, axis=0)
+
+    def graph(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Graph:
+        return ir.Graph(inputs, outputs, nodes=self.tape.nodes, opset_imports={"": OPSET}, name=self.prefix)
+
+    def model(self, inputs: Sequence[ir.Value], outputs: Sequence[tuple[ir.Value, ir.Value]]) -> ir.Model:
+        """outputs: what is computed, and the name and type it goes out with."""
+        for value, output in outputs:
+            self.tape.op("Identity", [value], name=f"{self.prefix}/{output.name}", output=output)
+        return ir.Model(self.graph(inputs, [output for _, output in outputs]), ir_version=10)

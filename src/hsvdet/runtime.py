@@ -1,0 +1,142 @@
+"""Detect from an exported artifact, without PyTorch: numpy, Pillow, and onnxruntime or openvino are enough.
+
+    from hsvdet import runtime
+
+    detect = runtime.load("street.onnx")
+    boxes, scores, labels = detect("street.jpg")
+    print([detect.labels[i] for i in labels])
+
+What the artifact does not have inside: reading image files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from .data.pixels import PixelSource, read_pixels
+from .deploy.artifact import KEY, ArtifactHeader, existing, parse_header, read_header
+from .errors import CheckpointError, ConfigError
+from .structures import Detections
+
+# uint8 [B, H, W, 3] to boxes, scores, labels, count, as the artifact gives them.
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+
+def load(path: str | PathLike[str], *, threads: int | None = None) -> Runner:
+    """An artifact of `hsvdet export`, ready to run: NAME.onnx through onnxruntime, NAME.xml through openvino.
+
+    threads: of one call; the runtime's own choice if not given. Raises CheckpointError for a file that is not an
+    artifact of hsvdet, ConfigError where the runtime it needs is not installed.
+    """
+    path = existing(path)
+    start = {".onnx": _start_onnx, ".xml": _start_openvino}.get(path.suffix)
+    if start is None:
+        raise CheckpointError(f"{path}: expected an artifact NAME.onnx or NAME.xml (OpenVINO).")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads expects a number from 1 on; got {threads}.")
+    run, header = start(path, threads)
+    return Runner(run, header)
+
+
+class Runner:
+    """Call it as a `Detector`. header: what the artifact says about itself. labels: class names, index = label.
+    category_ids: the id of each class in the data set the model was trained on."""
+
+    def __init__(self, run: Run, header: ArtifactHeader):
+        self.run, self.header = run, header
+        self.labels, self.category_ids = header.labels, header.category_ids
+
+    def __call__(
+        self,
+        images: PixelSource | Sequence[PixelSource],
+        *,
+        score: float | None = None,
+        iou: float | None = None,
+        limit: int | None = None,
+        batch: int = 16,
+    ) -> Detections | list[Detections]:
+        """Detect objects on one image or a list of them: Detections of numpy arrays, a list for a list.
+
+        images: path, Pillow image, or array [H, W, 3] uint8 RGB. score: the artifact's own if not given; not below
+        its floor. iou: is the artifact's; another is refused. limit: at most the artifact's. Images of one size
+        are run together, at most `batch` of them.
+        Raises ConfigError, and DataError naming the image that cannot be read.
+        """
+        if not isinstance(images, list | tuple):
+            return self([images], score=score, iou=iou, limit=limit)[0]
+        header = self.header
+        score = header.score if score is None else score
+        limit = header.limit if limit is None else limit
+        if not header.floor <= score <= 1:
+            raise ConfigError(
+                f"score expects {header.floor:g} to 1, the artifact has nothing weaker; got {score}. Export again"
+                " with a lower --score."
+            )
+        if not 1 <= limit <= header.limit:
+            raise ConfigError(
+                f"limit expects 1 to {header.limit}, the rows of the artifact; got {limit}. Export again with --limit."
+            )
+        if iou is not None and header.iou is not None and iou != header.iou:
+            raise ConfigError(
+                f"iou is part of the artifact, {header.iou:g}; got {iou}. Export again with --iou {iou}."
+            )
+        groups: dict[tuple[int, ...], list[int]] = {}
+        arrays = [read_pixels(image) for image in images]
+        for number, array in enumerate(arrays):
+            groups.setdefault(array.shape, []).append(number)
+        results: list[Detections | None] = [None] * len(arrays)
+        for numbers in groups.values():
+            for start in range(0, len(numbers), batch):
+                chunk = numbers[start : start + batch]
+                boxes, scores, labels, _ = self.run(np.stack([arrays[i] for i in chunk]))
+                for row, i in enumerate(chunk):
+                    # Not by the artifact's own count: `score` may be another.
+                    found = min(int((scores[row] > score).sum()), limit)
+                    results[i] = Detections(boxes[row, :found], scores[row, :found], labels[row, :found])
+        return results
+
+
+def _start_onnx(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError(f"{path}: an ONNX artifact needs onnxruntime: pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # ONNX Runtime has an exception class for every status, and no common one
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: not an ONNX model that can be run ({reason}).") from None
+    header = parse_header(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    return lambda images: session.run(None, {"images": images}), header
+
+
+def _start_openvino(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
+    try:
+        import openvino
+    except ImportError:
+        raise ConfigError(f"{path}: an OpenVINO artifact needs openvino: pip install openvino") from None
+    header = read_header(path)
+    settings = {"PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        model = openvino.Core().compile_model(path, "CPU", settings)
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: not an OpenVINO model that can be run ({reason}).") from None
+    request = model.create_infer_request()
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        request.infer({"images": images})
+        # Copies: the request's own memory is written again by the next call.
+        return [np.array(request.get_tensor(name).data) for name in ("boxes", "scores", "labels", "count")]
+
+    return run, header
