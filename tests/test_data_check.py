@@ -44,6 +44,30 @@ def answers(path, split) -> dict:
 # Checking
 
 
+def test_a_report_says_how_crowded_the_images_are(tmp_path):
+    counts = {"few.png": 1, "some.png": 5, "many.png": 101, "most.png": 301}
+    boxes = [
+        (image, 3, [n % 90, n // 90, 5, 5])
+        for image, number in enumerate(counts.values(), 1)
+        for n in range(number)
+    ]
+    coco(tmp_path, boxes, list(counts))
+    objects = check_data(tmp_path).splits["train"].objects_per_image
+    assert objects["max"] == 301 and objects["densest"].endswith("most.png")
+    assert objects["percentiles"] == {"50": 5, "90": 301, "99": 301}
+    assert objects["over"] == {"100": 2, "300": 1}
+    assert "over 100 in 2, over 300 in 1" in check_data(tmp_path, decode=False).summary()
+
+
+def test_a_bar_counts_the_images_that_were_opened_on_a_terminal_only(source, monkeypatch, capsys):
+    check_data(source, progress=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    check_data(source, "train", progress=True)
+    assert "opening train" in capsys.readouterr().err
+
+
 def test_a_report_counts_what_is_there(tmp_path):
     objects = [
         (1, 3, [0, 0, 20, 20]),

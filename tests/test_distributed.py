@@ -7,15 +7,15 @@ import torch
 from hsvdet.data.loader import TrainingBatches
 from hsvdet.detector import load
 from hsvdet.training import train
-from tiny_runs import in_process, metrics, squares, tiny
+from tiny_runs import in_process, metrics, squares, tiny, tiny_query
 
 # The statistics of batch normalisation are those of each process's own images. A warm network with batches
 # below `frozen_norm_batch` keeps its statistics, so here one process and two compute the same.
 OPTIONS = {"mosaic": 0.0, "clip": 1e9}
 
 
-def run(data, out):
-    detector = tiny("hsv-det-n", selector="all")
+def run(data, out, name):
+    detector = tiny_query(name) if name == "detr-tiny" else tiny(name, selector="all")
     detector.source = "somewhere"
     train(detector, data, out, epochs=2, batch=4, workers=0, device="cpu", options=OPTIONS, progress=False)
 
@@ -30,19 +30,20 @@ def data(tmp_path_factory):
     return data, squares(root, count=10, empty=empty)
 
 
-def test_two_processes_train_as_one_even_when_one_has_no_objects(data, tmp_path):
+@pytest.mark.parametrize("name", ["hsv-det-n", "detr-tiny"])
+def test_two_processes_train_as_one_even_when_one_has_no_objects(data, tmp_path, name):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     several = [
         in_process(
-            run, data, tmp_path / "two", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+            run, data, tmp_path / "two", name, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
             LOCAL_WORLD_SIZE="2", GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
             TORCHELASTIC_RUN_ID="test",
         )
         for rank in range(2)
     ]  # fmt: skip
-    alone = in_process(run, data, tmp_path / "one")
+    alone = in_process(run, data, tmp_path / "one", name)
     for process in (*several, alone):
         process.join()
         assert process.exitcode == 0
@@ -53,6 +54,10 @@ def test_two_processes_train_as_one_even_when_one_has_no_objects(data, tmp_path)
         np.testing.assert_allclose(
             [float(x or "nan") for x in mine], [float(x or "nan") for x in theirs], rtol=2e-3, atol=1e-6
         )
-    nets = [load(tmp_path / name / "last.safetensors").net.state_dict() for name in ("one", "two")]
-    for name, tensor in nets[0].items():
-        torch.testing.assert_close(tensor, nets[1][name], rtol=1e-3, atol=1e-5, msg=name)
+    if name == "detr-tiny":
+        # Attention has gradients that are rounding alone, and Adam makes whole steps of them: no equal weights.
+        assert float(one[2][one[0].index("instability")]) > 0
+        return
+    nets = [load(tmp_path / folder / "last.safetensors").net.state_dict() for folder in ("one", "two")]
+    for key, tensor in nets[0].items():
+        torch.testing.assert_close(tensor, nets[1][key], rtol=1e-3, atol=1e-5, msg=key)

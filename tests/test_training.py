@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import logging
@@ -11,10 +12,11 @@ import hsvdet.checkpoint
 from hsvdet.detector import create, load
 from hsvdet.errors import ConfigError, NonFiniteError, SaveError
 from hsvdet.training import train
+from hsvdet.training.capacity import check_capacity, queries_of
 from hsvdet.training.learner import Learner
 from hsvdet.training.state import read_state
 from hsvdet.validation import val
-from tiny_runs import LABELS, metrics, squares, tiny
+from tiny_runs import LABELS, metrics, squares, tiny, tiny_query
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -189,10 +191,36 @@ def test_an_undivided_data_set_does_not_validate_on_what_it_trains_on(tmp_path, 
     assert "not divided into splits" in caplog.text
 
 
-def test_a_frozen_backbone_without_weights_is_refused(tmp_path):
-    detector = create("detr-tiny", ["a"], options={"pretrained": True})
-    with pytest.raises(ConfigError, match=r"its backbone is random.*pretrained=false"):
+@pytest.mark.parametrize(("name", "fixes"), [("detr-tiny", "pretrained"), ("rt-detr-tiny", "frozen")])
+def test_a_frozen_backbone_without_weights_is_refused(tmp_path, name, fixes):
+    detector = create(name, ["a"], options={fixes: True})
+    with pytest.raises(ConfigError, match=rf"its backbone is random.*backbone_weights.*{fixes}=false"):
         train(detector, tmp_path, tmp_path / "run", epochs=1)
+
+
+def test_more_objects_than_queries_are_told_and_refused_where_too_many_are_lost(tmp_path, caplog):
+    data = squares(tmp_path, count=12)  # 1, 2, 3, 1, 2, 3, ... objects: 24
+    check_capacity("some-model", tiny_query(queries=3).config, data)
+    check_capacity("some-model", tiny("yolov8-n").config, data)
+    assert not caplog.records
+    data.records[2] = data.records[2]._replace(crowd=np.array([True, False, False]))
+    data.records[5:] = data.records[6:]
+    check_capacity("some-model", tiny_query(queries=2).config, data)  # loses 2 of 20
+    assert "2 of 11 training images have more, up to 3 in" in caplog.text and "squares 8.png" in caplog.text
+    assert "10.0% of all objects" in caplog.text and "queries=100" in caplog.text
+    with pytest.raises(ConfigError, match="finds at most 1 objects.*up to 3 in.*queries=100"):
+        train(tiny_query(queries=1), (data, None), tmp_path / "run", epochs=1)
+    patterns = create("dab-detr-tiny", LABELS, options={"queries": 1, "patterns": 3}).config
+    assert queries_of(patterns) == 3
+
+
+def test_training_goes_on_where_an_image_has_more_objects_than_queries(tmp_path):
+    data = squares(tmp_path, count=12)
+    kept = dataclasses.replace(data, records=[*data.records[:2], *data.records[3:5], *data.records[6:9]])
+    result = train(
+        tiny_query(queries=2), (kept, None), tmp_path / "run", epochs=1, batch=7, workers=0, progress=False
+    )
+    assert result.epochs == 1
 
 
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path):

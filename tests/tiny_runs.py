@@ -43,6 +43,12 @@ def tiny(name="hsv-det-n", side=64, seed=0, **options):
     return create(name, LABELS, size=(side, side), options={"width": 0.0625, **options})
 
 
+def tiny_query(name="detr-tiny", seed=0, **options):
+    torch.manual_seed(seed)
+    sizes = dict(dim=16, feed_forward=16, encoder_layers=1, queries=6) | options
+    return create(name, LABELS, size=(64, 64), options=sizes)
+
+
 def digest(path):
     """Of every tensor in a safetensors file, by name; its header, with times in it, left out."""
     from safetensors import safe_open

@@ -19,7 +19,7 @@ def check_data(
     """Say what is in a data set and what is wrong with it, by file. Exit code 1: something must be repaired."""
     from ..data.check import check_data
 
-    report = check_data(path, split, decode)
+    report = check_data(path, split, decode, progress=True)
     return Answer(report.to_json(), report.summary(), 0 if report.ok else 1)
 
 

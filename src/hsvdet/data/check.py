@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from os import PathLike
 
@@ -18,6 +20,8 @@ from .read import open_source, require_split, split_names
 
 _OBJECTS = (0, 1, 2, 6, 11, 21, 51, 101)  # first number of objects of each bin
 _OBJECT_BINS = ("0", "1", "2-5", "6-10", "11-20", "21-50", "51-100", "over 100")
+_PERCENTILES = (50, 90, 99)
+_QUERIES = (100, 300)  # what models of the DETR lineage have
 _OCCLUSION = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _OCCLUSION_BINS = ("0-0.1", "0.1-0.3", "0.3-0.5", "0.5-0.7", "0.7-0.9", "0.9-1")
 _SHOWN = 20  # problems of a split in the summary
@@ -28,7 +32,9 @@ class SplitReport:
     """One split, as it is used: what was left out is in `problems` only.
 
     boxes: without crowd regions, as all that follows. boxes_per_class: by name, absent classes too.
-    objects_per_image: "mean", "max" and "histogram". box_sizes: small, medium, large (area below 32^2, below
+    objects_per_image: "mean", "max", "densest" (the file with most), "percentiles" (50, 90, 99: so many in that
+    share of the images, at most), "over" (images with more than 100 and 300, as many as the queries of DETR
+    and of most after it) and "histogram". box_sizes: small, medium, large (area below 32^2, below
     96^2, above, as COCO counts). occlusion: boxes by their largest IoU with another box of the image.
     """
 
@@ -37,7 +43,7 @@ class SplitReport:
     boxes: int
     crowd_regions: int
     boxes_per_class: dict[str, int]
-    objects_per_image: dict[str, float | int | dict[str, int]]
+    objects_per_image: dict[str, float | int | str | None | dict[str, int]]
     box_sizes: dict[str, int]
     occlusion: dict[str, int]
     problems: tuple[Problem, ...]
@@ -81,11 +87,14 @@ class DataReport:
         return "\n".join([*lines, "", verdict])
 
 
-def check_data(path: str | PathLike[str], split: str | None = None, decode: bool = True) -> DataReport:
+def check_data(
+    path: str | PathLike[str], split: str | None = None, decode: bool = True, progress: bool = False
+) -> DataReport:
     """Read a data set (formats: see `read_data`) and report what is in it and what is wrong with it.
 
     split: one of its splits, or None for all. decode: open every image, too: the only way to find those that
-    are broken, or of another size than annotated. Raises DataError when the path or the split is none.
+    are broken, or of another size than annotated. progress: show a bar while they are opened, if stderr is a
+    terminal. Raises DataError when the path or the split is none.
     """
     source = open_source(path)
     names = split_names(source) if split is None else [require_split(source, split)]
@@ -98,18 +107,20 @@ def check_data(path: str | PathLike[str], split: str | None = None, decode: bool
         except DataError as error:
             # The other splits may be sound.
             problem = Problem("error", str(path), f"The split {name} cannot be read. {error}")
-            reports[name] = _report([], (), (problem,))
+            reports[name] = _report([], (), (problem,), str(path))
             continue
         labels |= dict.fromkeys(data.labels)
         problems = [*data.problems, *_shared_images(data, places)]
         if decode:
-            problems += _decode(data)
+            problems += _decode(data, progress)
         problems.sort(key=lambda problem: (problem.severity != "error", problem.file))
-        reports[name] = _report(data.records, data.labels, tuple(problems))
+        reports[name] = _report(data.records, data.labels, tuple(problems), data.root)
     return DataReport(str(path), source.format, tuple(labels), reports, decode)
 
 
-def _report(records: Sequence[Record], labels: Sequence[str], problems: tuple[Problem, ...]) -> SplitReport:
+def _report(
+    records: Sequence[Record], labels: Sequence[str], problems: tuple[Problem, ...], root: str | PathLike[str]
+) -> SplitReport:
     objects = [~record.crowd for record in records]
     counts = np.array([int(mask.sum()) for mask in objects], dtype=np.int64)
     classes = _joined([record.labels[mask] for record, mask in zip(records, objects, strict=True)])
@@ -126,12 +137,20 @@ def _report(records: Sequence[Record], labels: Sequence[str], problems: tuple[Pr
         objects_per_image={
             "mean": round(float(counts.mean()), 3) if len(counts) else 0.0,
             "max": int(counts.max(initial=0)),
+            "densest": display(records[int(counts.argmax())].path, root) if counts.any() else None,
+            "percentiles": {str(share): _percentile(counts, share) for share in _PERCENTILES},
+            "over": {str(number): int((counts > number).sum()) for number in _QUERIES},
             "histogram": _histogram(counts, _OBJECTS, _OBJECT_BINS),
         },
         box_sizes=dict(zip(("small", "medium", "large"), sizes, strict=True)),
         occlusion=_histogram(overlaps, _OCCLUSION, _OCCLUSION_BINS),
         problems=problems,
     )
+
+
+def _percentile(counts: np.ndarray, share: int) -> int:
+    """The smallest number that this share of the images, in per cent, does not pass."""
+    return int(np.percentile(counts, share, method="inverted_cdf")) if len(counts) else 0
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
@@ -161,7 +180,7 @@ def _shared_images(data: DetectionData, places: dict[str, str]) -> list[Problem]
     ]
 
 
-def _decode(data: DetectionData) -> list[Problem]:
+def _decode(data: DetectionData, progress: bool) -> list[Problem]:
     def problem_of(record: Record) -> Problem | None:
         file = display(record.path, data.root)
         try:
@@ -175,7 +194,23 @@ def _decode(data: DetectionData) -> list[Problem]:
             what += " (it was annotated without its EXIF rotation)"
         return Problem("error", file, f"{what}: its boxes are in the wrong place.")
 
-    return [problem for problem in in_threads(problem_of, data.records) if problem]
+    with _bar(data.split, len(data)) if progress else nullcontext() as advance:
+        return [problem for problem in in_threads(problem_of, data.records, advance) if problem]
+
+
+@contextmanager
+def _bar(split: str, images: int) -> Iterator[Callable[[], None] | None]:
+    """On stderr, gone when done; what is given moves it on by an image. None where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    parts = TextColumn(f"opening {split}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*parts, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=images)
+        yield lambda: bar.advance(task)
 
 
 def _summary(name: str, report: SplitReport) -> list[str]:
@@ -184,7 +219,7 @@ def _summary(name: str, report: SplitReport) -> list[str]:
         f"{name}: {report.images:,} images, {report.images_without_objects:,} of them without objects;"
         f" {report.boxes:,} boxes"
         + (f", {report.crowd_regions:,} crowd regions" * (report.crowd_regions > 0)),
-        f"  objects per image  mean {objects['mean']:.1f}, max {objects['max']}; {_shares(objects['histogram'])}",
+        f"  objects per image  mean {objects['mean']:.1f}, {_crowded(objects)}; {_shares(objects['histogram'])}",
         f"  box sizes          {_shares(report.box_sizes)}",
         f"  largest IoU        {_shares(report.occlusion)}",
     ]
@@ -200,6 +235,13 @@ def _summary(name: str, report: SplitReport) -> list[str]:
             f"  and {hidden['error']} more errors, {hidden['warning']} more warnings (all with --json)"
         )
     return lines
+
+
+def _crowded(objects: dict) -> str:
+    parts = [f"{share} % of images up to {number}" for share, number in objects["percentiles"].items()]
+    parts.append(f"max {objects['max']}" + (f" ({objects['densest']})" if objects["densest"] else ""))
+    parts += [f"over {number} in {images:,}" for number, images in objects["over"].items() if images]
+    return ", ".join(parts)
 
 
 def _shares(counts: dict[str, int]) -> str:

@@ -110,10 +110,20 @@ def _is_file(entry: os.DirEntry) -> bool:
         return False
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """function of every item, in order; for work that waits for the disk or runs outside Python."""
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], after_each: Callable[[], None] | None = None
+) -> list[Result]:
+    """function of every item, in order; for work that waits for the disk or runs outside Python.
+
+    after_each: called in this thread as often as results have come in.
+    """
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(function, items))
+        results = []
+        for result in pool.map(function, items):
+            results.append(result)
+            if after_each is not None:
+                after_each()
+        return results
 
 
 def image_sizes(paths: Sequence[str]) -> list[tuple[int, int] | DataError]:

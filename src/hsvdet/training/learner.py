@@ -6,21 +6,23 @@ It knows no model, no file and no data set: a window of batches goes in, losses 
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .. import models
 from ..detector import load_tensors
 from ..devices import move
-from ..errors import ConfigError
+from ..errors import ConfigError, NonFiniteError
 from ..structures import Batch
 from .ema import AveragedNet
 from .optimizer import gates, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from .plan import Plan
-from .processes import largest
+from .processes import gather, largest
 from .schedule import rate_factor, warmup_length
 from .state import Position, State
 
@@ -38,11 +40,29 @@ class Step(NamedTuple):
 
 
 class NotFinite(Exception):
-    """A loss or gradient of a step, in any process; the network is what it was before. losses: as in `Step`."""
+    """A loss or gradient of a step, in any process; the network is what it was before. losses: as in `Step`.
+    complaint: what the criterion said of it in this process, or ""."""
 
-    def __init__(self, losses: list[dict[str, Tensor]], gradient_norm: float):
-        super().__init__(losses, gradient_norm)
-        self.losses, self.gradient_norm = losses, gradient_norm
+    def __init__(self, losses: list[dict[str, Tensor]], gradient_norm: float, complaint: str):
+        super().__init__(losses, gradient_norm, complaint)
+        self.losses, self.gradient_norm, self.complaint = losses, gradient_norm, complaint
+
+    def explain(self, window: list[Batch]) -> tuple[str, list[str]]:
+        """In a sentence, and the paths of the images in question. Every process must come, with its window."""
+        here = [
+            ({name: value.item() for name, value in losses.items()}, [info.path for info in batch.infos])
+            for losses, batch in zip(self.losses, window, strict=True)
+        ]
+        parts = gather((here, self.complaint))
+        batches = [item for part, _ in parts for item in part]
+        bad = [item for item in batches if not all(map(math.isfinite, item[0].values()))] or batches
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in bad[0][0].items())
+        plain = (
+            f"the loss or its gradient is not finite (losses: {losses}; gradient norm {self.gradient_norm:.4g})."
+            " A lower learning_rate, or precision fp32, often helps."
+        )
+        complaints = [complaint for _, complaint in parts if complaint]
+        return complaints[0] if complaints else plain, [path for _, paths in bad for path in paths]
 
 
 class Learner:
@@ -79,7 +99,7 @@ class Learner:
         self._keeps_statistics = plan.warm and plan.batch // fabric.world_size < recipe.frozen_norm_batch
         self._buffers = [buffer for buffer in net.buffers() if buffer.numel()]
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
-        self._overflows = 0
+        self._overflows, self._complaint = 0, ""
 
     def rate(self, step: int, scale: float = 1.0) -> float:
         """The learning rate of a step, counted from 0, of the parameters with that scale."""
@@ -110,7 +130,7 @@ class Learner:
         scaled = self.plan.precision == "fp16"
         if bad_loss or (bad_norm and (not scaled or self._overflows > MOST_OVERFLOWS)):
             torch._foreach_copy_(self._buffers, self._buffers_before)
-            raise NotFinite(losses, float(norm))
+            raise NotFinite(losses, float(norm), self._complaint)
         self.optimizer.step()  # fp16: skipped by the scaler where the gradient overflowed
         self.optimizer.zero_grad(set_to_none=True)
         if not bad_norm:
@@ -138,7 +158,14 @@ class Learner:
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, padding, targets, _ = move(batch, self.device, self.plan.detector.preprocess)
-        return self.criterion(self.wrapped(images, padding, targets), targets)
+        output = self.wrapped(images, padding, targets)
+        try:
+            return self.criterion(output, targets)
+        except NonFiniteError as error:
+            # Not raised from here: other processes wait for this one in the backward pass, and stop after it.
+            self._complaint = str(error)
+            parts = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+            return {"matching": math.nan * sum(part.float().sum() for part in parts)}
 
     def _set_norm_momentum(self, batches: int) -> None:
         """Running statistics of a new network start as the mean over the batches seen, not from 0 and 1: else

@@ -167,15 +167,17 @@ def _losses_of_the_answer(names: Iterable[str]) -> list[str]:
 
 
 def curves_figure(rows: list[Row]):
-    """Average precision, losses, learning rate and, where there are any, what the sparse global blocks add."""
+    """Average precision, losses, learning rate and, where there are any, the instability of matching and what
+    the sparse global blocks add."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     blocks = [name.split("/")[1] for name in names if name.startswith("gate/")]
-    figure = Figure(figsize=(11, 7 if blocks else 4), layout="constrained")
+    matched = "instability" in names
+    figure = Figure(figsize=(14 if matched else 11, 7 if blocks else 4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2 if blocks else 1, 3, squeeze=False)
+    panels = figure.subplots(2 if blocks else 1, 4 if matched else 3, squeeze=False)
     epochs = np.array([row["epoch"] for row in rows])
     dots = "o" if len(rows) < 3 else None
 
@@ -195,7 +197,7 @@ def curves_figure(rows: list[Row]):
         if len(series) > 1:
             axes.legend(frameon=False, fontsize=9)
 
-    precision, losses, rate = panels[0]
+    precision, losses, rate = panels[0, :3]
     plot(precision, {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}, "Average precision, validation")
     precision.set_ylim(0, 1)
     measured = values("ap")
@@ -210,9 +212,14 @@ def curves_figure(rows: list[Row]):
     losses.set_ylim(bottom=0)
     plot(rate, {"learning_rate": "learning rate"}, "Learning rate")
     rate.set_yscale("log")
+    if matched:
+        plot(panels[0, 3], {"instability": "instability"}, "Queries that changed their object")
+        panels[0, 3].set_ylim(bottom=0)
     if blocks:
+        for axes in panels[1, 3:]:
+            axes.set_axis_off()
         for axes, what, title in zip(
-            panels[1],
+            panels[1, :3],
             ("gate", "change", "entropy"),
             ("Gate |g|", "Added to the map |gΔ| / |x|", "Attention entropy, of uniform"),
             strict=True,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..checkpoint import read_checkpoint
+from ..criteria.set import SetCriterion
 from ..detector import load_tensors
 from ..errors import Interrupted, NonFiniteError
 from ..evaluate import Evaluation
@@ -20,7 +21,8 @@ from .learner import Learner, NotFinite
 from .loaders import training_loader, validation_loader
 from .log import Progress, Row
 from .plan import Plan
-from .processes import agree, average_in_place, gather, largest
+from .processes import agree, average_in_place, largest
+from .stability import Stability
 from .state import Diary, Position, State, read_state
 from .validator import Validator, columns
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """One run. What it does is here; the parts do it: `learner` a step, `validator` the verdict, `folder` the
-    files, `progress` the lines on stderr. Where it is and what it noted is its `diary`."""
+    """One run. What it does is here; the parts do it: `learner` a step, `validator` the verdict, `stability` that
+    of matching, `folder` the files, `progress` the lines on stderr. Where it is and what it noted is its `diary`."""
 
     def __init__(self, fabric: Fabric, plan: Plan, interrupts: Interrupts, progress: bool):
         self.fabric, self.plan, self.interrupts = fabric, plan, interrupts
@@ -40,6 +42,8 @@ class Run:
         to_validate = validation_loader(fabric, plan)
         self.validator = Validator(fabric, plan, to_validate) if to_validate is not None else None
         self.learner = Learner(fabric, plan, self.steps_per_epoch)
+        criterion = self.learner.criterion
+        self.stability = Stability(fabric, plan, criterion) if isinstance(criterion, SetCriterion) else None
         self.folder = Folder(plan)
         self.progress = Progress(plan.epochs, len(self.loader), progress and self.rank == 0)
         self.diary = Diary()
@@ -128,9 +132,12 @@ class Run:
         row["learning_rate"] = self.learner.rate(diary.position.step - 1)
         for name, total in sorted(diary.losses.items()):  # by name: a state on disk knows no other order
             row[f"loss/{name}"] = average_in_place(total / len(self.loader)).item()
+        assignment = None
+        if self.stability is not None:
+            row["instability"], assignment = self.stability(self.learner.net, diary.assignment)
         if self.rank == 0:
             self._record(row, evaluation, started)
-        diary.turn()
+        diary.turn(assignment)
         if self.rank == 0:
             self._save()
             self.folder.log(diary.history)
@@ -189,18 +196,17 @@ class Run:
     def _state(self) -> State:
         diary = self.diary
         return State(
-            {**self.learner.tensors(), "losses": diary.losses},
+            self.learner.tensors() | diary.tensors(),
             diary.position,
             self.plan.settings,
-            {"history": diary.history, "seconds": diary.seconds, **self.learner.numbers()},
+            self.learner.numbers() | diary.numbers(),
         )
 
     def _restore(self) -> None:
         path = self.folder.state_path
         state = read_state(path)
         self.learner.restore(state, str(path))
-        losses = {name: value.to(self.fabric.device) for name, value in state.tensors["losses"].items()}
-        self.diary = Diary(state.position, state.header["history"], losses, state.header["seconds"])
+        self.diary = Diary.restored(state, self.fabric.device)
         epoch, batch, _ = state.position
         self.progress.say(
             f"Resuming {path.parent} at epoch {epoch + 1}, batch {batch + 1} of {len(self.loader)}."
@@ -225,18 +231,9 @@ class Run:
     def _give_up(self, window: list[Batch], failure: NotFinite) -> None:
         """Save the state before this step, and name its losses and images."""
         self._save("nonfinite.safetensors")
-        here = [
-            ({name: value.item() for name, value in losses.items()}, [info.path for info in batch.infos])
-            for losses, batch in zip(failure.losses, window, strict=True)
-        ]
-        batches = [item for part in gather(here) for item in part]
-        bad = [item for item in batches if not all(map(math.isfinite, item[0].values()))] or batches
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in bad[0][0].items())
-        paths = [path for _, names in bad for path in names]
+        what, paths = failure.explain(window)
         epoch, _, step = self.diary.position
         raise NonFiniteError(
-            f"Epoch {epoch + 1}, step {step + 1}: the loss or its gradient is not finite (losses: {losses};"
-            f" gradient norm {failure.gradient_norm:.4g}). The state before this step is in"
-            f" {self.folder.path / 'nonfinite.safetensors'}. A lower learning_rate, or precision fp32, often"
-            f" helps; or look at its images: {', '.join(paths)}"
+            f"Epoch {epoch + 1}, step {step + 1}: {what} The state before this step is in"
+            f" {self.folder.path / 'nonfinite.safetensors'}. Its images: {', '.join(paths)}"
         )

@@ -21,6 +21,7 @@ from ..data.read import available_splits, read_data
 from ..detector import Detector
 from ..errors import ConfigError
 from ..validation import check_labels
+from .capacity import check_capacity
 from .recipe import Recipe, find_recipe
 
 log = logging.getLogger("hsvdet")
@@ -118,19 +119,23 @@ def make_plan(
     epochs = chosen.epochs if epochs is None else epochs
     if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
         raise ConfigError("epochs, batch and accumulate expect numbers from 1 on.")
-    if detector.source == RANDOM and getattr(detector.config, "pretrained", False):
-        raise ConfigError(
-            f"{detector.name} keeps the normalisation of a trained backbone, and its backbone is random. Start from"
-            " trained weights (weights), or train all of it (pretrained=false)."
-        )
+    for fixes in ("pretrained", "frozen"):  # as DETR's lineage and RT-DETR call it
+        if detector.source == RANDOM and getattr(detector.config, fixes, False):
+            raise ConfigError(
+                f"{detector.name} keeps the normalisation of a trained backbone, and its backbone is random. Start"
+                " from trained weights (weights), or a backbone from ImageNet (backbone_weights), or train all of"
+                f" it ({fixes}=false)."
+            )
     if detector.folded is not None:
         raise ConfigError(
             "train expects a detector with its layers apart; this one is deployed. Train the one it was made of."
         )
     training, validation = _open_data(detector, data, split, val_split)
+    training = subset(training, fraction, numbers["seed"]) if fraction != 1 else training
+    check_capacity(detector.name, detector.config, training)
     return Plan(
         detector=detector,
-        training_data=subset(training, fraction, numbers["seed"]) if fraction != 1 else training,
+        training_data=training,
         validation_data=validation,
         out=Path(out),
         recipe=chosen,

@@ -31,13 +31,15 @@ class Diary:
     """Where a run is and what it has noted; with the learner's tensors, all that a state on disk holds.
 
     history: a row of results.csv for each epoch done. losses: sums over the batches of the epoch under way,
-    by name, float64. seconds: that its steps took.
+    by name, float64. seconds: that its steps took. assignment: which object each query answered for at the end
+    of the epoch before (stability.py), or None.
     """
 
     position: Position = Position()
     history: list[dict[str, float | int | None]] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    assignment: Tensor | None = None
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Those of a batch."""
@@ -46,15 +48,28 @@ class Diary:
                 self.losses[name] = torch.zeros((), dtype=torch.float64, device=value.device)
             self.losses[name] += value
 
-    def turn(self) -> None:
+    def turn(self, assignment: Tensor | None) -> None:
         """To the next epoch."""
         self.position = Position(self.position.epoch + 1, 0, self.position.step)
-        self.losses, self.seconds = {}, 0.0
+        self.losses, self.seconds, self.assignment = {}, 0.0, assignment
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        matching = {} if self.assignment is None else {"assignment": self.assignment}
+        return {"losses": self.losses, "matching": matching}
+
+    def numbers(self) -> dict[str, Any]:
+        return {"history": self.history, "seconds": self.seconds}
+
+    @classmethod
+    def restored(cls, state: State, device: torch.device) -> Diary:
+        losses = {name: value.to(device) for name, value in state.tensors["losses"].items()}
+        history, seconds = state.header["history"], state.header["seconds"]
+        return cls(state.position, history, losses, seconds, state.tensors["matching"].get("assignment"))
 
 
 class State(NamedTuple):
-    """tensors: {"net" | "average" | "optimizer" | "losses": {name: tensor}}. settings: what must not change.
-    header: everything else, as JSON."""
+    """tensors: {"net" | "average" | "optimizer" | "losses" | "matching": {name: tensor}}. settings: what must not
+    change. header: everything else, as JSON."""
 
     tensors: dict[str, dict[str, Tensor]]
     position: Position
@@ -86,7 +101,9 @@ def read_state(path: Path) -> State:
         raise CheckpointError(
             f"{path}: not the state of a training run. It is made by training as `resume.safetensors`."
         )
-    parts: dict[str, dict[str, Tensor]] = {"net": {}, "average": {}, "optimizer": {}, "losses": {}}
+    parts: dict[str, dict[str, Tensor]] = {
+        part: {} for part in ("net", "average", "optimizer", "losses", "matching")
+    }
     for key, tensor in tensors.items():
         part, name = key.split(":", 1)
         parts[part][name] = tensor
