@@ -117,7 +117,7 @@ def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOut
     encoder, decoder = layers_of(net)
     blocks = blocks_of(net).values()
     backbone = [net.backbone] if encoder or decoder else []
-    handles = [block.register_forward_pre_hook(_the_same_chance) for block in blocks]
+    handles = [block.register_forward_pre_hook(the_same_chance) for block in blocks]
     devices = [detector.device] if detector.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), listening([*encoder, *decoder, *blocks, *backbone]) as calls:
@@ -149,7 +149,7 @@ def as_heard(call: Call, method: Callable) -> Any:
     same chance."""
     devices = [call.output.map.device] if call.output.map.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        _the_same_chance()
+        the_same_chance()
         return method(**call.inputs)
 
 
@@ -166,5 +166,6 @@ def predictions_of(found: Detections, answer, size: tuple[int, int], classes: in
     return np.array(chosen, dtype=np.int64)
 
 
-def _the_same_chance(*_) -> None:
+def the_same_chance(*_) -> None:
+    """Before a block is called, now or again: where it selects tokens by chance, they are the same."""
     torch.manual_seed(_SEED)
