@@ -2,12 +2,13 @@
 
 Written in elementary operators, not with ONNX's Resize: its antialiasing is not that of Pillow and PyTorch (up to 15
 of 255 grey levels away in ONNX Runtime), and TensorRT has none. Resizing goes first over columns, then over
-rows, and rounds to whole grey levels after each, as PyTorch does with uint8 images; bit for bit the same, but
-for one level in one of a thousand pixels where antialiasing meets its 15-bit weights.
+rows, with weights of 15 bits, and rounds to whole grey levels after each, as PyTorch does with uint8 images; bit
+for bit the same; with antialiasing, where sums are longer than float32, but for a level in one of 50,000 pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -100,32 +101,47 @@ def _resize(op: _Operators, images: ir.Value, height: ir.Value, width: ir.Value)
 
     Only the pixels that are read are touched: the cost is that of the picture, not of the photograph.
     """
-    rows, row_shares = _neighbours(op, images, 1, height)
-    columns, column_shares = _neighbours(op, images, 2, width)
-    column_share = op("Unsqueeze", column_shares, 1)  # [width, 1]
+    rows, row_weights = _neighbours(op, images, 1, height)
+    columns, column_weights = _neighbours(op, images, 2, width)
+    across = [op("Unsqueeze", weights, 1) for weights in column_weights]  # [width, 1]
+    down = [op("Unsqueeze", weights, [1, 2]) for weights in row_weights]
     passes = []
     for row in rows:
         line = op("Gather", images, row, axis=1)
         pair = [op("Cast", op("Gather", line, column, axis=2), to=ir.DataType.FLOAT) for column in columns]
-        passes.append(_mix(op, pair, column_share))
-    return _mix(op, passes, op("Unsqueeze", row_shares, [1, 2]))
+        passes.append(_mix(op, pair, across))
+    return _mix(op, passes, down)
 
 
 def _neighbours(op: _Operators, images: ir.Value, axis: int, length: ir.Value):
-    """The two places each of `length` new ones reads along `axis`, and the share of the second, float32."""
+    """The two places each of `length` new ones reads along `axis`, and their weights, float32."""
     old = op("Squeeze", op("Shape", images, start=axis, end=axis + 1))
     scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
     place = op("Add", op("Cast", op("Range", 0, length, 1), to=ir.DataType.DOUBLE), 0.5)
     place = op("Max", op("Sub", op("Mul", place, scale), 0.5), 0.0)
     first = op("Floor", place)
-    share = op("Cast", op("Sub", place, first), to=ir.DataType.FLOAT)
+    share = op("Sub", place, first)
+    weights = _of_15_bits(
+        op, op("Concat", *(op("Unsqueeze", w, 0) for w in (op("Sub", 1.0, share), share)), axis=0)
+    )
     last = op("Sub", old, 1)
     first = op("Min", op("Cast", first, to=ir.DataType.INT64), last)
-    return (first, op("Min", op("Add", first, 1), last)), share
+    both = [op("Squeeze", op("Slice", weights, [i], [i + 1], [0]), [0]) for i in (0, 1)]
+    return (first, op("Min", op("Add", first, 1), last)), both
 
 
-def _mix(op: _Operators, pair: Sequence[ir.Value], share: ir.Value) -> ir.Value:
-    return _whole(op, op("Add", pair[0], op("Mul", op("Sub", pair[1], pair[0]), share)))
+def _mix(op: _Operators, pair: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Value:
+    return _whole(op, op("Add", *(op("Mul", pixels, w) for pixels, w in zip(pair, weights, strict=True))))
+
+
+def _of_15_bits(op: _Operators, weights: ir.Value) -> ir.Value:
+    """Double to float32, rounded as PyTorch's uint8 resizing does: to a power of two, as fine as leaves the largest
+    weight under 2^15. A product with a grey level is then exact in float32, and a half is rounded the same way."""
+    largest = op("ReduceMax", weights, keepdims=0)
+    bits = op("Sub", op("Ceil", op("Div", op("Log", op("Div", 32767.5, largest)), math.log(2))), 1.0)
+    unit = op("Pow", 2.0, bits)
+    whole = op("Floor", op("Add", op("Mul", weights, unit), 0.5))
+    return op("Cast", op("Div", whole, unit), to=ir.DataType.FLOAT)
 
 
 def _whole(op: _Operators, x: ir.Value) -> ir.Value:
@@ -156,7 +172,7 @@ def _weighted_sum(op: _Operators, lines: ir.Value, length: ir.Value) -> ir.Value
     last = op("Sub", old, 1)
     weight = op("Where", op("Greater", place, last), 0.0, weight)
     weight = op("Div", weight, op("ReduceSum", weight, [0], keepdims=1))
-    weight = op("Reshape", op("Cast", weight, to=ir.DataType.FLOAT), op.stack(taps, -1, 1, 1, 1))
+    weight = op("Reshape", _of_15_bits(op, weight), op.stack(taps, -1, 1, 1, 1))
     place = op("Min", place, last)
     shape = op("Concat", op("Unsqueeze", length, 0), op("Shape", lines, start=1), axis=0)
     start = op("Expand", np.float32(0), shape)
