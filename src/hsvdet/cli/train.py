@@ -28,6 +28,12 @@ def train(
     weights: Annotated[
         str | None, typer.Option(help="Start from these: a checkpoint, or published weights (.pt).")
     ] = None,
+    backbone_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Start the ResNet of a new model from ImageNet: a classifier's weights (torchvision, timm)."
+        ),
+    ] = None,
     size: Size = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's if not given.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per forward pass, over all devices.")] = 16,
@@ -63,7 +69,7 @@ def train(
     from ..data.read import read_data
     from ..training import train
 
-    plan = _plan(model, weights, size, recipe, settings or [])
+    plan = _plan(model, weights, backbone_weights, size, recipe, settings or [])
     training_data = read_data(data, split)
     validation_data = None if val_split == "none" else read_data(data, val_split, labels=training_data.labels)
     detector = plan.create(training_data, seed)
@@ -102,13 +108,14 @@ class _Plan(NamedTuple):
     options: dict[str, Any]
     size: tuple[int, int] | None
     weights: str | None
+    backbone_weights: str | None
     recipe_options: dict[str, Any]
 
     def create(self, data: DetectionData, seed: int) -> Detector:
-        """With the data's classes; begun with the weights, if there are any."""
+        """With the data's classes; begun with the weights, if there are any, of all of it or of its backbone."""
         import torch
 
-        from ..conversion import warm_start
+        from ..conversion import start_backbone, warm_start
         from ..detector import create
 
         torch.manual_seed(seed)
@@ -117,12 +124,15 @@ class _Plan(NamedTuple):
         )
         if self.weights is not None:
             logging.getLogger("hsvdet").info("%s", warm_start(detector, self.weights))
+        if self.backbone_weights is not None:
+            start_backbone(detector, self.backbone_weights)
         return detector
 
 
 def _plan(
     model: str,
     weights: str | None,
+    backbone_weights: str | None,
     size: tuple[int, int] | None,
     recipe: str | None,
     settings: list[str],
@@ -146,10 +156,12 @@ def _plan(
             size = size or Preprocess(**header["preprocess"]).size
         except (LookupError, TypeError) as error:
             raise CheckpointError(f"{weights}: its header does not say what model it is ({error}).") from None
+    if weights is not None and backbone_weights is not None:
+        raise ConfigError(f"{weights} brings a backbone of its own: leave --backbone-weights out.")
     entry = models.find(model)
     config = override(entry.config, changes)
     options, recipe_options = parse_settings(settings, config, find_recipe(recipe or entry.recipe))
     override(config, options)
     if size is not None:
         dataclasses.replace(entry.preprocess, size=size)
-    return _Plan(model, {**changes, **options}, size, weights, recipe_options)
+    return _Plan(model, {**changes, **options}, size, weights, backbone_weights, recipe_options)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import models
+from ..conversion.backbone import NEW_BUT_BACKBONE
 from ..data.dataset import DetectionData
 from ..data.loader import subset
 from ..data.read import available_splits, read_data
@@ -26,9 +27,7 @@ from .recipe import Recipe, find_recipe
 
 log = logging.getLogger("hsvdet")
 
-# What Detector.source says of a network that never learned, and of one whose backbone alone did.
-RANDOM = "random initialisation"
-RANDOM_BUT_BACKBONE = f"{RANDOM}, backbone from "
+RANDOM = "random initialisation"  # Detector.source of a network that never learned
 
 Data = str | os.PathLike[str] | DetectionData | tuple[DetectionData, DetectionData | None]
 
@@ -58,7 +57,7 @@ class Plan:
 
     @property
     def warm(self) -> bool:
-        return not self.source.startswith(RANDOM)
+        return self.trained_backbone and not self.source.startswith(NEW_BUT_BACKBONE)
 
     @property
     def trained_backbone(self) -> bool:
