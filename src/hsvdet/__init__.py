@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .conversion import convert, warm_start
+    from .conversion import convert, start_backbone, warm_start
     from .data.check import check_data
     from .data.convert import convert_data
     from .data.read import read_data
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "convert": "conversion",
+    "start_backbone": "conversion",
     "warm_start": "conversion",
     "check_data": "data.check",
     "convert_data": "data.convert",
@@ -86,6 +87,7 @@ __all__ = [
     "predict",
     "profile",
     "read_data",
+    "start_backbone",
     "stream",
     "train",
     "val",
