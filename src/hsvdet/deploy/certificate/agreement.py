@@ -18,7 +18,7 @@ from .tolerance import Tolerance
 
 _SAME_OBJECT = 0.5  # IoU from which two boxes are about one object: what differs is said of the two together
 
-Kind = Literal["missing", "extra", "class", "box", "score", "order", "not finite", "label"]
+Kind = Literal["missing", "extra", "class", "box", "score", "order", "not finite", "label", "failed"]
 
 
 class Found(NamedTuple):
@@ -64,9 +64,9 @@ class Difference(NamedTuple):
 
 class Agreement(NamedTuple):
     """One image. pairs: [P, 2] indices (reference, artifact) of detections that agree. ties: how many others were
-    decided by less than the tolerance. score_error: of pairs of one object and class, the largest difference
-    relative to the score. overlap: the smallest IoU of those. displacement: the largest shift of a side of them,
-    in pixels of the network's input."""
+    decided by less than the tolerance. Of all pairs of one object and class: score_error, the largest difference
+    relative to the score; overlap, the smallest IoU, boxes under a pixel left out; displacement, the largest shift
+    of a side, in pixels of the network's input."""
 
     reference: Found
     artifact: Found
@@ -89,9 +89,7 @@ def compare(
     """Match the artifact's detections with the reference's, both run with `rules`."""
     problems = _malformed(artifact, len(labels))
     if problems:
-        return Agreement(
-            reference, artifact, np.zeros((0, 2), int), 0, problems, float("inf"), 0.0, float("inf")
-        )
+        return _without_pairs(reference, artifact, problems)
     near = _Nearness(reference, artifact, rules, tolerance)
     pairs = near.agreeing()
     lost = sorted(set(range(len(reference.scores))) - set(pairs[:, 0].tolist()))
@@ -122,9 +120,19 @@ def compare(
         ties,
         tuple(sorted(differences, key=lambda difference: -difference.size)),
         float(near.score_error[i, j].max(initial=0)),
-        float(near.overlap[i, j].min(initial=1)),
+        float(near.overlap[i, j][near.sizeable[i]].min(initial=1)),
         float(near.displacement[i, j].max(initial=0)),
     )
+
+
+def failure(reference: Found, what: str) -> Agreement:
+    """Of an image that the artifact could not be run on."""
+    nothing = Found(*(part[:0] for part in reference))
+    return _without_pairs(reference, nothing, (Difference("failed", None, None, np.inf, what),))
+
+
+def _without_pairs(reference: Found, artifact: Found, problems: tuple[Difference, ...]) -> Agreement:
+    return Agreement(reference, artifact, np.zeros((0, 2), int), 0, problems, np.inf, 0.0, np.inf)
 
 
 def _malformed(found: Found, classes: int) -> tuple[Difference, ...]:
@@ -157,6 +165,7 @@ class _Nearness:
         self.overlap = overlaps(a, b)
         y, x = rules.scale
         self.displacement = (np.abs(a[:, None] - b) * (x, y, x, y)).max(-1, initial=0)
+        self.sizeable = ((a[:, 2:] - a[:, :2]) * (x, y) >= 1).all(1)
         self.score_error = relative_error(reference.scores[:, None], artifact.scores)
         self.same_class = reference.labels[:, None] == artifact.labels
         self.same_box = (self.overlap >= 1 - tolerance.box) | (self.displacement <= tolerance.pixels)

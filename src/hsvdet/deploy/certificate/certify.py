@@ -22,11 +22,11 @@ from ...data.dataset import DetectionData, Record
 from ...data.pixels import read_pixels
 from ...data.read import read_data
 from ...detector import Detector, load
-from ...errors import ConfigError
+from ...errors import ConfigError, HsvdetError
 from ...evaluate import evaluate_detections
 from ...structures import Detections
 from ..artifact import ArtifactHeader, read_header, write_header
-from .agreement import Agreement, Found, compare
+from .agreement import Agreement, Found, compare, failure
 from .layers import Divergence, Inside, look_inside
 from .picture import draw_worst
 from .probes import Probe, probes, spread
@@ -40,6 +40,8 @@ _WANTED = 20
 _FEWEST = 20
 _AP_SCORE = 0.001
 _AT_ONCE = 8
+
+_NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 Artifact = Callable[[Sequence[np.ndarray], float], Sequence[Any]]
 
@@ -216,11 +218,12 @@ def examine(
     checked = _compare_all(reference, tried, answers, artifact, score, tolerance)
     ap = _average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
     checks = tuple(_check(probe, agreement) for probe, agreement in zip(tried, checked, strict=True))
+    worst = Worst(*max(zip(tried, checked, strict=True), key=lambda pair: _badness(pair[1])))
     reasons = [
         *_class_map(detector, header),
         *_preprocessing(detector, header),
         *_enough(checks, score, header.floor, tolerance),
-        *_differences(checks, tolerance),
+        *_differences(checks, worst, tolerance),
         *_ap_drop(ap, tolerance),
     ]
     certificate = Certificate(
@@ -240,7 +243,6 @@ def examine(
         weights_sha256="",
         versions={**header.versions, **_versions(header.target)},
     )
-    worst = Worst(*max(zip(tried, checked, strict=True), key=lambda pair: _badness(pair[1])))
     return certificate, tried, worst
 
 
@@ -257,13 +259,13 @@ def _score(reference: Reference, answers: Sequence[Answer], floor: float) -> flo
     found = [reference.detections(answer, floor).scores for answer in answers]
     scores = np.sort(np.concatenate(found))[::-1].astype(np.float64)
     wanted = _WANTED * len(answers)
-    if not len(scores) or (scores > 0.25).sum() >= wanted:
+    if (scores > 0.25).sum() >= wanted or not len(scores):
         return max(0.25, floor)
     near = scores[int(wanted * 0.9) : int(wanted * 1.1) + 1]
-    if len(near) < 2:
+    gaps = near[:-1] / np.maximum(near[1:], np.finfo(np.float32).tiny)
+    if gaps.max(initial=1) < 1.0001:  # fewer detections than wanted, or scores that are all the same
         return floor
-    gap = int(np.argmax(near[:-1] / near[1:]))
-    return float(math.sqrt(near[gap] * near[gap + 1]))
+    return float(math.sqrt(near[gaps.argmax()] * near[gaps.argmax() + 1]))
 
 
 def _compare_all(
@@ -277,18 +279,34 @@ def _compare_all(
     """Each image alone, then all of them in one call; the worse of the two for each."""
     labels = reference.detector.labels
     images = [probe.image for probe in tried]
-    alone = [artifact([image], score)[0] for image in images]
-    together = artifact(images, score)
-    if len(together) != len(images):
-        raise ConfigError(f"The artifact answers {len(images)} images with {len(together)} lists.")
+    alone = [_attempt(artifact, [image], score)[0] for image in images]
+    together = _attempt(artifact, images, score)
     agreements = []
     for answer, *both in zip(answers, alone, together, strict=True):
         expected = reference.detections(answer, score)
+        refused = next((came for came in both if isinstance(came, str)), None)
+        if refused is not None:
+            agreements.append(failure(expected, refused))
+            continue
         candidates = reference.candidates(answer, score * (1 - 2 * tolerance.score))
         rules = reference.rules(answer, score)
         compared = (compare(expected, _found(came), candidates, rules, tolerance, labels) for came in both)
         agreements.append(max(compared, key=_badness))
     return agreements
+
+
+def _attempt(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> Sequence[Any]:
+    """Detections of each image, or the words in which the runtime refused them."""
+    try:
+        answers = artifact(images, score)
+    except HsvdetError:
+        raise
+    except Exception as error:  # every runtime has its own
+        reason = " ".join(str(error).split())
+        return [f"the runtime stops: {reason[-200:] or type(error).__name__}"] * len(images)
+    if len(answers) != len(images):
+        return [f"{len(answers)} answers to {len(images)} images"] * len(images)
+    return answers
 
 
 def _found(detections: Any) -> Found:
@@ -343,8 +361,8 @@ def _enough(checks: Sequence[ImageCheck], score: float, floor: float, tolerance:
     if expected < _FEWEST:
         return [
             f"nothing was compared: the detector finds {expected} objects in {len(checks)} images at score"
-            f" {score:.3g}, and the artifact holds none under {floor:g}. Give it images in which it finds"
-            " something (--data), or train it first"
+            f" {score:.3g}, and the artifact holds none under {floor:g}. Give images in which it finds something"
+            " (--data), or train it first"
         ]
     share = sum(check.agree for check in checks) / expected
     if tolerance.boxes and share < tolerance.matched and not any(check.differences for check in checks):
@@ -355,19 +373,15 @@ def _enough(checks: Sequence[ImageCheck], score: float, floor: float, tolerance:
     return []
 
 
-def _differences(checks: Sequence[ImageCheck], tolerance: Tolerance) -> list[str]:
+def _differences(checks: Sequence[ImageCheck], worst: Worst, tolerance: Tolerance) -> list[str]:
     wrong = [check for check in checks if check.differences]
-    if not wrong:
+    if not wrong or not (tolerance.boxes or math.isinf(_badness(worst.agreement)[0])):
         return []
-    malformed = [check for check in wrong if math.isinf(check.score_error)]
-    if not tolerance.boxes and not malformed:
-        return []
-    worst = max(malformed or wrong, key=lambda check: len(check.differences))
     count = sum(len(check.differences) for check in wrong)
     total = sum(check.reference for check in checks)
     return [
-        f"{count} differences in {len(wrong)} of {len(checks)} images ({total} detections); {worst.image}:"
-        f" {worst.differences[0]}"
+        f"{count} differences in {len(wrong)} of {len(checks)} images, {total} detections; {worst.probe.name}:"
+        f" {worst.agreement.differences[0].what}"
     ]
 
 
@@ -386,30 +400,31 @@ def _average_precision(
     if data is None or not any(len(record.labels) for record in data.records):
         truth = {str(i): reference.detections(answer, score) for i, answer in enumerate(answers)}
         as_data = _as_truth(tried, truth, reference.detector)
+        own = [_tensors(reference.detections(answer, min(low, score))) for answer in answers]
         came = _all(artifact, [probe.image for probe in tried], min(low, score))
-        objects = sum(len(found.scores) for found in truth.values())
-        ap = evaluate_detections(as_data, dict(zip(truth, came, strict=True))).ap if objects else math.nan
-        return PrecisionCheck("detector", len(tried), objects, 1.0 if objects else math.nan, ap)
+        both = [evaluate_detections(as_data, dict(zip(truth, found, strict=True))) for found in (own, came)]
+        return PrecisionCheck("detector", len(tried), both[0].objects, both[0].ap, both[1].ap)
     records = spread(data.records, evaluated)
     part = dataclasses.replace(data, records=records)
-    both: tuple[dict, dict] = {}, {}
+    found: tuple[dict, dict] = {}, {}
     for start in range(0, len(records), _AT_ONCE):
         chunk = records[start : start + _AT_ONCE]
         pictures = [read_pixels(record.path) for record in chunk]
         came = _all(artifact, pictures, low)
         for record, picture, detections in zip(chunk, pictures, came, strict=True):
-            both[0][record.id] = _tensors(reference.detections(reference.answer(picture), low))
-            both[1][record.id] = detections
-    scores = [evaluate_detections(part, found) for found in both]
-    return PrecisionCheck("annotations", len(records), scores[0].objects, scores[0].ap, scores[1].ap)
+            found[0][record.id] = _tensors(reference.detections(reference.answer(picture), low))
+            found[1][record.id] = detections
+    both = [evaluate_detections(part, detections) for detections in found]
+    return PrecisionCheck("annotations", len(records), both[0].objects, both[0].ap, both[1].ap)
 
 
 def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> list[Detections]:
-    """Without detections that are not finite: they are a reason of their own, and no evaluation takes them."""
+    """Nothing where the runtime stops, and without detections that are not finite: both are reasons of their own,
+    and no evaluation takes them."""
     found = []
     for start in range(0, len(images), _AT_ONCE):
-        for detections in artifact(images[start : start + _AT_ONCE], score):
-            boxes, scores, labels = _found(detections)
+        for detections in _attempt(artifact, images[start : start + _AT_ONCE], score):
+            boxes, scores, labels = _NOTHING if isinstance(detections, str) else _found(detections)
             sound = np.isfinite(boxes).all(1) & np.isfinite(scores)
             found.append(_tensors(Found(boxes[sound], scores[sound], labels[sound])))
     return found
