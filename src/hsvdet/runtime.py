@@ -124,7 +124,8 @@ def _start_openvino(path: Path, threads: int | None) -> tuple[Run, ArtifactHeade
     except ImportError:
         raise ConfigError(f"{path}: an OpenVINO artifact needs openvino: pip install openvino") from None
     header = read_header(path)
-    settings = {"PERFORMANCE_HINT": "LATENCY"}
+    # By itself OpenVINO computes in bfloat16 where the CPU has it, and boxes then move by pixels.
+    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:

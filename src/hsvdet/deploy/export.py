@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from .. import models
 from ..checkpoint import write_atomically
+from ..data.dataset import DetectionData
+from ..data.read import read_data
 from ..detector import Detector, load
-from ..errors import ConfigError
+from ..errors import ConfigError, SaveError
 from ..postprocess import nms
-from .artifact import ArtifactHeader, set_onnx_header
-from .export_onnx import to_onnx
+from .artifact import ArtifactHeader, set_onnx_header, sidecar, write_header
 from .graph import ExportGraph
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .certificate import Certificate
 
 # Detections down to this score are in every artifact; those over --score are counted. So the threshold can be
 # lowered without a new export, and AP be measured on the artifact itself.
 FLOOR = 0.001
+
+PRECISIONS = ("fp32", "fp16", "int8")
 
 SUFFIXES = {
     "onnx": ".onnx",
@@ -30,32 +43,52 @@ SUFFIXES = {
     "coreml": ".mlpackage",
     "executorch": ".pte",
 }
+_PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "onnxruntime", "openvino"),
+    "tensorrt": ("onnx", "onnxscript", "onnxruntime", "tensorrt"),
+    "coreml": ("onnxscript", "coremltools"),
+    "executorch": ("onnxscript", "executorch"),
+}
 
 
 @dataclass(frozen=True)
 class ExportReport:
     """path: of the artifact. header: what it says about itself. bytes: of all its files. seconds: all in all.
-    notes: what the user should know."""
+    certificate: whether it detects what the detector does; None where it was not asked for or cannot be run
+    here. notes: what the user should know."""
 
     path: str
     header: ArtifactHeader
     bytes: int
     seconds: float
+    certificate: Certificate | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def passed(self) -> bool:
+        """False only where a certificate was refused."""
+        return self.certificate is None or self.certificate.passed
+
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "header": self.header.to_json()}
+        return {
+            "path": self.path,
+            "header": self.header.to_json(),
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 2),
+            "certificate": self.certificate and self.certificate.to_json(),
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         header = self.header
-        size = "any size" if header.dynamic else f"{header.size[0]}x{header.size[1]}"
-        return "\n".join(
-            [
-                f"{self.path}: {header.model}, {header.target} {header.precision}, canvas {size},"
-                f" {len(header.labels)} classes, {self.bytes / 1e6:.1f} MB, {self.seconds:.0f} s",
-                *self.notes,
-            ]
-        )
+        canvas = "as small as each image allows" if header.dynamic else f"{header.size[0]}x{header.size[1]}"
+        lines = [
+            f"{self.path}: {header.model}, {header.target} {header.precision}, canvas {canvas},"
+            f" {len(header.labels)} classes, {self.bytes / 1e6:.1f} MB, {self.seconds:.0f} s",
+            *self.notes,
+        ]
+        return "\n".join([*lines, *([str(self.certificate)] if self.certificate else [])])
 
 
 def export(
@@ -66,40 +99,193 @@ def export(
     size: tuple[int, int] | None = None,
     dynamic: bool = False,
     precision: str = "fp32",
+    calibrate: DetectionData | str | PathLike[str] | None = None,
+    data: DetectionData | str | PathLike[str] | None = None,
     score: float = 0.25,
     iou: float = 0.7,
     limit: int = 300,
+    certify: bool = True,
 ) -> ExportReport:
-    """Write an artifact that takes uint8 images of any size and gives detections in their pixels (docs/export.md)."""
+    """Write an artifact that takes uint8 images of any size and gives detections in their pixels (docs/export.md).
+
+    detector: or the path of a checkpoint. to: onnx, openvino, tensorrt, coreml or executorch. out: beside the
+    checkpoint if not given. size: (height, width) of the network's input, instead of the detector's own. dynamic:
+    every image gets the smallest canvas it fits, as in `Detector`, instead of one of `size`; models that resize
+    by the shorter side always do. precision: fp32, fp16 or int8. calibrate: a data set, for int8; fp16 measures on
+    it, or else on drawn scenes, which layers come near its largest number. data: what the certificate is made
+    with; drawn scenes if not given. score: what a detection must pass to be counted; weaker ones down to 0.001
+    follow it. iou: of the suppression. limit: detections an image. certify: compare the artifact with the detector
+    and write its certificate.
+
+    Written atomically. Raises CheckpointError, ConfigError, DataError and SaveError.
+    """
     started = time.monotonic()
-    if to not in SUFFIXES:
-        raise ConfigError(f"to expects one of {', '.join(SUFFIXES)}; got {to!r}.")
-    name = None
+    _check(to, precision, calibrate, score, iou, limit)
+    path = _path(detector, to, out)
     if not isinstance(detector, Detector):
-        name = Path(detector)
         detector = load(detector)
-    preprocess = detector.preprocess
     if size is not None:
-        preprocess = dataclasses.replace(preprocess, size=tuple(size))
+        preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
         detector = dataclasses.replace(detector, preprocess=preprocess)
-    dynamic = dynamic or preprocess.resize == "shortest"
+    _check_selector(detector)
+    notes = []
+    if detector.preprocess.resize == "shortest" and not dynamic:
+        dynamic = True
+        notes.append("Its images are resized by their shorter side, so the canvas is as large as each needs.")
+    images = _images(detector, precision, calibrate)
     dense = models.find(detector.name).postprocess is nms
-    floor = min(FLOOR, score)
-    path = Path(out) if out is not None else (name or Path(detector.name)).with_suffix(SUFFIXES[to])
+    floor = min(FLOOR, score) if dense else 0.0
+    graph = ExportGraph(detector, score=score, floor=floor, iou=iou, limit=limit)
     header = ArtifactHeader(
         **detector.header(),
         target=to,
         precision=precision,
-        size=preprocess.size,
+        size=detector.preprocess.size,
         dynamic=dynamic,
         score=score,
-        floor=floor if dense else 0.0,
+        floor=floor,
         iou=iou if dense else None,
         limit=limit,
-        versions={package: version(package) for package in ("hsvdet", "torch", "onnx")},
+        versions={package: version(package) for package in ("hsvdet", "torch")},
+        float32=_kept_in_float32(graph, detector, precision, images, dynamic),
     )
-    graph = ExportGraph(detector, score=score, floor=floor, iou=iou, limit=limit)
-    model = to_onnx(graph, preprocess, dynamic=dynamic)
-    set_onnx_header(model, header)
-    write_atomically(path, model.SerializeToString())
-    return ExportReport(str(path), header, path.stat().st_size, time.monotonic() - started)
+    try:
+        notes += _write(path, graph, detector, header, images)
+    except OSError as error:
+        raise SaveError(f"{path}: could not be written: {error.strerror or error}.") from None
+    if header.float32 and precision == "fp16":
+        notes.append(f"float32 because of large values: {', '.join(header.float32)}.")
+    certificate = None
+    if certify and to in ("onnx", "openvino"):
+        from .certificate import certify as compare
+
+        certificate = compare(detector, path, data)
+    seconds = time.monotonic() - started
+    return ExportReport(str(path), header, _bytes(path), seconds, certificate, tuple(notes))
+
+
+def _check(to: str, precision: str, calibrate, score: float, iou: float, limit: int) -> None:
+    if to not in SUFFIXES:
+        raise ConfigError(f"to expects one of {', '.join(SUFFIXES)}; got {to!r}.")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision expects one of {', '.join(PRECISIONS)}; got {precision!r}.")
+    if precision == "int8" and calibrate is None:
+        raise ConfigError("int8 is calibrated on your images, and none were given: --calibrate DATA.")
+    if precision != "fp32" and to in ("coreml", "executorch"):
+        raise ConfigError(
+            f"{to} is exported in fp32 only; got {precision}. ONNX and OpenVINO have {precision}."
+        )
+    if not (0 <= score <= 1 and 0 <= iou <= 1):
+        raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
+    if limit < 1:
+        raise ConfigError(f"limit expects a number from 1 on; got {limit}.")
+    missing = [package for package in _PACKAGES[to] if find_spec(package) is None]
+    if missing:
+        raise ConfigError(
+            f"Export to {to} needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
+        )
+
+
+def _path(detector: Detector | str | PathLike[str], to: str, out: str | PathLike[str] | None) -> Path:
+    suffix = SUFFIXES[to]
+    if out is None:
+        if isinstance(detector, Detector):
+            return Path(f"{detector.name}{suffix}")
+        return Path(detector).with_suffix(suffix)
+    path = Path(out)
+    if path.suffix != suffix:
+        raise ConfigError(f"{path}: {to} artifacts are called NAME{suffix}. Choose such a name with --out.")
+    if path.is_dir() and to != "coreml":
+        raise SaveError(f"{path}: a folder is in the way. Choose another name with --out.")
+    return path
+
+
+def _check_selector(detector: Detector) -> None:
+    selector = getattr(detector.config, "selector", None)
+    if selector in ("random", "oracle"):
+        raise ConfigError(
+            f"{detector.name} selects its tokens by {selector!r}, which is for experiments: an artifact would"
+            " not answer the same twice, or without annotations. Train with another selector."
+        )
+
+
+def _images(detector: Detector, precision: str, calibrate) -> list[np.ndarray]:
+    """What values are measured on, [H, W, 3] uint8."""
+    if precision == "fp32":
+        return []
+    from .quantise import calibration_images
+
+    if calibrate is None:
+        from .certificate.probes import probes
+
+        return [probe.image for probe in probes(None, 8)]
+    if not isinstance(calibrate, DetectionData):
+        calibrate = read_data(calibrate, "train", labels=detector.labels)
+    return calibration_images(calibrate)
+
+
+def _kept_in_float32(
+    graph: ExportGraph, detector: Detector, precision: str, images: Sequence[np.ndarray], dynamic: bool
+) -> tuple[str, ...]:
+    if precision == "fp16":
+        from .graph_half import layers_near_overflow
+
+        return layers_near_overflow(graph, (_graph_input(detector, image, dynamic) for image in images))
+    if precision == "int8":
+        from .quantise import float32_layers
+
+        return float32_layers(graph.net)
+    return ()
+
+
+def _graph_input(detector: Detector, image: np.ndarray, minimal: bool) -> tuple[torch.Tensor, ...]:
+    """One image as `ExportGraph` takes it."""
+    canvas, content = detector.preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal)
+    return detector.preprocess.normalise(canvas)[None], torch.tensor(content), torch.tensor(image.shape[:2])
+
+
+def _write(
+    path: Path, graph: ExportGraph, detector: Detector, header: ArtifactHeader, images: Sequence[np.ndarray]
+) -> list[str]:
+    """Notes for the user."""
+    match header.target:
+        case "onnx":
+            model = _onnx(graph, detector, header)
+            if header.precision == "int8":
+                from .quantise import quantise_onnx
+
+                model = quantise_onnx(model, images, header.float32)
+            set_onnx_header(model, header)
+            write_atomically(path, model.SerializeToString())
+        case "openvino":
+            from .export_openvino import to_openvino, write_openvino
+
+            model = to_openvino(_onnx(graph, detector, header))
+            if header.precision == "int8":
+                from .quantise import quantise_openvino
+
+                model = quantise_openvino(model, images, header.float32)
+            write_openvino(path, model, header)
+        case "tensorrt":
+            from .export_tensorrt import to_tensorrt
+
+            model = _onnx(graph, detector, header)
+            if header.precision == "int8":
+                from .quantise import quantise_onnx
+
+                model = quantise_onnx(model, images, header.float32)
+            write_atomically(path, to_tensorrt(model, detector.preprocess.size))
+            write_header(path, header)
+    return []
+
+
+def _onnx(graph: ExportGraph, detector: Detector, header: ArtifactHeader) -> onnx.ModelProto:
+    from .export_onnx import to_onnx
+
+    float32 = header.float32 if header.precision == "fp16" else None
+    return to_onnx(graph, detector.preprocess, dynamic=header.dynamic, half_but=float32)
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path, path.with_suffix(".bin"), sidecar(path)]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -15,24 +15,29 @@ from torch.export import Dim
 from ..preprocess import Preprocess
 from .graph import ExportGraph, Rows
 from .graph_canvas import OPSET, canvas_graph
+from .graph_half import to_half
 from .suppression import suppress_onnx
 
 
-def to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool) -> onnx.ModelProto:
+def to_onnx(
+    graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool, half_but: Sequence[str] | None = None
+) -> onnx.ModelProto:
     """images [batch, height, width, 3] uint8 to boxes, scores, labels, count (`Rows`).
 
-    dynamic: the canvas is as small as each size of image allows.
+    dynamic: the canvas is as small as each size of image allows. half_but: the trunk in float16, but for these
+    layers; None for float32 everywhere.
     """
     network = network_to_onnx(graph, preprocess, dynamic=dynamic)
+    if half_but is not None:
+        to_half(network, half_but)
+    network = ir.to_proto(network)
     canvas = ir.to_proto(canvas_graph(preprocess, minimal=dynamic))
     canvas.ir_version = network.ir_version
     names = ("canvas", "content", "size")
-    network = onnx.compose.add_prefix(network, "", rename_nodes=False)
-    model = onnx.compose.merge_models(canvas, network, io_map=[(name, name) for name in names])
-    return model
+    return onnx.compose.merge_models(canvas, network, io_map=[(name, name) for name in names])
 
 
-def network_to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool) -> onnx.ModelProto:
+def network_to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool) -> ir.Model:
     """The part after the canvas: canvas [batch, 3, h, w] float32, content [4], size [2] to `Rows`."""
     height, width = preprocess.size
     example = (
@@ -55,7 +60,7 @@ def network_to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool
             output_names=list(Rows._fields),
             custom_translation_table={torch.ops.hsvdet.suppress.default: suppress_onnx},
         )
-    return model.model_proto
+    return model.model
 
 
 @contextlib.contextmanager

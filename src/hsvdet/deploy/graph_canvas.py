@@ -1,9 +1,9 @@
-"""`Preprocess.place` and `normalise` as an ONNX graph: uint8 images of any size to the network's canvas.
+"""`Preprocess.place` and `normalise` as an ONNX graph: uint8 images of any size to the network's canvas, bit for
+bit what PyTorch makes of them.
 
-Written in elementary operators, not with ONNX's Resize: its antialiasing is not that of Pillow and PyTorch (up to 15
-of 255 grey levels away in ONNX Runtime), and TensorRT has none. Resizing goes first over columns, then over
-rows, with weights of 15 bits, and rounds to whole grey levels after each, as PyTorch does with uint8 images; bit
-for bit the same; with antialiasing, where sums are longer than float32, but for a level in one of 50,000 pixels.
+Written in elementary operators, not with ONNX's Resize: its antialiasing in ONNX Runtime is up to 15 of 255 grey
+levels away and three times slower, and TensorRT has none. Resizing goes first over columns, then over rows,
+with weights of 15 bits, and rounds to whole grey levels after each, as Pillow does and PyTorch with uint8 images.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..preprocess import Preprocess
 OPSET = 18
 
 Number = bool | int | float
+Side = ir.Value | int
 Operand = ir.Value | Number | Sequence[int]
 
 
@@ -96,59 +97,63 @@ def _geometry(op: _Operators, preprocess: Preprocess, height: ir.Value, width: i
     return *sides, *canvas
 
 
-def _resize(op: _Operators, images: ir.Value, height: ir.Value, width: ir.Value) -> ir.Value:
+def _resize(op: _Operators, images: ir.Value, height: Side, width: Side) -> ir.Value:
     """Bilinear, half-pixel centres: [B, H, W, 3] uint8 to [B, height, width, 3] float32, whole numbers.
 
     Only the pixels that are read are touched: the cost is that of the picture, not of the photograph.
     """
-    rows, row_weights = _neighbours(op, images, 1, height)
-    columns, column_weights = _neighbours(op, images, 2, width)
-    across = [op("Unsqueeze", weights, 1) for weights in column_weights]  # [width, 1]
-    down = [op("Unsqueeze", weights, [1, 2]) for weights in row_weights]
+    rows, row_weights, row_unit = _neighbours(op, images, 1, height)
+    columns, column_weights, column_unit = _neighbours(op, images, 2, width)
+    # Pixels side by side are one long line: products of whole lines are what runtimes are fast at.
+    column_weights = op("Reshape", op("Expand", op("Unsqueeze", column_weights, 2), [2, 1, 3]), [2, -1])
+    line = op.stack(0, -1, op("Mul", op.constant(width), 3))
     passes = []
     for row in rows:
-        line = op("Gather", images, row, axis=1)
-        pair = [op("Cast", op("Gather", line, column, axis=2), to=ir.DataType.FLOAT) for column in columns]
-        passes.append(_mix(op, pair, across))
-    return _mix(op, passes, down)
+        pixels = op("Gather", images, row, axis=1)
+        pair = [
+            op("Cast", op("Reshape", op("Gather", pixels, column, axis=2), line), to=ir.DataType.FLOAT)
+            for column in columns
+        ]
+        passes.append(_mix(op, pair, column_weights, column_unit))
+    mixed = _mix(op, passes, op("Unsqueeze", row_weights, 2), row_unit)
+    return op("Reshape", mixed, op.stack(0, -1, width, 3))
 
 
-def _neighbours(op: _Operators, images: ir.Value, axis: int, length: ir.Value):
-    """The two places each of `length` new ones reads along `axis`, and their weights, float32."""
+def _neighbours(op: _Operators, images: ir.Value, axis: int, length: Side):
+    """The two places each of `length` new ones reads along `axis`; their weights [2, length] and the unit of these."""
     old = op("Squeeze", op("Shape", images, start=axis, end=axis + 1))
     scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
     place = op("Add", op("Cast", op("Range", 0, length, 1), to=ir.DataType.DOUBLE), 0.5)
     place = op("Max", op("Sub", op("Mul", place, scale), 0.5), 0.0)
     first = op("Floor", place)
-    share = op("Sub", place, first)
-    weights = _of_15_bits(
-        op, op("Concat", *(op("Unsqueeze", w, 0) for w in (op("Sub", 1.0, share), share)), axis=0)
-    )
+    share = op("Unsqueeze", op("Sub", place, first), 0)
     last = op("Sub", old, 1)
     first = op("Min", op("Cast", first, to=ir.DataType.INT64), last)
-    both = [op("Squeeze", op("Slice", weights, [i], [i + 1], [0]), [0]) for i in (0, 1)]
-    return (first, op("Min", op("Add", first, 1), last)), both
+    weights, unit = _whole_weights(op, op("Concat", op("Sub", 1.0, share), share, axis=0))
+    return (first, op("Min", op("Add", first, 1), last)), weights, unit
 
 
-def _mix(op: _Operators, pair: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Value:
-    return _whole(op, op("Add", *(op("Mul", pixels, w) for pixels, w in zip(pair, weights, strict=True))))
+def _mix(op: _Operators, pair: Sequence[ir.Value], weights: ir.Value, unit: ir.Value) -> ir.Value:
+    first, second = (op("Mul", part, op("Gather", weights, i, axis=0)) for i, part in enumerate(pair))
+    return _rounded(op, op("Add", first, second), unit)
 
 
-def _of_15_bits(op: _Operators, weights: ir.Value) -> ir.Value:
-    """Double to float32, rounded as PyTorch's uint8 resizing does: to a power of two, as fine as leaves the largest
-    weight under 2^15. A product with a grey level is then exact in float32, and a half is rounded the same way."""
+def _whole_weights(op: _Operators, weights: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Weights 0..1, double, as whole numbers of a unit, float32: the power of two at which the largest still has
+    15 bits, as in Pillow. Sums of their products with grey levels are then exact. The unit is float32 too."""
     largest = op("ReduceMax", weights, keepdims=0)
-    bits = op("Sub", op("Ceil", op("Div", op("Log", op("Div", 32767.5, largest)), math.log(2))), 1.0)
+    bits = op("Floor", op("Div", op("Log", op("Div", 32767.5, largest)), math.log(2)))
     unit = op("Pow", 2.0, bits)
     whole = op("Floor", op("Add", op("Mul", weights, unit), 0.5))
-    return op("Cast", op("Div", whole, unit), to=ir.DataType.FLOAT)
+    return op("Cast", whole, to=ir.DataType.FLOAT), op("Cast", unit, to=ir.DataType.FLOAT)
 
 
-def _whole(op: _Operators, x: ir.Value) -> ir.Value:
-    return op("Floor", op("Add", x, np.float32(0.5)))
+def _rounded(op: _Operators, total: ir.Value, unit: ir.Value) -> ir.Value:
+    half = op("Mul", unit, np.float32(0.5))
+    return op("Floor", op("Div", op("Add", total, half), unit))
 
 
-def _resize_antialiased(op: _Operators, images: ir.Value, height: ir.Value, width: ir.Value) -> ir.Value:
+def _resize_antialiased(op: _Operators, images: ir.Value, height: Side, width: Side) -> ir.Value:
     """As `_resize`, and shrinking reads all pixels, weighted by a triangle as wide as the new pixels are apart."""
     across = op("Transpose", images, perm=[2, 0, 1, 3])  # W first: whole lines are read
     across = op("Cast", _weighted_sum(op, across, width), to=ir.DataType.UINT8)
@@ -156,7 +161,7 @@ def _resize_antialiased(op: _Operators, images: ir.Value, height: ir.Value, widt
     return op("Transpose", _weighted_sum(op, down, height), perm=[1, 0, 2, 3])
 
 
-def _weighted_sum(op: _Operators, lines: ir.Value, length: ir.Value) -> ir.Value:
+def _weighted_sum(op: _Operators, lines: ir.Value, length: Side) -> ir.Value:
     """lines: [N, ...] uint8 to [length, ...] float32, whole numbers; tap by tap, so that memory stays small."""
     old = op("Squeeze", op("Shape", lines, start=0, end=1))
     scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
@@ -172,7 +177,8 @@ def _weighted_sum(op: _Operators, lines: ir.Value, length: ir.Value) -> ir.Value
     last = op("Sub", old, 1)
     weight = op("Where", op("Greater", place, last), 0.0, weight)
     weight = op("Div", weight, op("ReduceSum", weight, [0], keepdims=1))
-    weight = op("Reshape", _of_15_bits(op, weight), op.stack(taps, -1, 1, 1, 1))
+    weight, unit = _whole_weights(op, weight)
+    weight = op("Reshape", weight, op.stack(taps, -1, 1, 1, 1))
     place = op("Min", place, last)
     shape = op("Concat", op("Unsqueeze", length, 0), op("Shape", lines, start=1), axis=0)
     start = op("Expand", np.float32(0), shape)
@@ -186,7 +192,7 @@ def _weighted_sum(op: _Operators, lines: ir.Value, length: ir.Value) -> ir.Value
     still = body("Identity", running)
     still.type, still.shape = running.type, running.shape
     graph = body.graph([number, running, total], [still, more])
-    return _whole(op, op("Loop", taps, True, start, body=graph))
+    return _rounded(op, op("Loop", taps, True, start, body=graph), unit)
 
 
 class _Operators:

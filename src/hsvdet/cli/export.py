@@ -1,0 +1,67 @@
+"""`hsvdet export`: a checkpoint as a file for runtimes without PyTorch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from . import Answer
+from .options import Checkpoint, Iou, Json, Limit, Size
+
+
+class Target(StrEnum):
+    onnx = "onnx"
+    openvino = "openvino"
+    tensorrt = "tensorrt"
+    coreml = "coreml"
+    executorch = "executorch"
+
+
+class ArtifactPrecision(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+def export(
+    checkpoint: Checkpoint,
+    to: Annotated[Target, typer.Option(help="The runtime it is for.")],
+    out: Annotated[
+        str | None, typer.Option(help="The file to write; beside the checkpoint if not given.")
+    ] = None,
+    size: Size = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="The smallest canvas for each image, not one of --size.")
+    ] = False,
+    precision: Annotated[ArtifactPrecision, typer.Option(help="Of the trunk.")] = ArtifactPrecision.fp32,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Your images, for int8: a data set.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Your validation data for the certificate; drawn scenes if not given."),
+    ] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Weaker detections are not counted.")] = 0.25,
+    iou: Iou = 0.7,
+    limit: Limit = 300,
+    json: Json = False,
+) -> Answer:
+    """Write an artifact with everything inside, and certify it. Exit code 1: it detects otherwise than the checkpoint."""
+    from ..deploy.export import export
+
+    report = export(
+        checkpoint,
+        to.value,
+        out,
+        size=size,
+        dynamic=dynamic,
+        precision=precision.value,
+        calibrate=calibrate,
+        data=data,
+        score=score,
+        iou=iou,
+        limit=limit,
+    )
+    return Answer(report.to_json(), str(report), 0 if report.passed else 1)
