@@ -356,6 +356,8 @@ def test_what_cannot_be_explained_is_said_in_one_line(tmp_path, tiny_checkpoint,
         hsvdet.explain(detector.deploy(), path, tmp_path / "out")
     with pytest.raises(ConfigError, match="got neither"):
         hsvdet.explain(detector, [], tmp_path / "out")
+    with pytest.raises(ConfigError, match="room for 1 to 50"):
+        hsvdet.explain(detector, path, tmp_path / "out", points=[(1, 1)] * 51)
     (tmp_path / "film.mp4").write_bytes(b"x")
     with pytest.raises(DataError, match="explain expects images"):
         hsvdet.explain(detector, tmp_path / "film.mp4", tmp_path / "out")

@@ -38,7 +38,7 @@ def explain(
             help="Whose attention to show, in pixels; the best detections if not given.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many detections to explain.")] = 5,
+    top: Annotated[int, typer.Option(min=1, max=50, help="How many detections to explain.")] = 5,
     layer: Annotated[
         int | None, typer.Option(min=1, help="Of encoder and decoder; the last if not given.")
     ] = None,

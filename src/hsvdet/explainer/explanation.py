@@ -19,6 +19,7 @@ from ..checkpoint import write_atomically
 from ..data.dataset import DetectionData
 from ..detector import Detector, load
 from ..devices import find_device
+from ..draw import printable
 from ..errors import ConfigError, DataError, SaveError
 from ..results import remove_earlier_results
 from ..sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
@@ -33,6 +34,7 @@ from .slots import slot_maps, slots_picture
 
 _MADE_BY = "hsvdet explain"
 _TABLE = "explanation.json"
+MOST_SUBJECTS = 50  # more would make sheets that no viewer opens
 
 Point = tuple[float, float]
 
@@ -83,22 +85,26 @@ def explain(
 
     detector: or the path of a checkpoint, not deployed. sources: images, as `find_sources` takes them; none (an empty
     list) with `data`. points: (x, y) pixels of the upright image, whose attention is shown; by default the centres of
-    the best detections, at most `top` of those that reach `score`, or of all where none does. layer: of encoder and
-    decoder, from 1; the last if not given, and where there are fewer. heads: also a picture for each head. iou: of the
-    suppression. data, split: a data set over which the boxes of query slots are mapped, `slots` of them.
+    the best detections, at most `top` (1 to 50) of those that reach `score`, or of all where none does. layer: of
+    encoder and decoder, from 1; the last if not given, and where there are fewer. heads: also a picture for each head.
+    iou: of the suppression. data, split: a data set over which the boxes of query slots are mapped, `slots` of them.
 
     `out` must be new, empty, or made by an earlier `explain`, whose files are then replaced; other files are never.
     What cannot be read is skipped with a warning. The detector is not changed.
     Raises CheckpointError, ConfigError, DataError if no source could be explained, and SaveError.
     """
-    if min(top, slots) < 1 or (layer is not None and layer < 1):
-        raise ConfigError(f"top, slots and layer expect numbers from 1 on; got {top}, {slots} and {layer}.")
+    if not (1 <= top <= MOST_SUBJECTS and len(points) <= MOST_SUBJECTS):
+        raise ConfigError(
+            f"A sheet has room for 1 to {MOST_SUBJECTS} detections or points; got {max(top, len(points))}."
+        )
+    if slots < 1 or (layer is not None and layer < 1):
+        raise ConfigError(f"slots and layer expect numbers from 1 on; got {slots} and {layer}.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):
         raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
-    several = not isinstance(sources, list | tuple) or bool(sources)
-    if not several and data is None:
+    given = not isinstance(sources, list | tuple) or bool(sources)
+    if not given and data is None:
         raise ConfigError("explain expects images, or a data set for the maps of query slots; got neither.")
-    found = find_sources(sources) if several else []
+    found = find_sources(sources) if given else []
     place = find_device(device)
     detector = detector if isinstance(detector, Detector) else load(detector)
     if detector.folded is not None:
@@ -158,13 +164,15 @@ def _scene(
                 f"The point {x:g},{y:g} is not in {source}, which is {width} x {height} pixels (width x height)."
             )
     seen = watch(detector, image, score=score, iou=iou)
-    if seen.detections.scores[0] <= score:
+    if not (seen.detections.scores > score).any():
         logging.getLogger("hsvdet").warning(
             "%s: no detection reaches the score %g; the surest below it are shown.", source, score
         )
     objects = found_subjects(seen, detector.labels, top)
     subjects = chosen_subjects(points) or objects
-    return Scene(PurePosixPath(source.name).name, detector.name, image, seen, subjects, objects, heads)
+    # Of a name that no font can draw, what can be: the rest would be a class number, which it is not.
+    shown, _ = printable(PurePosixPath(source.name).name, 0)
+    return Scene(shown.removesuffix(" #0"), detector.name, image, seen, subjects, objects, heads)
 
 
 def _draw(scene: Scene, layer: int | None) -> list[Drawing]:

@@ -133,7 +133,7 @@ def _draw_samples(
             text += f". Shown {view.size[1] / (window[2] - window[0]):.1f} times as large"
         each = [slice(head, head + 1) for head in range(heads)]
         rows.append(Row(subject, text, partial(draw, subject, of_one), slice(None), each, window))
-    legend = [sample_legend(samples[0].strides, "weight 0", f"{peak:.2f} of a head's 1")]
+    legend = [sample_legend(samples[0].strides, "weight 0", f"{peak:.2g} (a head's sum to 1)")]
     return sheets(
         scene,
         name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..data.loader import EvaluationLoader, EvaluationSet
 from ..data.read import read_data
 from ..detector import Detector
 from ..devices import default_workers, move
+from ..draw import printable
 from ..errors import ConfigError
 
 SMALL = 96**2 / (640 * 480)  # of the picture: where COCO's large objects begin, on its usual picture
@@ -92,41 +94,46 @@ def slots_picture(maps: SlotMaps, model: str, count: int, score: float) -> bytes
     chosen = maps.busiest(count)
     columns = min(5, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(2.15 * columns + 0.4, 2.35 * rows + 1.6), layout="constrained")
+    side, gap, above, below, margin = 1.9, 0.35, 1.25, 0.55, 0.3  # inches
+    wide = max(columns * (side + gap), 8.0) + 2 * margin - gap
+    high = rows * (side + gap) - gap + above + below
+    figure = Figure(figsize=(wide, high))
     FigureCanvasAgg(figure)
     images, kinds = len(maps.boxes), maps.kinds()
     colours = np.array(["#1a9641", "#d7191c", "#2b5fd9"])
-    size, opacity = (14, 0.75) if images <= 150 else (5, 0.5) if images <= 1500 else (1.5, 0.35)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(chosen) :]:
-        axes.set_axis_off()
-    for axes, slot in zip(grid.flat, chosen, strict=False):
-        axes.scatter(
-            maps.boxes[:, slot, 0],
-            maps.boxes[:, slot, 1],
-            s=size,
-            c=colours[kinds[:, slot]],
-            alpha=opacity,
-            linewidths=0,
-        )
-        axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
+    size, opacity = (16, 0.7) if images <= 150 else (6, 0.5) if images <= 1500 else (1.5, 0.35)
+    for number, slot in enumerate(chosen):
+        row, column = divmod(number, columns)
+        left, bottom = margin + column * (side + gap), high - above - row * (side + gap) - side
+        axes = figure.add_axes((left / wide, bottom / high, side / wide, side / high))
+        x, y = maps.boxes[:, slot, 0], maps.boxes[:, slot, 1]
+        axes.scatter(x, y, s=size, c=colours[kinds[:, slot]], alpha=opacity, linewidths=0)
+        axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
         axes.spines[:].set_color("0.7")
         axes.set_title(f"slot {slot} · answers in {maps.answers[slot]:.0%}", fontsize=8.5, pad=4)
-    shown = f"the {len(chosen)} of {maps.boxes.shape[1]} slots that answer most often"
-    figure.suptitle(f"{model}: box centres by query slot, {shown}\n", fontsize=11, ha="left", x=0.02)
-    what = f"{maps.source}; a dot for the slot's box in every image, whatever its score; answers: score over {score:g}."
-    if maps.ranks:
-        what += "\nA two-stage detector: slot n is the n-th best proposal of an image, not a learned query."
-    figure.text(0.02, 1, f"\n\n{what}", fontsize=8.5, color="0.35", va="top")
-    dots = [
-        Line2D([], [], linestyle="none", marker="o", markersize=6, color=colour, label=label)
-        for colour, label in zip(
-            colours,
-            (f"small: under {SMALL:.0%} of the picture", "large horizontal", "large vertical"),
-            strict=True,
-        )
+
+    lines = [
+        f"{maps.source}. A dot is the centre of the slot's box in an image, whatever its score; it answers where its"
+        f" score is over {score:g}."
     ]
-    figure.legend(handles=dots, loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
+    if maps.ranks:
+        lines.append(
+            "A two-stage detector: slot n is the n-th best proposal of an image, not a learned query."
+        )
+    title = f"{model}: box centres by query slot, the {len(chosen)} of {maps.boxes.shape[1]} that answer most often"
+    start = margin / wide
+    figure.text(start, 1 - 0.42 / high, title, fontsize=12, weight="bold")
+    for number, line in enumerate(lines):
+        place = 1 - (0.64 + 0.18 * number) / high
+        font = Path(printable(line, 0)[1])
+        figure.text(start, place, line, fontproperties=font, fontsize=8, color="0.35", parse_math=False)
+    names = (f"small: under {SMALL:.0%} of the picture", "large horizontal", "large vertical")
+    dots = [
+        Line2D([], [], linestyle="none", marker="o", markersize=6, color=colour, label=name)
+        for colour, name in zip(colours, names, strict=True)
+    ]
+    place = (start - 0.1 / wide, 0.1 / high)
+    figure.legend(handles=dots, loc="lower left", bbox_to_anchor=place, ncols=3, frameon=False, fontsize=8.5)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     return content.getvalue()
