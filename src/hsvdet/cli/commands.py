@@ -12,6 +12,7 @@ import typer
 from .about import models, profile
 from .data import check_data, convert_data
 from .explain import explain
+from .export import export
 from .options import example, new_app
 from .train import train
 from .use import convert, demo, predict, val
@@ -74,6 +75,12 @@ app.command(
         "hsvdet explain rt-detr.safetensors --data street/ --slots 20 --out runs/street-slots",
     )
 )(explain)
+app.command(
+    epilog=example(
+        "hsvdet export best.safetensors --to onnx --size 640 --data street/",
+        "hsvdet export best.safetensors --to openvino --dynamic --precision int8 --calibrate street/",
+    )
+)(export)
 app.command(epilog=example("hsvdet demo"))(demo)
 
 data = new_app("Look into data sets (COCO, YOLO, Pascal VOC, IDD), and convert them.")
