@@ -48,7 +48,7 @@ def export(
     limit: Limit = 300,
     json: Json = False,
 ) -> Answer:
-    """Write an artifact with everything inside, and certify it. Exit code 1: it detects otherwise than the checkpoint."""
+    """A checkpoint as an artifact with everything inside, certified. Exit code 1: it detects otherwise."""
     from ..deploy.export import export
 
     report = export(
