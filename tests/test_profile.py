@@ -1,16 +1,25 @@
 """Costs against published figures, and against sums by hand."""
 
+import copy
+import dataclasses
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import hsvdet
+from hsvdet.deploy.sparse_global import fold_block
 from hsvdet.errors import CheckpointError, ConfigError
+from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from hsvdet.models import MODELS
-from hsvdet.profiler import block_cost, model_rows, peak_memory, profile
+from hsvdet.models.costs import COSTS
+from hsvdet.profiler import block_cost, count_cost, fingerprint, model_table, peak_memory, profile
 
+REGENERATE = "run python benchmarks/zoo.py"
 SQUARE, WIDE = (640, 640), (1088, 1920)
 # Millions of parameters: as trained, folded. GFLOPs at 640x640 and at 1088x1920: as written, folded.
 FIGURES = {
@@ -120,12 +129,59 @@ def test_peak_memory_counts_what_lives_together():
     assert peak_memory(Net(), image.half()) == 2 * (300 + 900 + 100)
 
 
-def test_the_table_of_models_names_each_with_its_cost():
-    rows = []
-    for row in model_rows():
-        rows.append(row)
-        if row.name == "yolov8-s":
-            break
-    assert [row.name for row in rows] == list(MODELS)[: len(rows)]
-    small = rows[-1]
-    assert (small.parameters, round(small.gflops, 1), small.size) == (11166544, 28.6, (640, 640))
+BLOCKS = [
+    {},
+    {"heads": 2, "registers": 3},
+    {"dense_path": "identity"},
+    {"dense_path": "identity", "heads": 2, "gate": "channel"},
+    {"selector": "learned", "context": 2},
+    {"dense_path": "identity", "selector": "all"},
+]
+
+
+@pytest.mark.parametrize("options", BLOCKS, ids=str)
+def test_a_folded_block_costs_what_is_said(options):
+    torch.manual_seed(0)
+    block = SparseGlobal(16, 32, SparseGlobalConfig(k=3, **options))
+    cost = block_cost(block, 4, 5)
+    folded = fold_block(copy.deepcopy(block).double()).block.to("meta").requires_grad_(False)
+    saved = sum(p.numel() for p in block.parameters()) - sum(p.numel() for p in folded.parameters())
+    assert saved == cost.parameters_saved
+    with FlopCounterMode(display=False) as counter:
+        folded(torch.empty(1, 16, 4, 5, dtype=torch.float64, device="meta"))
+    assert counter.get_total_flops() == 2 * cost.folded
+
+
+def test_every_row_of_the_table_was_counted_as_it_is():
+    rows = model_table()
+    assert [row.name for row in rows] == list(MODELS)
+    assert all(COSTS[name].of == fingerprint(entry) for name, entry in MODELS.items()), REGENERATE
+    assert all(
+        (row.size, row.family) == (MODELS[row.name].preprocess.size, MODELS[row.name].family) for row in rows
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith(("-tiny", "-n", "-n+"))])
+def test_the_operations_of_the_table_are_counted(name):
+    """Of every class of network; other rows differ in numbers only, and their numbers are in the fingerprint."""
+    assert count_cost(MODELS[name]) == COSTS[name], REGENERATE
+
+
+def test_a_model_that_changed_is_counted_again(monkeypatch):
+    entry = MODELS["detr-tiny"]
+    fewer = entry._replace(config=dataclasses.replace(entry.config, queries=20))
+    monkeypatch.setattr("hsvdet.models.MODELS", {"detr-tiny": fewer})
+    (row,) = model_table()
+    assert row.parameters == COSTS["detr-tiny"].parameters - 30 * entry.config.dim
+
+
+def test_the_document_shows_the_table():
+    root = Path(__file__).parent.parent
+    spec = importlib.util.spec_from_file_location("zoo", root / "benchmarks" / "zoo.py")
+    zoo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(zoo)
+    written = (root / "docs" / "zoo.md").read_text()
+    assert zoo.family_tables() in written and zoo.HSV_DET in written and zoo.RT_DETR_NOTE in written, (
+        REGENERATE
+    )
+    assert zoo.PUBLISHED.keys() < MODELS.keys()

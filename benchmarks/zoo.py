@@ -1,0 +1,217 @@
+"""Counts every model anew: writes src/hsvdet/models/costs.py, which `hsvdet models` reads, and docs/zoo.md, which
+sets our figures beside the published ones. Half a minute.
+
+    python benchmarks/zoo.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from hsvdet.models import MODELS
+from hsvdet.models.costs import COSTS as COUNTED
+from hsvdet.models.costs import Cost
+from hsvdet.profiler import GIGA, ModelRow, count_cost, model_table, profile
+
+ROOT = Path(__file__).resolve().parent.parent
+COSTS, ZOO = ROOT / "src/hsvdet/models/costs.py", ROOT / "docs/zoo.md"
+
+
+class Published(NamedTuple):
+    """As printed: millions of parameters, operations in the unit of the source, COCO AP, and the source."""
+
+    parameters: float
+    operations: float
+    ap: float
+    source: str
+
+
+YOLOV8 = "[YOLOv8 documentation](https://docs.ultralytics.com/models/yolov8/)"
+DETR = "[DETR](https://arxiv.org/abs/2005.12872), table 1"
+DEFORMABLE = "[Deformable DETR](https://arxiv.org/abs/2010.04159), table 1"
+DEFORMABLE_REPOSITORY = "[its repository](https://github.com/fundamentalvision/Deformable-DETR)"
+DAB = "[DAB-DETR](https://arxiv.org/abs/2201.12329), table 2"
+DN = "[DN-DETR](https://arxiv.org/abs/2203.01305), table 1"
+RT_DETR = "[RT-DETR](https://arxiv.org/abs/2304.08069), table 2"
+RT_DETR_SCALED = "[RT-DETR](https://arxiv.org/abs/2304.08069), table of the scaled models"
+
+PUBLISHED = {
+    "yolov8-n": Published(3.2, 8.7, 37.3, YOLOV8),
+    "yolov8-s": Published(11.2, 28.6, 44.9, YOLOV8),
+    "yolov8-m": Published(25.9, 78.9, 50.2, YOLOV8),
+    "yolov8-l": Published(43.7, 165.2, 52.9, YOLOV8),
+    "yolov8-x": Published(68.2, 257.8, 53.9, YOLOV8),
+    "detr-r50": Published(41, 86, 42.0, DETR),
+    "detr-r101": Published(60, 152, 43.5, DETR),
+    "detr-r50-dc5": Published(41, 187, 43.3, DETR),
+    "detr-r101-dc5": Published(60, 253, 44.9, DETR),
+    "conditional-detr-r50": Published(44, 90, 40.9, DAB),
+    "conditional-detr-r50-dc5": Published(44, 195, 43.8, DAB),
+    "dab-detr-r50": Published(44, 94, 42.2, DAB),
+    "dab-detr-r50-3pat": Published(44, 100, 42.6, DAB),
+    "dab-detr-r50-dc5": Published(44, 202, 44.5, DAB),
+    "dab-detr-r50-dc5-3pat": Published(44, 216, 45.7, DAB),
+    "dn-detr-r50": Published(44, 94, 44.1, DN),
+    "dn-detr-r50-dc5": Published(44, 202, 46.3, DN),
+    "deformable-detr-r50": Published(40, 173, 43.8, DEFORMABLE),
+    "deformable-detr-r50-single-scale": Published(34, 78, 39.4, DEFORMABLE_REPOSITORY),
+    "deformable-detr-r50-single-scale-dc5": Published(34, 128, 41.5, DEFORMABLE_REPOSITORY),
+    "deformable-detr-r50-refine": Published(40, 173, 45.4, DEFORMABLE),
+    "deformable-detr-r50-two-stage": Published(40, 173, 46.2, DEFORMABLE),
+    "rt-detr-r18": Published(20, 60.7, 46.5, RT_DETR_SCALED),
+    "rt-detr-r34": Published(31, 92.7, 48.9, RT_DETR_SCALED),
+    "rt-detr-r50-m": Published(36, 100.1, 51.3, RT_DETR_SCALED),
+    "rt-detr-r50": Published(42, 136, 53.1, RT_DETR),
+    "rt-detr-r101": Published(76, 259, 54.3, RT_DETR),
+}
+# By the decoder layer that gives the answer: GFLOPs and AP.
+DEPTHS = {
+    "rt-detr-r50-m": {
+        2: (98.4, 50.3),
+        3: (100.1, 51.3),
+        4: (101.8, 51.8),
+        5: (103.5, 52.1),
+        6: (105.2, 52.2),
+    },
+    "rt-detr-r34": {2: (89.3, 47.4), 3: (91.0, 48.5), 4: (92.7, 48.9)},
+    "rt-detr-r18": {2: (59.0, 45.5), 3: (60.7, 46.5)},
+}
+# Operations that their papers count once per multiply-add.
+MULTIPLY_ADDS = ("DETR", "Conditional DETR", "DAB-DETR", "DN-DETR", "Deformable DETR", "DN-Deformable-DETR")
+
+HEAD = """# The models and what they cost
+
+Written by `python benchmarks/zoo.py`; not to be edited by hand. `hsvdet models` prints our columns, and `hsvdet
+profile MODEL --size HxW --classes N` counts any model at any size, part by part.
+
+**Ours** are counted at the input size named, for 80 classes: convolutions and matrix products, two operations per
+multiply-add, attention included; normalisation, activations, softmax and the reading of sampling points are not.
+Parameters include layers that are kept fixed, but not the numbers of frozen normalisation (0.1 to 0.2 M).
+
+**Published** operations are in the unit of their source. The papers from DETR to DN-DETR print as "FLOPs" *one* per
+multiply-add, as a mean over the first 100 pictures of COCO val, resized to a shorter side of 800: most are smaller
+than 800x1333. "Same unit" is our figure in that unit, at the full size, so it lies above the published one, most
+where attention is among all cells of a map. At 800x1066, the commonest shape, `detr-r50` takes {commonest:.0f} G, of
+{published} G published. YOLOv8 and RT-DETR print two operations per multiply-add at 640x640, as we do.
+
+**AP** is that of COCO val2017 as published, reached with the published weights; nothing in this column was measured
+here. What was measured here is in [experiments](../experiments/).
+"""
+
+HSV_DET = """
+## HSV-DET at 1088x1920
+
+As its description writes it; as it is executed, which projects only the selected tokens; and after `deploy()`, which
+folds the block into the convolutions that follow ([fold.md](fold.md)). The same with YOLOv8, whose graph it extends.
+
+| model | parameters | GFLOPs | as executed | folded | parameters, folded |
+|---|---:|---:|---:|---:|---:|
+"""
+RT_DETR_NOTE = """
+RT-DETR's heads for boxes of proposals run on the 300 that are chosen, not on all 8,400 tokens: 2.1 GFLOPs less than
+the published networks, with the same answer.
+
+## RT-DETR, by depth of the decoder
+
+Any decoder layer may give the answer, without training again: `answer_layer` of the model's configuration, or
+`net.answer_after(n)`. GFLOPs at 640x640; parameters are those of the whole model.
+
+| model | layers | GFLOPs | published | AP, published |
+|---|---:|---:|---:|---:|
+"""
+
+
+def costs_module(costs: dict[str, Cost]) -> str:
+    rows = "".join(
+        f'    "{name}": Cost("{cost.of}", {cost.parameters:_}, {cost.operations:_}),\n'
+        for name, cost in costs.items()
+    )
+    return f'''\
+"""What every model costs at its own size, with 80 classes. Written by `python benchmarks/zoo.py`, which counts it
+(profiler.py); counting all takes half a minute."""
+
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """of: the `profiler.fingerprint` of what was counted. operations: two for each multiply-add."""
+
+    of: str
+    parameters: int
+    operations: int
+
+
+COSTS = {{
+{rows}}}
+'''
+
+
+def family_tables() -> str:
+    """From `hsvdet models`; nothing is counted."""
+    families: dict[str, list[ModelRow]] = {}
+    for row in model_table():
+        families.setdefault(row.family, []).append(row)
+    lines = []
+    for family, rows in families.items():
+        once = family in MULTIPLY_ADDS
+        unit, rule = (" same unit |", "---:|") if once else ("", "")
+        lines += [
+            f"\n## {family}\n",
+            f"| model | input | parameters | published | GFLOPs |{unit} published | AP, published | source |",
+            f"|---|---|---:|---:|---:|{rule}---:|---:|---|",
+        ]
+        for row in rows:
+            known = PUBLISHED.get(row.name)
+            size, ours = f"{row.size[0]}x{row.size[1]}", [f"{row.gflops:.2f}"]
+            if once:
+                ours.append(f"{row.gflops / 2:.1f} G")
+            theirs = (
+                [f"{known.operations:g} G", f"{known.ap:.1f}", known.source] if known else ["", "", row.note]
+            )
+            parameters = [f"{row.parameters:,}", f"{known.parameters:g} M" if known else ""]
+            lines.append(f"| {' | '.join([f'`{row.name}`', size, *parameters, *ours, *theirs])} |")
+    return "\n".join(lines) + "\n"
+
+
+def wide_table() -> str:
+    lines = []
+    for name in MODELS:
+        if not name.startswith(("yolov8-", "hsv-det-")):
+            continue
+        cost = profile(name, size=(1088, 1920))
+        numbers = [f"{cost.gflops:.3f}", f"{cost.gflops_executed:.3f}", f"{cost.gflops_folded:.3f}"]
+        lines.append(
+            f"| `{name}` | {cost.parameters:,} | {' | '.join(numbers)} | {cost.parameters_folded:,} |\n"
+        )
+    return HSV_DET + "".join(lines)
+
+
+def depth_table() -> str:
+    lines = []
+    for name, depths in DEPTHS.items():
+        for layer, (gflops, ap) in depths.items():
+            ours = count_cost(_with(MODELS[name], answer_layer=layer)).operations / GIGA
+            lines.append(f"| `{name}` | {layer} | {ours:.1f} | {gflops:.1f} | {ap:.1f} |\n")
+    return RT_DETR_NOTE + "".join(lines) + f"\nPublished: {RT_DETR_SCALED}.\n"
+
+
+def markdown() -> str:
+    commonest = count_cost(_with(MODELS["detr-r50"], size=(800, 1066))).operations / 2 / GIGA
+    head = HEAD.format(commonest=commonest, published=PUBLISHED["detr-r50"].operations)
+    return head + family_tables() + wide_table() + depth_table()
+
+
+def _with(entry, *, size: tuple[int, int] | None = None, **numbers):
+    preprocess = replace(entry.preprocess, size=size) if size else entry.preprocess
+    return entry._replace(config=replace(entry.config, **numbers), preprocess=preprocess)
+
+
+if __name__ == "__main__":
+    counted = {name: count_cost(entry) for name, entry in MODELS.items()}
+    COSTS.write_text(costs_module(counted))
+    # What `hsvdet models` prints from now on; this process has read the costs of before.
+    COUNTED.clear()
+    COUNTED.update(counted)
+    ZOO.write_text(markdown())
