@@ -14,6 +14,7 @@ from hsvdet.errors import ConfigError, NonFiniteError, SaveError
 from hsvdet.training import train
 from hsvdet.training.capacity import check_capacity, queries_of
 from hsvdet.training.learner import Learner
+from hsvdet.training.plan import make_plan
 from hsvdet.training.state import read_state
 from hsvdet.validation import val
 from tiny_runs import LABELS, metrics, squares, tiny, tiny_query
@@ -189,6 +190,15 @@ def test_an_undivided_data_set_does_not_validate_on_what_it_trains_on(tmp_path, 
     result = train(tiny(), tmp_path / "boxes.json", out, epochs=1, batch=4, workers=0, progress=False)
     assert result.metrics == {} and result.best.is_file()
     assert "not divided into splits" in caplog.text
+
+
+def test_a_batch_is_no_larger_than_the_step_its_recipe_wants(tmp_path):
+    data = squares(tmp_path, count=4)
+    asked = dict.fromkeys(("options", "epochs", "accumulate", "workers", "batch"))
+    plain = dict(split="train", val_split=None, fraction=1.0, precision="fp32", seed=0, save_every=300.0)
+    for recipe, expected in (("small-data", (4, 1)), ("plain", (16, 1)), ("detr", (16, 4))):
+        plan = make_plan(tiny_query(), data, tmp_path, recipe=recipe, **asked, **plain)
+        assert (plan.batch, plan.accumulate) == expected
 
 
 @pytest.mark.parametrize(("name", "fixes"), [("detr-tiny", "pretrained"), ("rt-detr-tiny", "frozen")])

@@ -36,7 +36,12 @@ def train(
     ] = None,
     size: Size = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's if not given.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass, over all devices.")] = 16,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Images per forward pass, over all devices; 16 or less, by the recipe, if not given."
+        ),
+    ] = None,
     accumulate: Annotated[
         int | None,
         typer.Option(min=1, help="Batches per step; by the recipe's nominal batch if not given."),

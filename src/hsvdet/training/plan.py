@@ -29,6 +29,8 @@ log = logging.getLogger("hsvdet")
 
 RANDOM = "random initialisation"  # Detector.source of a network that never learned
 
+LARGEST_BATCH = 16  # unless asked for
+
 Data = str | os.PathLike[str] | DetectionData | tuple[DetectionData, DetectionData | None]
 
 
@@ -103,7 +105,7 @@ def make_plan(
     recipe: str | Recipe | None,
     options: Mapping[str, Any] | None,
     epochs: int | None,
-    batch: int,
+    batch: int | None,
     accumulate: int | None,
     split: str,
     val_split: str | None,
@@ -116,6 +118,7 @@ def make_plan(
     """
     chosen = find_recipe(recipe or models.find(detector.name).recipe, options)
     epochs = chosen.epochs if epochs is None else epochs
+    batch = min(LARGEST_BATCH, chosen.nominal_batch) if batch is None else batch
     if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
         raise ConfigError("epochs, batch and accumulate expect numbers from 1 on.")
     for fixes in ("pretrained", "frozen"):  # as DETR's lineage and RT-DETR call it

@@ -49,7 +49,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     epochs: int | None = None,
-    batch: int = 16,
+    batch: int | None = None,
     accumulate: int | None = None,
     precision: str = "fp32",
     device: str = "auto",
@@ -70,8 +70,9 @@ def train(
 
     data: a path that `read_data` understands, or DetectionData for training and validation (or None).
     out: a folder for checkpoints, state, curves and log (docs/training.md lists the files). epochs: the
-    recipe's, if None. batch: images per forward pass, over all processes. accumulate: batches per optimizer
-    step; by default as many as the recipe's nominal batch asks for. precision: fp32, bf16 or fp16. device,
+    recipe's, if None. batch: images per forward pass, over all processes; by default 16, or the recipe's
+    nominal batch if that is smaller. accumulate: batches per optimizer step; by default as many as the
+    nominal batch asks for. precision: fp32, bf16 or fp16. device,
     devices, nodes: where; under torchrun the processes are those it started. seed: of everything random but
     the weights given. fraction: share of the training images to use. workers: processes that load images.
     val_split: None to train without validation. resume: continue the run in `out`. recipe: by name, or the
