@@ -256,7 +256,7 @@ def test_every_kind_of_detector_has_its_pictures_and_stays_as_it_is(name, tmp_pa
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned: 60 x 100 becomes 100 high, 60 wide
     photograph(tmp_path / "street.jpg", exif=exif)
-    photograph(tmp_path / "thin.png", 2, 200)
+    photograph(tmp_path / "thin.png", 200, 2)
     state = torch.get_rng_state()
     report = hsvdet.explain(
         detector, [tmp_path / "street.jpg", tmp_path / "thin.png"], tmp_path / "out", top=2, heads=True

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from PIL import Image
 
 from ..layers.deformable import DeformableAttention
 from .attention import Heat, Samples, heat_of, real_cells, samples_of
@@ -44,6 +45,9 @@ def _draw_heat(scene: Scene, name: str, call: Call, which: str, subjects: Sequen
         what = "Where the query that found the object looks"
     heats = heat_of(call, queries, cells)
     notes = [f"{scene.model}. {what}: the mean of {len(heats[0].weights)} heads, {scene.map_of(cells)}."]
+    maps = {len(call.inputs["sizes"]) for call in scene.seen.decoder if "sizes" in call.inputs}
+    if maps:  # of a decoder with deformable attention
+        notes[0] += f" Of its {maps.pop()} maps the encoder attends to the coarsest only."
 
     def draw(subject: Subject, panel: Panel, weights: np.ndarray) -> None:
         panel.dim()
@@ -71,7 +75,7 @@ def _draw_heat(scene: Scene, name: str, call: Call, which: str, subjects: Sequen
     )
 
 
-def _all_in_one(scene: Scene, subjects: Sequence[Subject], heats: Sequence[Heat]):
+def _all_in_one(scene: Scene, subjects: Sequence[Subject], heats: Sequence[Heat]) -> tuple[Image.Image, str]:
     """As DETR's figure 6: the attention of all objects, each in its colour."""
     panel = scene.panel()
     panel.dim(0.6)
@@ -81,7 +85,7 @@ def _all_in_one(scene: Scene, subjects: Sequence[Subject], heats: Sequence[Heat]
         panel.box(subject.box, subject.colour)
     for subject in subjects:
         panel.disc(subject.point, subject.colour, str(subject.number))
-    return panel.finished(), f"{scene.overview(subjects)[1]}, the attention of each in its colour"
+    return panel.finished(), f"{scene.overview_text(subjects)}, the attention of each in its colour"
 
 
 def _draw_samples(

@@ -64,11 +64,15 @@ class Scene(NamedTuple):
                 panel.box(subject.box, subject.colour)
         for subject in subjects:
             panel.disc(subject.point, subject.colour, str(subject.number))
+        return panel.finished(), self.overview_text(subjects)
+
+    def overview_text(self, subjects: Sequence[Subject]) -> str:
         if subjects[0].box is None:
-            return panel.finished(), "The points that were asked for"
+            return "The points that were asked for"
         count = len(self.seen.detections.scores)
-        some = f"The {len(subjects)} surest of {count} detections"
-        return panel.finished(), some if count > len(subjects) else "The detections"
+        return (
+            f"The {len(subjects)} surest of {count} detections" if count > len(subjects) else "The detections"
+        )
 
     def map_of(self, cells: Cells) -> str:
         height, width = self.seen.view.canvas

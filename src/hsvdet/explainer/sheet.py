@@ -14,6 +14,7 @@ from .panel import BLACK, bold_font, heat_colours, mark, point_colour
 _MARGIN, _GAP = 28, 22
 _INK, _QUIET = (25, 25, 25), (95, 95, 95)
 _MOST_PIXELS_WIDE = 2400
+_NARROWEST = 130  # so that words have room under the panels of a thin image
 
 
 def sheet(
@@ -26,7 +27,7 @@ def sheet(
 ) -> Image.Image:
     """panels: pictures of one size and what is written under each, in rows of `columns`. notes: under the title.
     legend: strips, side by side below all."""
-    wide, high = panels[0][0].size
+    wide, high = max(panels[0][0].width, _NARROWEST), panels[0][0].height
     columns = columns or _columns(len(panels), wide, high)
     room = max(columns * wide + (columns - 1) * _GAP, 620)
     title_lines = _wrapped(title, 21, room, bold=True)
