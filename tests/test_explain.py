@@ -12,7 +12,7 @@ from PIL import Image
 import hsvdet
 from hsvdet.cli import main
 from hsvdet.errors import ConfigError, DataError
-from hsvdet.explainer.attention import heat_of, real_cells, samples_of, selection_of
+from hsvdet.explainer.attention import Heat, heat_of, real_cells, samples_of, selection_of
 from hsvdet.explainer.capture import Call, run, the_same_chance, watch
 from hsvdet.explainer.panel import Panel, close_up
 from hsvdet.explainer.slots import SlotMaps, slot_maps
@@ -67,6 +67,17 @@ def test_the_nearest_cell_is_the_one_around_the_point_where_that_is_allowed():
     allowed = np.zeros((3, 4), dtype=bool)
     allowed[2, 3] = allowed[0, 2] = True
     assert view.nearest(np.array([18.5, 14.5]), (3, 4), allowed) == (0, 2)
+
+
+def test_the_share_of_a_box_counts_parts_of_cells():
+    view = View((60, 100), (96, 128), Rectangle(14, 18, 100, 60))
+    weights = np.zeros((2, 3, 4))
+    weights[:, 1, 1] = 0.5, 0.7  # x 18 to 50, y 14 to 46 in the image
+    weights[:, 2, 3] = 0.5, 0.3
+    heat = Heat(weights)
+    assert heat.share(view, np.array([18.0, 14, 50, 46])) == pytest.approx(0.6)
+    assert heat.share(view, np.array([18.0, 14, 26, 30])) == pytest.approx(0.6 / 8)
+    assert heat.share(view, np.array([0.0, 0, 18, 60])) == 0
 
 
 @pytest.mark.parametrize("resize", RESIZES)

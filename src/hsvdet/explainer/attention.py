@@ -35,9 +35,9 @@ class Heat(NamedTuple):
         return view.centres(mean.shape)[np.unravel_index(mean.argmax(), mean.shape)]
 
     def share(self, view: View, box: np.ndarray) -> float:
-        """What goes to cells whose centre lies in a box xyxy."""
+        """What goes to a box xyxy, of a cell that it covers in part only that part."""
         mean = self.mean
-        return float(mean[inside(view.centres(mean.shape), box)].sum())
+        return float((mean * view.coverage(box, mean.shape)).sum())
 
 
 class Samples(NamedTuple):

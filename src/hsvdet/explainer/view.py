@@ -40,6 +40,14 @@ class View(NamedTuple):
         rows, columns = np.mgrid[: cells[0], : cells[1]]
         return self.to_image((np.stack([columns, rows], -1) + 0.5) / cells[::-1])
 
+    def coverage(self, xyxy: np.ndarray, cells: Cells) -> np.ndarray:
+        """[h, w] in 0..1: the part of each cell that a box [4] in pixels of the image covers."""
+        left, top, right, bottom = self.on_map(xyxy, cells)
+        rows, columns = (np.arange(count) for count in cells)
+        down = (np.minimum(rows + 1, bottom) - np.maximum(rows, top)).clip(0)
+        across = (np.minimum(columns + 1, right) - np.maximum(columns, left)).clip(0)
+        return down[:, None] * across
+
     def nearest(self, point: np.ndarray, cells: Cells, allowed: np.ndarray | None = None) -> tuple[int, int]:
         """(row, column) of the allowed cell that is nearest to a point, in cells: the one it lies in, if allowed.
 
