@@ -12,7 +12,8 @@ from ..data.batch import normalised
 from ..errors import ConfigError, SaveError
 from ..evaluate import Evaluation, write_report
 from ..structures import Batch
-from .log import Board, Curves, Row, versions, write_json, write_results, write_training_pictures
+from .curves import Curves
+from .log import Board, Row, versions, write_json, write_results, write_training_pictures
 from .plan import Plan
 from .state import State, check_settings, read_state, unwritten, write_state
 

@@ -19,9 +19,10 @@ from .folder import Folder
 from .interrupt import Interrupts
 from .learner import Learner, NotFinite
 from .loaders import training_loader, validation_loader
-from .log import Progress, Row
+from .log import Row
 from .plan import Plan
 from .processes import agree, average_in_place, largest
+from .progress import Progress
 from .stability import Stability
 from .state import Diary, Position, State, read_state
 from .validator import Validator, columns

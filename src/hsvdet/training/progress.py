@@ -1,0 +1,73 @@
+"""What a run says on stderr: a bar, and a line for each epoch."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import Tensor
+
+from .log import Row, losses_of_the_answer
+
+
+class Progress:
+    """On stderr: a bar while an epoch runs (on a terminal), and one line for each epoch that is done."""
+
+    def __init__(self, epochs: int, batches: int, shown: bool):
+        self.epochs, self.batches, self.shown = epochs, batches, shown
+        self._bar = None
+
+    def start(self, epoch: int, done: int) -> None:
+        if not (self.shown and sys.stderr.isatty()):
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn(f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=self.batches, completed=done, note="")
+        self._bar.start()
+
+    def advance(self, losses: dict[str, Tensor], batches: int) -> None:
+        """losses: of the last batch, by name; only looked at when a bar shows their sum."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=batches, note=f"loss {sum(losses.values()).item():.3f}")
+
+    def note(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, note=text)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def line(self, row: Row, best: bool, seconds_left: float) -> None:
+        self.stop()
+        if not self.shown:
+            return
+        losses = "  ".join(f"{name} {row[f'loss/{name}']:.3f}" for name in losses_of_the_answer(row))
+        parts = [f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}", losses]
+        if row.get("ap") is not None:
+            parts.append(f"AP {row['ap']:.3f}  AP50 {row['ap50']:.3f}{'  best' if best else ''}")
+        parts.append(f"{row['images_per_second']:.1f} images/s")
+        if row["epoch"] < self.epochs:
+            parts.append(f"{_duration(seconds_left)} left")
+        print(" | ".join(parts), file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        if self.shown:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
