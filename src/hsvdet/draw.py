@@ -191,7 +191,7 @@ def _whole_pixels(xyxy: Tensor | np.ndarray, size: tuple[int, int]) -> tuple[np.
     finite = np.all(np.isfinite(xyxy), 1)
     first, last = np.minimum(xyxy[:, :2], xyxy[:, 2:])[finite], np.maximum(xyxy[:, :2], xyxy[:, 2:])[finite]
     limit = np.array([*size, *size]) - 1
-    return np.concatenate([first, last - 1], 1).round().clip(0, limit).astype(int), finite
+    return np.concatenate([first, np.maximum(last - 1, first)], 1).round().clip(0, limit).astype(int), finite
 
 
 def _line_width(size: tuple[int, int]) -> int:
