@@ -15,9 +15,10 @@ from . import models
 from .checkpoint import read_checkpoint, write_checkpoint
 from .deploy.fold import FoldReport, fold
 from .errors import CheckpointError, ConfigError, SaveError, did_you_mean
+from .hub import fetch, is_address
 from .inference import Settings, arrange, settings_for
 from .preprocess import Preprocess
-from .structures import Detections
+from .structures import Detections, Prediction, Rectangle
 
 
 @dataclass(eq=False)
@@ -77,7 +78,7 @@ class Detector:
         for numbers in groups.values():
             for start in range(0, len(numbers), batch):
                 chunk = numbers[start : start + batch]
-                answer = self._run([placed[i] for i in chunk])
+                answer = self.answer([placed[i] for i in chunk])
                 found = models.find(self.name).detections(
                     answer, [sizes[i] for i in chunk], score=score, iou=iou, limit=limit
                 )
@@ -85,7 +86,9 @@ class Detector:
                     results[i] = Detections(*(part.cpu() for part in detections))
         return results
 
-    def _run(self, placed):
+    @torch.inference_mode()
+    def answer(self, placed: Sequence[tuple[Tensor, Rectangle]]) -> Prediction:
+        """The network's answer to images on canvases of one size, as `preprocess.place` gives them."""
         stacked = torch.stack([canvas for canvas, _ in placed]).to(self.device)
         padding = torch.ones(len(placed), *stacked.shape[-2:], dtype=torch.bool, device=self.device)
         for i, (_, at) in enumerate(placed):
@@ -201,8 +204,17 @@ def override(config, options: Mapping[str, Any]):
 def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
     """Read a checkpoint. Strict: every tensor must be there, of the right shape, and no other.
 
-    Raises CheckpointError for a file that is damaged, of another format version, or of another model.
+    path: a file, or an address on the Hugging Face hub (hsvdet/hub.py): hf://owner/name. Published weights that
+    are found there are converted on the way. Raises CheckpointError for a file that is damaged, of another
+    format version, or of another model, and as `hub.fetch`.
     """
+    if is_address(path):
+        fetched = fetch(path)
+        if not fetched.ours:
+            from .conversion.foreign import read_foreign  # which needs this module
+
+            return read_foreign(fetched).detector.to(device)
+        path = fetched.path
     tensors, header = read_checkpoint(path)
     _check_header(header, path)
     try:

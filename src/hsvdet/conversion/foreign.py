@@ -15,6 +15,7 @@ from .. import models
 from ..checkpoint import looks_like_safetensors
 from ..detector import Detector, create, load_tensors
 from ..errors import CheckpointError, ConfigError
+from ..hub import Fetched, fetch, is_address
 from . import conditional_detr, dab_detr, deformable_detr, detr, rt_detr, ultralytics
 from .coco import coco_ids
 from .folder import folder_labels, folder_settings, folder_size, weight_files
@@ -42,7 +43,7 @@ class Converted(NamedTuple):
 
 
 def read_foreign(
-    path: str | Path,
+    foreign: str | Path | Fetched,
     *,
     model: str | None = None,
     labels: Sequence[str] | None = None,
@@ -50,28 +51,33 @@ def read_foreign(
 ) -> Converted:
     """As `convert`, without writing. Strict: every tensor of the file is used or knowingly dropped.
 
+    foreign: as of `convert`, or what `hub.fetch` has fetched.
+
     Raises CheckpointError for a file that is damaged, unsafe, of no known kind or of another model than
     `model`; ConfigError for an unknown `model`, or `labels` of another number.
     """
-    path = Path(path)
     if model is not None:
         models.find(model)
-    foreign = read_weights(path)
-    tensors = _without_wrappers(foreign.tensors)
-    source, name = _recognise(path, tensors, model, foreign.settings)
+    if not isinstance(foreign, Fetched):
+        local = Path(foreign)
+        foreign = fetch(foreign) if is_address(foreign) else Fetched(local, local.name, ours=False)
+    path = foreign.path
+    found = read_weights(path)
+    tensors = _without_wrappers(found.tensors)
+    source, name = _recognise(path, tensors, model, found.settings)
     renamed: Renamed = rename(tensors, source.rules(name, tensors), str(path))
     number = source.num_classes(tensors)
-    names = _labels(path, source, number, labels, foreign.labels)
+    names = _labels(path, source, number, labels, found.labels)
     detector = create(
         name,
         names,
-        size=size or foreign.size,
+        size=size or found.size,
         category_ids=coco_ids(names),
-        options=source.options(renamed.tensors, foreign.settings),
+        options=source.options(renamed.tensors, found.settings),
     )
     load_tensors(detector.net, renamed.tensors, str(path))
     detector.licence = source.licence
-    detector.source = f"{path.name} (sha256 {_sha256(path)})"
+    detector.source = f"{foreign.name} (sha256 {_sha256(path)})"
     return Converted(detector, source, len(tensors) - len(renamed.dropped), renamed.dropped)
 
 
@@ -225,11 +231,11 @@ def convert(
     """Published weights into an hsvdet checkpoint. Nothing in the file is executed.
 
     foreign: an Ultralytics YOLOv8 .pt; a state dict under the original names, written by torch.save (bare, or
-    under "ema", "model" or "state_dict") or as safetensors; or a folder as Hugging Face keeps models. out: the
-    checkpoint to write, atomically. model: its name, see `hsvdet models`; told from the tensors if not given,
-    and checked if given. labels: class names, if the file has none or others are wanted; of 80 unnamed classes
-    they are COCO's. size: (height, width) of the input; the one it was trained at if the file says it, else
-    the model's own.
+    under "ema", "model" or "state_dict") or as safetensors; a folder as Hugging Face keeps models; or one on
+    its hub, hf://owner/name (hsvdet/hub.py). out: the checkpoint to write, atomically. model: its name, see
+    `hsvdet models`; told from the tensors if not given, and checked if given. labels: class names, if the file
+    has none or others are wanted; of 80 unnamed classes they are COCO's. size: (height, width) of the input;
+    the one it was trained at if the file says it, else the model's own.
     Raises CheckpointError and ConfigError as `read_foreign`.
     """
     converted = read_foreign(foreign, model=model, labels=labels, size=size)

@@ -14,6 +14,7 @@ from .. import models
 from ..checkpoint import is_checkpoint
 from ..detector import Detector, load
 from ..errors import CheckpointError
+from ..hub import is_address
 from .foreign import read_foreign
 
 
@@ -47,7 +48,7 @@ class WarmStart:
 
 
 def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
-    """Copy into `detector` what `weights`, an hsvdet checkpoint or a foreign file, have for it.
+    """Copy into `detector` what `weights`, a checkpoint, a foreign file or hf://owner/name, have for it.
 
     The file's model is `detector`'s own, or one whose tensors are all among its own (YOLOv8 for HSV-DET).
     What has a row for each class is copied by class name, letter case aside; a class that the file does not
@@ -55,7 +56,8 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
     widths agree. The detector's licence becomes that of the weights.
     Raises CheckpointError naming both models where the tensors do not fit, and as `load` and `convert` do.
     """
-    origin = load(weights) if is_checkpoint(weights) else read_foreign(weights).detector
+    ready = is_address(weights) or is_checkpoint(weights)
+    origin = load(weights) if ready else read_foreign(weights).detector
     own, given = detector.net.state_dict(), origin.net.state_dict()
     entry = models.find(detector.name)
 
