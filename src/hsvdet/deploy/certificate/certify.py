@@ -396,12 +396,12 @@ def _average_precision(
     evaluated: int,
 ) -> PrecisionCheck:
     """Against the annotations, or, where there are none, against what the detector finds in the images tried."""
-    low = max(floor, _AP_SCORE)
+    low, classes = max(floor, _AP_SCORE), len(reference.detector.labels)
     if data is None or not any(len(record.labels) for record in data.records):
         truth = {str(i): reference.detections(answer, score) for i, answer in enumerate(answers)}
         as_data = _as_truth(tried, truth, reference.detector)
         own = [_tensors(reference.detections(answer, min(low, score))) for answer in answers]
-        came = _all(artifact, [probe.image for probe in tried], min(low, score))
+        came = _all(artifact, [probe.image for probe in tried], min(low, score), classes)
         both = [evaluate_detections(as_data, dict(zip(truth, found, strict=True))) for found in (own, came)]
         return PrecisionCheck("detector", len(tried), both[0].objects, both[0].ap, both[1].ap)
     records = spread(data.records, evaluated)
@@ -410,7 +410,7 @@ def _average_precision(
     for start in range(0, len(records), _AT_ONCE):
         chunk = records[start : start + _AT_ONCE]
         pictures = [read_pixels(record.path) for record in chunk]
-        came = _all(artifact, pictures, low)
+        came = _all(artifact, pictures, low, classes)
         for record, picture, detections in zip(chunk, pictures, came, strict=True):
             found[0][record.id] = _tensors(reference.detections(reference.answer(picture), low))
             found[1][record.id] = detections
@@ -418,14 +418,14 @@ def _average_precision(
     return PrecisionCheck("annotations", len(records), both[0].objects, both[0].ap, both[1].ap)
 
 
-def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> list[Detections]:
-    """Nothing where the runtime stops, and without detections that are not finite: both are reasons of their own,
-    and no evaluation takes them."""
+def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float, classes: int) -> list[Detections]:
+    """Nothing where the runtime stops, and without detections that are none (not finite, of no class): all are
+    reasons of their own, and no evaluation takes them."""
     found = []
     for start in range(0, len(images), _AT_ONCE):
         for detections in _attempt(artifact, images[start : start + _AT_ONCE], score):
             boxes, scores, labels = _NOTHING if isinstance(detections, str) else _found(detections)
-            sound = np.isfinite(boxes).all(1) & np.isfinite(scores)
+            sound = np.isfinite(boxes).all(1) & np.isfinite(scores) & (labels >= 0) & (labels < classes)
             found.append(_tensors(Found(boxes[sound], scores[sound], labels[sound])))
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,7 @@ _INPUT_LIMIT = 1e-3
 # Relative error from which a layer is not the same any more. Rounding stays far below, even where it selects other
 # tokens; faults of weights or channels are of the order of 1.
 LIMITS = {"fp32": 0.005, "fp16": 0.05, "int8": 0.5}
+_NETWORK = "net."  # `ExportGraph` has the network under this name
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 
 
@@ -102,7 +103,7 @@ def first_divergence(
     another. Where all layers agree, it is what follows them: post-processing."""
     outputs = _module_outputs(net, images, padding)
     values = _values_of_modules(model, list(outputs))
-    first = _first_input(model, values)
+    first = _first_input(model)
     wanted = list(dict.fromkeys([*([first] if first else []), *(v for vs in values.values() for v in vs)]))
     try:
         came = _run(model, feed, wanted)
@@ -182,7 +183,7 @@ def scopes(node: onnx.NodeProto) -> tuple[str, ...]:
 
 def _layer_of(node: onnx.NodeProto) -> str:
     inside = scopes(node)
-    return inside[-1] if inside else node.name
+    return inside[-1].removeprefix(_NETWORK) if inside else node.name
 
 
 def _module_outputs(net: nn.Module, images: Tensor, padding: Tensor | None) -> dict[str, np.ndarray]:
@@ -209,7 +210,7 @@ def _module_outputs(net: nn.Module, images: Tensor, padding: Tensor | None) -> d
 
 
 def _values_of_modules(model: onnx.ModelProto, modules: list[str]) -> dict[str, list[str]]:
-    """For each module the values that leave its nodes, the last first."""
+    """For each module the values that leave its nodes."""
     graph = model.graph
     produced: defaultdict[str, list[str]] = defaultdict(list)
     read_by: defaultdict[str, list[set[str]]] = defaultdict(list)
@@ -221,39 +222,21 @@ def _values_of_modules(model: onnx.ModelProto, modules: list[str]) -> dict[str, 
             read_by[name].append(inside)
     for output in graph.output:
         read_by[output.name].append(set())
-    prefix = _prefix(list(produced), modules)
     return {
         module: [
             value
-            for value in reversed(produced[prefix + module])
-            if any(prefix + module not in inside for inside in read_by[value])
+            for value in produced[_NETWORK + module]
+            if any(_NETWORK + module not in inside for inside in read_by[value])
         ]
         for module in modules
-        if prefix + module in produced
+        if _NETWORK + module in produced
     }
 
 
-def _prefix(names: list[str], modules: list[str]) -> str:
-    """What the exported wrapper put before the network's own names."""
-    known = set(modules)
-    votes: Counter[str] = Counter()
-    for name in names:
-        parts = name.split(".")
-        for cut in range(len(parts)):
-            if ".".join(parts[cut:]) in known:
-                votes["".join(part + "." for part in parts[:cut])] += 1
-    return votes.most_common(1)[0][0] if votes else ""
-
-
-def _first_input(model: onnx.ModelProto, values: Mapping[str, list[str]]) -> str | None:
-    """The value the first module's first convolution reads: the image as the network takes it."""
-    modules = {scope for node in model.graph.node for scope in scopes(node)}
-    if not modules or not values:
-        return None
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "QLinearConv") and scopes(node):
-            return node.input[0]
-    return None
+def _first_input(model: onnx.ModelProto) -> str | None:
+    """What the network's first convolution reads: the image as the network takes it."""
+    convolutions = (node for node in model.graph.node if node.op_type == "Conv" and scopes(node))
+    return next((node.input[0] for node in convolutions), None)
 
 
 def _run(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], wanted: list[str]) -> dict[str, np.ndarray]:
