@@ -122,4 +122,4 @@ def _extra(selected: Selection, heat: Heat) -> str:
         (selected.config.context, heat.pooled, "pooled tokens"),
         (selected.config.registers, heat.learned, "registers"),
     )
-    return "".join(f", {float(np.mean(share)):.0%} to {what}" for there, share, what in shares if there)
+    return "".join(f", {what} {float(np.mean(share)):.0%}" for there, share, what in shares if there)
