@@ -25,6 +25,8 @@ COMMANDS = [
     "convert",
     "demo",
     "explain",
+    "benchmark",
+    "benchmark nms",
 ]
 
 

@@ -47,9 +47,8 @@ def test_every_family_runs_in_bf16_and_answers_nearly_the_same(name):
     image = photograph()
     canvas, content = detector.preprocess.place(image, minimal=True)
     accelerated = detector.accelerate("bf16")
-    with torch.inference_mode():
-        detector.net.eval()
-        expected, got = (one._run([(canvas, content)]) for one in (detector, accelerated))
+    detector.net.eval()
+    expected, got = (one.answer([(canvas, content)]) for one in (detector, accelerated))
     assert got.boxes.dtype == torch.float32
     # Two-stage models order queries by score, and near equals change places: each is compared with its nearest.
     both = [torch.cat([one.boxes[0], one.logits[0].float().sigmoid()], -1) for one in (expected, got)]

@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .benchmarking.race import benchmark
+    from .benchmarking.suppression import benchmark_nms
     from .conversion import convert, start_backbone, warm_start
     from .data.check import check_data
     from .data.convert import convert_data
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from .validation import val
 
 _HOME = {
+    "benchmark": "benchmarking.race",
+    "benchmark_nms": "benchmarking.suppression",
     "convert": "conversion",
     "start_backbone": "conversion",
     "warm_start": "conversion",
@@ -74,6 +78,8 @@ __all__ = [
     "HsvdetError",
     "Prediction",
     "Preprocess",
+    "benchmark",
+    "benchmark_nms",
     "check_data",
     "convert",
     "convert_data",

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .about import models, profile
+from .benchmark import WithDefault, benchmark, nms
 from .data import check_data, convert_data
 from .explain import explain
 from .export import export
@@ -82,6 +83,18 @@ app.command(
     )
 )(export)
 app.command(epilog=example("hsvdet demo"))(demo)
+
+speed = new_app("How fast detectors are here.", cls=WithDefault)
+speed.command(
+    epilog=example(
+        "hsvdet benchmark yolov8-l hsv-det-l --size 1088x1920 --threads 2",
+        "hsvdet benchmark best.safetensors best.onnx best.xml",
+        "hsvdet benchmark yolov8-n --peer 'peer/bin/python benchmarks/peers/ultralytics_forward.py yolov8n'",
+        "hsvdet benchmark nms --help                             (what suppression costs)",
+    ),
+)(benchmark)
+speed.command("nms", epilog=example("hsvdet benchmark nms best.safetensors --data street/"))(nms)
+app.add_typer(speed, name="benchmark")
 
 data = new_app("Look into data sets (COCO, YOLO, Pascal VOC, IDD), and convert them.")
 data.command(
