@@ -143,7 +143,7 @@ def certified(exported, tmp_path):
         if header:
             set_onnx_header(model, dataclasses.replace(read_header(path), **header))
             onnx.save(model, path)
-        return certify(detector, path, images=3)
+        return certify(detector, path, images=2)
 
     return run
 
@@ -277,6 +277,23 @@ def test_comparing_nothing_is_a_failure(certified, exported):
             tower[-1].bias.sub_(30)
     certificate = certified(detector=silent)
     assert not certificate.passed and "nothing was compared" in certificate.reasons[0]
+
+
+def test_an_artifact_that_detects_otherwise_does_not_get_its_name(exported, tmp_path, monkeypatch):
+    import hsvdet.deploy.export
+    from hsvdet.deploy.export import export
+
+    detector, right = exported
+    model = copied(right)
+    monkeypatch.setattr(hsvdet.deploy.export, "_onnx", lambda *_: model)
+    path = tmp_path / "street.onnx"
+    assert export(detector, "onnx", path).path == str(path)
+    before = path.read_bytes()
+    weight = next(w for w in model.graph.initializer if "stage3.0.conv.weight" in w.name)
+    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    report = export(detector, "onnx", path)
+    assert not report.passed and report.path == str(tmp_path / "street.rejected.onnx")
+    assert path.read_bytes() == before and (tmp_path / "street.rejected.certificate.json").exists()
 
 
 def test_int8_leaves_selection_and_answers_in_float32_and_stays_near(exported):

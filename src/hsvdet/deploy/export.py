@@ -24,6 +24,7 @@ from ..errors import ConfigError, SaveError
 from ..postprocess import nms
 from .artifact import ArtifactHeader, set_onnx_header, sidecar, write_header
 from .graph import ExportGraph
+from .handover import hand_over, rejected_path
 
 if TYPE_CHECKING:
     import onnx
@@ -115,7 +116,7 @@ def export(
     it, or else on drawn scenes, which layers come near its largest number. data: what the certificate is made
     with; drawn scenes if not given. score: what a detection must pass to be counted; weaker ones down to 0.001
     follow it. iou: of the suppression. limit: detections an image. certify: compare the artifact with the detector
-    and write its certificate.
+    and write its certificate; one that differs is not handed over, it stays NAME.rejected.SUFFIX.
 
     Written atomically. Raises CheckpointError, ConfigError, DataError and SaveError.
     """
@@ -149,19 +150,24 @@ def export(
         versions={package: version(package) for package in ("hsvdet", "torch")},
         float32=_kept_in_float32(graph, detector, precision, images, dynamic),
     )
+    certified = certify and to in ("onnx", "openvino")
+    written = rejected_path(path) if certified else path
     try:
-        notes += _write(path, graph, detector, header, images)
+        notes += _write(written, graph, detector, header, images)
     except OSError as error:
         raise SaveError(f"{path}: could not be written: {error.strerror or error}.") from None
     if header.float32 and precision == "fp16":
         notes.append(f"float32 because of large values: {', '.join(header.float32)}.")
     certificate = None
-    if certify and to in ("onnx", "openvino"):
+    if certified:
         from .certificate import certify as compare
 
-        certificate = compare(detector, path, data)
+        certificate = compare(detector, written, data)
+        if certificate.passed:
+            hand_over(path)
+            written = path
     seconds = time.monotonic() - started
-    return ExportReport(str(path), header, _bytes(path), seconds, certificate, tuple(notes))
+    return ExportReport(str(written), header, _bytes(written), seconds, certificate, tuple(notes))
 
 
 def _check(to: str, precision: str, calibrate, score: float, iou: float, limit: int) -> None:

@@ -26,6 +26,7 @@ from ...errors import ConfigError, HsvdetError
 from ...evaluate import evaluate_detections
 from ...structures import Detections
 from ..artifact import ArtifactHeader, read_header, write_header
+from ..handover import certificate_files
 from .agreement import Agreement, Found, compare, failure
 from .layers import Divergence, Inside, look_inside
 from .picture import draw_worst
@@ -500,10 +501,11 @@ def _write(
 ) -> None:
     write_header(path, dataclasses.replace(header, certificate=certificate.to_json()))
     text = json.dumps(certificate.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
-    write_atomically(path.with_suffix(".certificate.json"), text.encode())
+    in_words, in_a_picture = certificate_files(path)
+    write_atomically(in_words, text.encode())
     picture = io.BytesIO()
     draw_worst(worst.probe, worst.agreement, labels).save(picture, "PNG")
-    write_atomically(path.with_suffix(".certificate.png"), picture.getvalue())
+    write_atomically(in_a_picture, picture.getvalue())
     if not certificate.passed:
         logging.getLogger("hsvdet").warning("%s is not certified: %s", path, certificate.reasons[0])
 
