@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .data.read import read_data
     from .data.scenes import write_scenes
     from .demonstration import demo
+    from .deploy.certificate import Certificate, certify
     from .deploy.export import export
     from .detector import Detector, create, load
     from .draw import draw_detections
@@ -46,6 +47,8 @@ _HOME = {
     "read_data": "data.read",
     "write_scenes": "data.scenes",
     "demo": "demonstration",
+    "Certificate": "deploy.certificate",
+    "certify": "deploy.certificate",
     "export": "deploy.export",
     "Detector": "detector",
     "create": "detector",
@@ -69,6 +72,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Certificate",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -80,6 +84,7 @@ __all__ = [
     "Preprocess",
     "benchmark",
     "benchmark_nms",
+    "certify",
     "check_data",
     "convert",
     "convert_data",

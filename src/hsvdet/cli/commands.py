@@ -11,6 +11,7 @@ import typer
 
 from .about import models, profile
 from .benchmark import WithDefault, benchmark, nms
+from .certify import certify
 from .data import check_data, convert_data
 from .explain import explain
 from .export import export
@@ -82,6 +83,12 @@ app.command(
         "hsvdet export best.safetensors --to openvino --dynamic --precision int8 --calibrate street/",
     )
 )(export)
+app.command(
+    epilog=example(
+        "hsvdet certify best.onnx best.safetensors --data street/",
+        "hsvdet certify best.xml best.safetensors                (drawn scenes)",
+    )
+)(certify)
 app.command(epilog=example("hsvdet demo"))(demo)
 
 speed = new_app("How fast detectors are here.", cls=WithDefault)
