@@ -1,5 +1,7 @@
 """DETR, Conditional, DAB and DN-DETR against numbers of their references, through the rename tables."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,11 +9,14 @@ from hsvdet.conversion import conditional_detr as conditional_rules
 from hsvdet.conversion import dab_detr as dab_rules
 from hsvdet.conversion import detr as detr_rules
 from hsvdet.conversion.rename import rename
+from hsvdet.criteria.matching import match
 from hsvdet.detector import load_tensors
+from hsvdet.models import find
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig
 from hsvdet.models.detr import Detr, DetrConfig
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig
+from hsvdet.structures import Target
 from parity.filler import fill, picture
 from parity.golden import golden
 from parity.lineage import lineage_image, lineage_tensor
@@ -67,6 +72,59 @@ def test_dn_detr_weights_answer_as_the_reference_does():
     net = DnDetr(DnDetrConfig(), 91)
     load_tensors(net, rename(theirs, dab_rules.ORIGINAL, "dn_dab_detr").tensors, "dn_dab_detr")
     expected.compare(net, [lineage_image(f"img{i}", *size) for i, size in enumerate(spec["image_sizes"])])
+
+
+@pytest.mark.parametrize(("name", "patterns"), [("dn_dab_detr", 0), ("dn_dab_detr_pat3", 3)])
+def test_dn_detr_trains_as_the_reference_does(name, patterns, shared, monkeypatch):
+    """Matched pairs and every loss of every layer, and all gradients' norms, for the reference's random draws."""
+    keys, train = (
+        json.loads((shared / "golden" / "lineage" / f"{name}_{part}.json").read_text())
+        for part in ("keys", "train")
+    )
+    theirs = {
+        key: lineage_tensor(keys["aliases"].get(key, key), shape) for key, shape in keys["keys"].items()
+    }
+    net = DnDetr(DnDetrConfig(patterns=patterns), 91)
+    load_tensors(net, rename(theirs, dab_rules.ORIGINAL, name).tensors, name)
+    sizes = train["image_sizes"]
+    images, padding = torch.zeros(2, 3, *sizes[0]), torch.ones(2, *sizes[0], dtype=torch.bool)
+    for i, (height, width) in enumerate(sizes):
+        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
+        padding[i, :height, :width] = False
+    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
+    draws = iter(torch.tensor(draw["values"]).reshape(draw["shape"]) for draw in train["random_draws"])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", lambda shape, device=None: next(draws))
+        patch.setattr(torch, "randint", lambda low, high, shape, device=None: next(draws).long())
+        with torch.set_grad_enabled(not patterns):
+            output = net.train()(images, padding, targets)
+
+    criterion = find("dn-detr-r50").criterion()
+    last, *others = train["matcher_calls"]
+    for layer, pairs in zip(output.layers, [*others, last], strict=True):
+        found = match(layer, targets, criterion.class_loss, criterion.costs)
+        for i, (queries, objects) in enumerate(pairs):
+            assert found.query[found.image == i].tolist() == queries
+            assert found.target[found.image == i].tolist() == objects
+    losses = criterion(output, targets)
+    for layer in range(6):
+        suffix, prefix = ("", "") if layer == 5 else (f"_{layer}", f"layer{layer}/")
+        for ours, key in (("class", "loss_ce"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
+            for got, key_ in (
+                (losses[f"{prefix}{ours}"], f"{key}{suffix}"),
+                (losses[f"denoised{layer}/{ours}"], f"tgt_{key}{suffix}"),
+            ):
+                wanted = train["losses_unweighted"][key_] * train["weights"][key_]
+                assert got.item() == pytest.approx(wanted, rel=5e-5), key_
+    if patterns:  # gradients take the same way
+        return
+    sum(losses.values()).backward()
+    parameters = dict(net.named_parameters())
+    for key, norm in train["grad_l2_of_total"].items():
+        ours = rename({key: torch.zeros(keys["keys"][key])}, dab_rules.ORIGINAL, key).tensors
+        got = torch.stack([parameters[part].grad.norm() for part in ours]).norm().item()
+        # Biases of keys have none but for rounding: attention does not see them.
+        assert got == pytest.approx(norm, rel=1e-3, abs=1e-3), key
 
 
 TOY = dict(
