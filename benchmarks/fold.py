@@ -1,16 +1,18 @@
 """What the fold saves: YOLOv8, HSV-DET as its formula reads, as this library trains it, and deployed.
 
     python benchmarks/fold.py [--scales n s l] [--sizes 640x640 1088x1920 2176x3840] [--runs 7] [--threads 2]
-                              [--device cpu] [--precision float32] [--channels-last]
+                              [--device cpu] [--precision float32] [--channels-last] [--only-deployed]
 
-End to end and block by block, batch 1. Runs alternate, so that a machine that slows down slows all; the ratios
-are of medians. Blocks run by themselves on the maps that reach them in the network.
+End to end and block by block, batch 1. Runs alternate, so that a machine that slows down slows all; a ratio is the
+median of those of each round. Blocks run by themselves on the maps that reach them in the network.
 """
 
 import argparse
 import copy
 import statistics
 import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,33 +61,42 @@ def networks(scale: str) -> dict[str, nn.Module]:
     }
 
 
-def medians(modules: dict[str, nn.Module], x: torch.Tensor, runs: int) -> dict[str, float]:
-    """Milliseconds of each module, after one run to warm up."""
-    times = {name: [] for name in modules}
-    for _ in range(runs + 1):
-        for name, module in modules.items():
+class Measured(NamedTuple):
+    """answer: of the run that warmed up. gflops: of one run. times: milliseconds of the runs after it."""
+
+    answer: Any
+    gflops: float
+    times: list[float]
+
+
+def measure(modules: dict[str, nn.Module], x: torch.Tensor, runs: int) -> dict[str, Measured]:
+    """In turn, every second round in reverse order."""
+    measured = {}
+    for name, module in modules.items():
+        with FlopCounterMode(display=False) as counter:
+            answer = module(x)
+        measured[name] = Measured(answer, counter.get_total_flops() / 1e9, [])
+    for number in range(runs):
+        for name in modules if number % 2 else reversed(modules):
             start = time.perf_counter()
-            module(x)
+            modules[name](x)
             if x.is_cuda:
                 torch.cuda.synchronize()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+            measured[name].times.append(1e3 * (time.perf_counter() - start))
+    return measured
 
 
-def gflops(module: nn.Module, x: torch.Tensor) -> float:
-    with FlopCounterMode(display=False) as counter:
-        module(x)
-    return counter.get_total_flops() / 1e9
+def report(title: str, measured: dict[str, Measured], base: dict[str, str]) -> None:
+    """base: for each module, the one whose times its own are divided by, round by round."""
+    for name, (_, gflops, times) in measured.items():
+        pairs = zip(times, measured[base[name]].times, strict=True)
+        ratio = statistics.median(own / other for own, other in pairs)
+        cost = f"{gflops:9.3f} GFLOPs {statistics.median(times):10.2f} ms"
+        print(f"{title:24s} {name:20s} {cost} {ratio:7.3f} x {base[name]}", flush=True)
 
 
-def compare(title: str, modules: dict[str, nn.Module], x: torch.Tensor, base: dict[str, str], runs: int):
-    """base: for each module, the one whose time its own is divided by."""
-    took = medians(modules, x, runs)
-    for name, module in modules.items():
-        cost = f"{gflops(module, x):9.3f} GFLOPs {took[name]:10.2f} ms"
-        print(
-            f"{title:24s} {name:20s} {cost} {took[name] / took[base[name]]:7.3f} x {base[name]}", flush=True
-        )
+def bases(names: Iterable[str]) -> dict[str, str]:
+    return {name: "yolov8 deployed" if name.endswith("deployed") else "yolov8" for name in names}
 
 
 def maps_before_blocks(net: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -113,6 +124,7 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--only-deployed", action="store_true", help="deployed networks, no blocks")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     dtype = getattr(torch, arguments.precision)
@@ -123,23 +135,27 @@ def main():
         nets = {
             name: net.eval().to(arguments.device, dtype, memory_format=layout)
             for name, net in networks(scale).items()
+            if name.endswith("deployed") or not arguments.only_deployed
         }
         hsv_dets = {name: net for name, net in nets.items() if name.startswith("hsv-det")}
         for size in arguments.sizes:
             height, width = (int(side) for side in size.split("x"))
             images = torch.rand(1, 3, height, width, device=arguments.device, dtype=dtype)
             images = images.to(memory_format=layout)
-            expected = nets["hsv-det"](images).answer.logits
-            for name, net in hsv_dets.items():
-                error = ((net(images).answer.logits - expected).norm() / expected.norm()).item()
+            measured = measure(nets, images, arguments.runs)
+            answers = [measured[name].answer.answer.logits for name in hsv_dets]
+            for name, answer in zip(hsv_dets, answers, strict=True):
+                error = ((answer - answers[0]).norm() / answers[0].norm()).item()
                 if not error < (5e-2 if dtype == torch.bfloat16 else 5e-3):
                     parser.exit(1, f"{name} answers otherwise: relative error {error:.1e}\n")
-            base = {name: "yolov8 deployed" if name.endswith("deployed") else "yolov8" for name in nets}
-            compare(f"{scale} {size}", nets, images, base, arguments.runs)
+            report(f"{scale} {size}", measured, bases(nets))
+            if arguments.only_deployed:
+                continue
             for at, level in maps_before_blocks(nets["hsv-det"], images).items():
                 blocks = {name: net.sparse_global[at] for name, net in hsv_dets.items()}
-                base = dict.fromkeys(blocks, "hsv-det as written")
-                compare(f"{scale} {size} block {at}", blocks, level, base, arguments.runs)
+                # As often as takes a second or so: blocks are a hundredth of the network.
+                measured = measure(blocks, level, 5 * arguments.runs)
+                report(f"{scale} {size} block {at}", measured, dict.fromkeys(blocks, "hsv-det as written"))
 
 
 if __name__ == "__main__":
