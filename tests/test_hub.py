@@ -60,6 +60,14 @@ def test_our_checkpoint_is_loaded_from_the_cache(hub, address):
     assert same(loaded, detector) and loaded.labels == detector.labels
 
 
+def test_a_checkpoint_on_the_hub_is_profiled_from_its_header(hub):
+    small().save(hub("me/street") / "best.safetensors")
+    assert hsvdet.profile("hf://me/street", size=(64, 64)).classes == 2
+    published(hub("them/yolo"))
+    with pytest.raises(CheckpointError, match="hf://them/yolo: .* to be converted first"):
+        hsvdet.profile("hf://them/yolo")
+
+
 def test_a_revision_is_a_branch_or_a_commit(hub):
     first, second = small(0), small(1)
     first.save(hub("me/street", OLD, "v1.0") / "best.safetensors")

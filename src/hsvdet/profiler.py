@@ -26,6 +26,7 @@ from . import models
 from .checkpoint import read_header
 from .detector import override
 from .errors import CheckpointError, ConfigError, HsvdetError
+from .hub import fetch, is_address
 from .layers.sparse_global import SparseGlobal
 from .models.costs import COSTS, Cost
 from .preprocess import Preprocess
@@ -314,6 +315,13 @@ class _Count:
 
 def _find(model: str | Path) -> tuple[models.Model, Any, Preprocess, int]:
     """(entry, config, preprocess, number of classes) of a model's name or of a checkpoint's header."""
+    if is_address(model):
+        fetched = fetch(model)
+        if not fetched.ours:
+            raise CheckpointError(
+                f"{model}: expected an hsvdet checkpoint; these weights are to be converted first."
+            )
+        model = fetched.path
     if str(model) in models.MODELS or not (Path(model).exists() or Path(model).suffix):
         entry = models.find(str(model))
         return entry, entry.config, entry.preprocess, 80
