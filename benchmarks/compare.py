@@ -1,11 +1,11 @@
 """hsvdet beside other libraries on this machine; writes its tables into benchmarks/README.md.
 
     python benchmarks/compare.py same-640 --ultralytics PEER/bin/python
-    python benchmarks/compare.py default-640 --ultralytics PEER/bin/python --transformers PEER2/bin/python ...
+    python benchmarks/compare.py default-l --ultralytics PEER/bin/python --transformers PEER2/bin/python ...
     python benchmarks/compare.py large --transformers PEER2/bin/python
 
-same-640: yolov8-n, -s, -l and Ultralytics' own in float32, channels last, both folded. default-640: what each library
-does by itself. large: 1088x1920, float32, channels last, HSV-DET beside RT-DETR. Each PYTHON has the packages of
+same-640: yolov8-n, -s, -l and Ultralytics' own in float32, channels last, both folded. default-n, -s, -l: 640x640, what
+each library does by itself. large: 1088x1920, float32, channels last, HSV-DET beside RT-DETR. Each PYTHON has the packages of
 benchmarks/peers/LIBRARY.txt. Peers of libraries for which none is given are left out.
 """
 
@@ -25,7 +25,7 @@ GROUPS = {
         ([f"yolov8-{scale}"], [("ultralytics", f"yolov8{scale}", SAME)], dict(precision="fp32", runs=runs))
         for scale, runs in (("n", 40), ("s", 30), ("l", 16))
     ],
-    "default-640": [
+    "default-n": [
         (
             ["hsv-det-n", "yolov8-n"],
             [
@@ -34,8 +34,10 @@ GROUPS = {
                 ("transformers", "rt-detr-r18", ""),
             ],
             dict(runs=20),
-        ),
-        (["hsv-det-s", "yolov8-s"], [("ultralytics", "yolov8s", "")], dict(runs=15)),
+        )
+    ],
+    "default-s": [(["hsv-det-s", "yolov8-s"], [("ultralytics", "yolov8s", "")], dict(runs=15))],
+    "default-l": [
         (
             ["hsv-det-l", "yolov8-l"],
             [
@@ -45,14 +47,14 @@ GROUPS = {
                 ("transformers", "rt-detr-r50", ""),
                 ("torchvision", "fasterrcnn_resnet50_fpn_v2", ""),
             ],
-            dict(runs=8, warmup=1),
-        ),
+            dict(runs=6, warmup=1),
+        )
     ],
     "large": [
         (
             ["hsv-det-l", "yolov8-l"],
             [("transformers", "rt-detr-r50", SAME), ("transformers", "rt-detr-r101", SAME)],
-            dict(size=(1088, 1920), precision="fp32", runs=6, warmup=1),
+            dict(size=(1088, 1920), precision="fp32", runs=4, warmup=1),
         )
     ],
 }
