@@ -4,9 +4,9 @@
     python benchmarks/compare.py default-l --ultralytics PEER/bin/python --transformers PEER2/bin/python ...
     python benchmarks/compare.py large --transformers PEER2/bin/python
 
-same-640: yolov8-n, -s, -l and Ultralytics' own in float32, channels last, both folded. default-n, -s, -l: 640x640, what
-each library does by itself. large: 1088x1920, float32, channels last, HSV-DET beside RT-DETR. Each PYTHON has the packages of
-benchmarks/peers/LIBRARY.txt. Peers of libraries for which none is given are left out.
+same-640: yolov8-n, -s, -l and Ultralytics' own in float32, channels last, both folded. default-n, -s, -l: 640x640,
+what each library does by itself. large: 1088x1920, float32, channels last, HSV-DET beside RT-DETR. Each PYTHON has
+the packages of benchmarks/peers/LIBRARY.txt. Peers of libraries for which none is given are left out.
 """
 
 import argparse
