@@ -71,7 +71,8 @@ class FoldedSparseGlobal(SparseAttention):
             z = z + delta.unflatten(1, (height, width))
         else:
             images = torch.arange(x.shape[0], device=x.device)[:, None]
-            place = (images, index // width, index % width)
+            row = index // width
+            place = (images, row, index - row * width)
             z = z.index_put(place, z[place] + delta)
         return SparseGlobalOutput(z.permute(0, 3, 1, 2), scores)
 

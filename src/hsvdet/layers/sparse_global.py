@@ -144,6 +144,11 @@ class SparseAttention(nn.Module):
         total, k = height * width, self.config.k
         if self.config.selector == "all":
             return total
+        if isinstance(total, torch.SymInt):  # a graph for maps of any size
+            if isinstance(k, float):
+                raise ConfigError(f"k = {k:g} of the tokens is a number only for a canvas of one size.")
+            k = _rounded(total * self.stride**2, 64**2) if k == "auto" else k
+            return torch.sym_max(1, torch.sym_min(k, total))
         if k == "auto":
             k = total * (self.stride / 32) ** 2 / 4
         elif isinstance(k, float):
@@ -167,7 +172,7 @@ class SparseAttention(nn.Module):
     ) -> Tensor | None:
         """[B, k] indices of the selected tokens, best first, or None for all of them. In float32."""
         k = self.tokens_selected(*x.shape[2:])
-        if k >= x.shape[2] * x.shape[3]:
+        if not isinstance(k, torch.SymInt) and k >= x.shape[2] * x.shape[3]:
             return None
         with torch.no_grad(), without_autocast(x):
             ranking = (
@@ -186,7 +191,8 @@ class SparseAttention(nn.Module):
             tokens = tokens_at(x.flatten(2).transpose(1, 2), index)
             tokens = tokens.float() if self.config.attention_dtype == "float32" else tokens
             place = torch.arange(height * width, device=x.device)[None] if index is None else index
-            place = torch.stack([place % width, place // width], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
+            row = place // width
+            place = torch.stack([place - row * width, row], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
             hidden = None if padding is None else tokens_at(padding.flatten(1), index)
             extra, extra_place, extra_hidden = self._extra(x, padding, tokens.dtype)
             # Places in units of 32 pixels, so that a model trained at one size works at another.
@@ -337,6 +343,12 @@ class SparseGlobal(SparseAttention):
             # Mixture-of-Depths routing weight: 1 at the start, and the way gradient reaches the scorer.
             delta = delta * (2 * tokens_at(scores.flatten(1), index).sigmoid()).unsqueeze(-1).to(x.dtype)
         return delta.transpose(1, 2)
+
+
+def _rounded(number: torch.SymInt, divisor: int) -> torch.SymInt:
+    """`round(number / divisor)`, halves to even, without a comparison that would bind a graph to one size."""
+    whole, rest = number // divisor, number % divisor
+    return whole + torch.sym_max(0, (2 * rest + whole % 2 - 1) // divisor)
 
 
 def tokens_at(tokens: Tensor, index: Tensor | None) -> Tensor:

@@ -12,6 +12,18 @@ def cell_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
 
     A cell is padding when every pixel of it is, so that a picture thinner than a cell keeps its cells.
     """
+    if torch.compiler.is_exporting():
+        # A picture is a rectangle; of that it can be said in any size of graph.
+        left, top, width, height = content_extents(padding, padding).split(1, 1)
+        outside = []
+        for first, length, cells, pixels in (
+            (top, height, size[0], padding.shape[1]),
+            (left, width, size[1], padding.shape[2]),
+        ):
+            cell = torch.arange(cells, device=padding.device)
+            start, end = cell * pixels // cells, ((cell + 1) * pixels + cells - 1) // cells
+            outside.append((start >= first + length) | (end <= first))  # [B, cells]
+        return outside[0][:, :, None] | outside[1][:, None]
     real = F.adaptive_max_pool2d((~padding)[:, None].float(), size)
     return real[:, 0] == 0
 
@@ -30,7 +42,7 @@ def content_extents(images: Tensor, padding: Tensor | None) -> Tensor:
 
     The picture is a rectangle: the smallest that holds every pixel that is not padding.
     """
-    batch, _, height, width = images.shape
+    batch, height, width = images.shape[0], images.shape[-2], images.shape[-1]
     if padding is None:
         return images.new_tensor([0, 0, width, height], dtype=torch.float32).expand(batch, 4)
     columns, rows = (~padding).any(1), (~padding).any(2)
