@@ -1,3 +1,4 @@
+import os
 import socket
 
 import numpy as np
@@ -6,7 +7,9 @@ import torch
 
 from hsvdet.data.loader import TrainingBatches
 from hsvdet.detector import load
+from hsvdet.errors import NonFiniteError
 from hsvdet.training import train
+from hsvdet.training.learner import Learner
 from tiny_runs import in_process, metrics, squares, tiny, tiny_query
 
 # The statistics of batch normalisation are those of each process's own images. A warm network with batches
@@ -30,19 +33,22 @@ def data(tmp_path_factory):
     return data, squares(root, count=10, empty=empty)
 
 
-@pytest.mark.parametrize("name", ["hsv-det-n", "detr-tiny"])
-def test_two_processes_train_as_one_even_when_one_has_no_objects(data, tmp_path, name):
+def two_processes(work, *arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    several = [
+    return [
         in_process(
-            run, data, tmp_path / "two", name, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2", GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            TORCHELASTIC_RUN_ID="test",
+            work, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+            GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
         )
         for rank in range(2)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["hsv-det-n", "detr-tiny"])
+def test_two_processes_train_as_one_even_when_one_has_no_objects(data, tmp_path, name):
+    several = two_processes(run, data, tmp_path / "two", name)
     alone = in_process(run, data, tmp_path / "one", name)
     for process in (*several, alone):
         process.join()
@@ -61,3 +67,29 @@ def test_two_processes_train_as_one_even_when_one_has_no_objects(data, tmp_path,
     nets = [load(tmp_path / folder / "last.safetensors").net.state_dict() for folder in ("one", "two")]
     for key, tensor in nets[0].items():
         torch.testing.assert_close(tensor, nets[1][key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def fail(data, out):
+    """Rank 1 predicts NaN from its third step on; both ranks write down what they raise."""
+    original, rank = Learner.losses, os.environ["RANK"]
+
+    def poisoned(self, batch):
+        if rank == "1" and self.average.steps == 2:
+            self.net.boxes.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+        return original(self, batch)
+
+    Learner.losses = poisoned
+    try:
+        train(tiny_query(), data, out, epochs=2, batch=4, workers=0, device="cpu", progress=False)
+    except NonFiniteError as error:
+        (out / f"rank{rank}.txt").write_text(str(error))
+
+
+def test_what_one_process_cannot_match_stops_both_and_is_named(data, tmp_path):
+    processes = two_processes(fail, data, tmp_path / "run")
+    for process in processes:
+        process.join()
+    messages = [(tmp_path / f"run/rank{rank}.txt").read_text() for rank in range(2)]
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("Epoch 1, step 3: decoder layer 0.boxes holds NaN")
+    assert messages[0].count(".png") == 1  # the last batch has two images, one for each process

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .. import models
 from ..detector import load_tensors
 from ..devices import move
 from ..errors import ConfigError, NonFiniteError
-from ..structures import Batch
+from ..structures import Batch, QueryOutput
 from .ema import AveragedNet
 from .optimizer import gates, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from .plan import Plan
@@ -40,10 +39,10 @@ class Step(NamedTuple):
 
 
 class NotFinite(Exception):
-    """A loss or gradient of a step, in any process; the network is what it was before. losses: as in `Step`.
-    complaint: what the criterion said of it in this process, or ""."""
+    """A prediction, loss or gradient of a step, in any process; the network is what it was before. losses: as
+    in `Step`, up to the batch that failed. complaint: what was said of a prediction in this process, or ""."""
 
-    def __init__(self, losses: list[dict[str, Tensor]], gradient_norm: float, complaint: str):
+    def __init__(self, losses: list[dict[str, Tensor]], gradient_norm: float, complaint: str = ""):
         super().__init__(losses, gradient_norm, complaint)
         self.losses, self.gradient_norm, self.complaint = losses, gradient_norm, complaint
 
@@ -51,7 +50,7 @@ class NotFinite(Exception):
         """In a sentence, and the paths of the images in question. Every process must come, with its window."""
         here = [
             ({name: value.item() for name, value in losses.items()}, [info.path for info in batch.infos])
-            for losses, batch in zip(self.losses, window, strict=True)
+            for losses, batch in zip(self.losses, window, strict=False)
         ]
         parts = gather((here, self.complaint))
         batches = [item for part, _ in parts for item in part]
@@ -99,7 +98,7 @@ class Learner:
         self._keeps_statistics = plan.warm and plan.batch // fabric.world_size < recipe.frozen_norm_batch
         self._buffers = [buffer for buffer in net.buffers() if buffer.numel()]
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
-        self._overflows, self._complaint = 0, ""
+        self._overflows = 0
 
     def rate(self, step: int, scale: float = 1.0) -> float:
         """The learning rate of a step, counted from 0, of the parameters with that scale."""
@@ -119,6 +118,13 @@ class Learner:
         torch._foreach_copy_(self._buffers_before, self._buffers)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(position.step, group["scale"])
+        try:
+            return self._step(window, position, signal)
+        except NotFinite:
+            torch._foreach_copy_(self._buffers, self._buffers_before)
+            raise
+
+    def _step(self, window: list[Batch], position: Position, signal: int) -> Step:
         losses, norm = self._gradient(window, position)
         total = torch.stack([torch.stack(list(terms.values())).sum() for terms in losses])
         # One look at the device for both, and in several processes one exchange.
@@ -129,8 +135,7 @@ class Learner:
         self._overflows = self._overflows + 1 if bad_norm else 0
         scaled = self.plan.precision == "fp16"
         if bad_loss or (bad_norm and (not scaled or self._overflows > MOST_OVERFLOWS)):
-            torch._foreach_copy_(self._buffers, self._buffers_before)
-            raise NotFinite(losses, float(norm), self._complaint)
+            raise NotFinite(losses, float(norm))
         self.optimizer.step()  # fp16: skipped by the scaler where the gradient overflowed
         self.optimizer.zero_grad(set_to_none=True)
         if not bad_norm:
@@ -148,7 +153,11 @@ class Learner:
             torch.manual_seed(_seed(self.plan.seed, position.epoch, position.batch + number, self.rank))
             self._set_norm_momentum(position.step * self.plan.accumulate + number)
             with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(window) - 1):
-                losses = self.losses(batch)
+                try:
+                    losses = self.losses(batch)
+                except NonFiniteError as error:
+                    unmatched = {"matching": torch.tensor(math.nan)} if str(error) else {}
+                    raise NotFinite([*found, unmatched], math.nan, str(error)) from None
                 self.fabric.backward(sum(losses.values()) / len(window))
             found.append({name: value.detach() for name, value in losses.items()})
         norm = self.fabric.clip_gradients(
@@ -157,15 +166,12 @@ class Learner:
         return found, norm
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """By name, weighted. Raises NonFiniteError, in every process, where predictions cannot be matched."""
         images, padding, targets, _ = move(batch, self.device, self.plan.detector.preprocess)
         output = self.wrapped(images, padding, targets)
-        try:
-            return self.criterion(output, targets)
-        except NonFiniteError as error:
-            # Not raised from here: other processes wait for this one in the backward pass, and stop after it.
-            self._complaint = str(error)
-            parts = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
-            return {"matching": math.nan * sum(part.float().sum() for part in parts)}
+        if self.fabric.world_size > 1 and isinstance(output, QueryOutput):
+            _check_together(output, self.device)
+        return self.criterion(output, targets)
 
     def _set_norm_momentum(self, batches: int) -> None:
         """Running statistics of a new network start as the mean over the batches seen, not from 0 and 1: else
@@ -200,6 +206,26 @@ class Learner:
 
     def _scaler(self):
         return getattr(self.fabric.strategy.precision, "scaler", None)
+
+
+def _check_together(output: QueryOutput, device: torch.device) -> None:
+    """Raises NonFiniteError in every process if a prediction of any is not finite; without words in those whose
+    are. Matching would raise in one process alone, and the others wait for it in the criterion for ever."""
+    named = {f"decoder layer {number}": layer for number, layer in enumerate(output.layers)}
+    if output.proposals is not None:
+        named["proposals"] = output.proposals
+    parts = [
+        (f"{name}.{part}", tensor) for name, pair in named.items() for part, tensor in pair._asdict().items()
+    ]
+    sound = torch.stack([tensor.isfinite().all() for _, tensor in parts]).tolist()
+    bad = [name for (name, _), fine in zip(parts, sound, strict=True) if not fine]
+    if largest([float(len(bad))], device)[0]:
+        raise NonFiniteError(
+            f"{bad[0]} holds NaN or infinity, so it cannot be matched with objects. Lower the learning rate, or"
+            " train with --precision fp32."
+            if bad
+            else ""
+        )
 
 
 def _seed(*key: int) -> int:
