@@ -48,8 +48,8 @@ _PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "onnxruntime", "openvino"),
     "tensorrt": ("onnx", "onnxscript", "onnxruntime", "tensorrt"),
-    "coreml": ("onnxscript", "coremltools"),
-    "executorch": ("onnxscript", "executorch"),
+    "coreml": ("coremltools",),
+    "executorch": ("executorch",),
 }
 
 
@@ -114,9 +114,10 @@ def export(
     every image gets the smallest canvas it fits, as in `Detector`, instead of one of `size`; models that resize
     by the shorter side always do. precision: fp32, fp16 or int8. calibrate: a data set, for int8; fp16 measures on
     it, or else on drawn scenes, which layers come near its largest number. data: what the certificate is made
-    with; drawn scenes if not given. score: what a detection must pass to be counted; weaker ones down to 0.001
-    follow it. iou: of the suppression. limit: detections an image. certify: compare the artifact with the detector
-    and write its certificate; one that differs is not handed over, it stays NAME.rejected.SUFFIX.
+    with; if not given, `calibrate` for int8, else drawn scenes. score: what a detection must pass to be counted;
+    weaker ones down to 0.001 follow it. iou: of the suppression. limit: detections an image. certify: compare the
+    artifact with the detector and write its certificate; one that differs is not handed over, it stays
+    NAME.rejected.SUFFIX.
 
     Written atomically. Raises CheckpointError, ConfigError, DataError and SaveError.
     """
@@ -162,7 +163,7 @@ def export(
     if certified:
         from .certificate import certify as compare
 
-        certificate = compare(detector, written, data)
+        certificate = compare(detector, written, calibrate if data is None and precision == "int8" else data)
         if certificate.passed:
             hand_over(path)
             written = path

@@ -16,7 +16,7 @@ from ..preprocess import Preprocess
 from .graph import ExportGraph, Rows
 from .graph_canvas import OPSET, canvas_graph
 from .graph_half import to_half
-from .suppression import suppress_onnx
+from .suppression_onnx import suppress_onnx
 
 
 def to_onnx(

@@ -27,7 +27,9 @@ def to_tensorrt(model: onnx.ModelProto, size: tuple[int, int]) -> bytes:
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise ConfigError(f"TensorRT does not read this model: {reasons}. The ONNX artifact runs on GPUs too.")
+        raise ConfigError(
+            f"TensorRT does not read this model: {reasons}. The ONNX artifact runs on GPUs too."
+        )
     profile = builder.create_optimization_profile()
     shapes = [
         (batch, side or size[0], side or size[1], 3) for batch, side in zip(_BATCH, _SIDES, strict=True)

@@ -17,11 +17,13 @@ from ..detector import Detector
 from ..layers.dense_head import decode_distances
 from ..postprocess import best_class, nms, top_k
 from ..structures import DenseOutput, Prediction
-from .suppression import suppress
+from .suppression import suppress, suppress_in_rounds
 
 # Anchors that may come to suppression. Eager takes 30 000; the 4096 best are more than the few hundred that become
 # detections ever need, and cost nothing.
 CANDIDATES = 4096
+# Where each is compared with each other.
+_PORTABLE_CANDIDATES = 512
 
 # Cells that have padding are told to dense networks by this many pixels, the finest cell they have.
 _CELL = 8
@@ -41,14 +43,24 @@ class Rows(NamedTuple):
 class ExportGraph(nn.Module):
     """detector: it is folded here. score: what a detection must pass to be counted. floor: what it must pass to
     be there at all; for dense models, below which nothing is suppressed and nothing suppresses. iou: of the
-    suppression. limit: detections an image."""
+    suppression. limit: detections an image. portable: suppression in plain operators, for runtimes that have none."""
 
-    def __init__(self, detector: Detector, *, score: float, floor: float, iou: float, limit: int):
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        score: float,
+        floor: float,
+        iou: float,
+        limit: int,
+        portable: bool = False,
+    ):
         super().__init__()
         self.net = detector.deploy().net.float()
         self.read = models.find(detector.name).postprocess
         self.resize = detector.preprocess.resize
         self.score, self.floor, self.iou, self.limit = score, floor, iou, limit
+        self.portable = portable
 
     def forward(self, canvas: Tensor, content: Tensor, size: Tensor) -> Rows:
         """canvas: [B, 3, h, w] float32, normalised. content: [4] int64, (left, top, width, height) of the picture
@@ -86,7 +98,7 @@ class ExportGraph(nn.Module):
         """As `postprocess.nms`, but only boxes of candidates are decoded."""
         logits = output.prediction.logits.transpose(1, 2).float()  # [B, C, A], as the head made them
         distances = output.distances.transpose(1, 2)
-        count = min(CANDIDATES, logits.shape[2])
+        count = min(_PORTABLE_CANDIDATES if self.portable else CANDIDATES, logits.shape[2])
         index = logits.amax(1).topk(count).indices  # [B, K]
         strongest, labels = _at(logits, index).max(1)
         scores = strongest.sigmoid()
@@ -94,7 +106,10 @@ class ExportGraph(nn.Module):
         xyxy = decode_distances(reach, output.anchors[index], output.strides[index])
         offset, extent = content[:2].float().repeat(2), content[2:].float().repeat(2)
         boxes = cut((xyxy - offset) / extent * scale, scale)
-        kept = suppress(boxes, scores, labels, logits.shape[1], self.iou, self.floor, self.limit)
+        if self.portable:
+            kept = suppress_in_rounds(boxes, scores, labels, self.iou, self.floor)
+        else:
+            kept = suppress(boxes, scores, labels, logits.shape[1], self.iou, self.floor, self.limit)
         scores, order = scores.where(kept, 0.0).topk(min(self.limit, count))
         real = scores > 0
         labels = labels.gather(1, order).where(real, -1)

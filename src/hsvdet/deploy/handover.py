@@ -29,11 +29,11 @@ def certificate_files(path: Path) -> tuple[Path, Path]:
 
 
 def _certificate_json(path: Path) -> Path:
-    return path.with_suffix(".certificate.json")
+    return path.with_name(f"{path.name}.certificate.json")
 
 
 def _certificate_picture(path: Path) -> Path:
-    return path.with_suffix(".certificate.png")
+    return path.with_name(f"{path.name}.certificate.png")
 
 
 def _weights(path: Path) -> Path:

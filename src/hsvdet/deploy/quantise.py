@@ -9,9 +9,10 @@ quantised by ONNX Runtime's own quantiser, OpenVINO models by NNCF. docs/certifi
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +153,8 @@ def _quietly() -> Iterator[None]:
     try:
         for log in loggers:
             log.setLevel(logging.ERROR)
-        yield
+        with redirect_stdout(sys.stderr):  # progress bars; stdout is for answers
+            yield
     finally:
         for log, level in zip(loggers, levels, strict=True):
             log.setLevel(level)

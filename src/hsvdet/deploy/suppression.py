@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import onnx_ir as ir
 import torch
-from onnxscript import opset18 as op
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -32,20 +29,25 @@ def _(boxes, scores, labels, classes, iou, floor, limit):
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float, limit: int):
-    """ONNX's own operator, which sorts and compares as above; each class is a row of scores of its own."""
-    rows = op.Constant(value=ir.tensor(np.arange(classes)[:, None]))
-    axis = op.Constant(value_ints=[1])
-    own = op.Equal(op.Unsqueeze(labels, axis), rows)  # [B, C, K]
-    table = op.Where(own, op.Unsqueeze(scores, axis), op.Constant(value_float=0.0))
-    selected = op.NonMaxSuppression(
-        boxes,
-        table,
-        op.Constant(value_ints=[limit]),
-        op.Constant(value_floats=[iou]),
-        op.Constant(value_floats=[floor]),
-    )  # [M, 3]: image, class, box
-    place = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
-    ones = op.Expand(op.Constant(value_float=1.0), op.Shape(selected, start=0, end=1))
-    kept = op.ScatterND(op.Mul(scores, op.Constant(value_float=0.0)), place, ones)
-    return op.Cast(kept, to=9)
+def suppress_in_rounds(
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, floor: float, rounds: int = 16
+) -> Tensor:
+    """As `suppress`, for boxes that come strongest first, in operators that every runtime has.
+
+    In each round a box stays that no staying, stronger one of its class overlaps. After n rounds this is exact for
+    chains of up to n boxes of which each suppresses the next.
+    """
+    first = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    last = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    width, height = (last - first).clamp(min=0).unbind(-1)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    area = sides[..., 0] * sides[..., 1]
+    shared = width * height
+    over = shared > iou * (area[:, :, None] + area[:, None] - shared)
+    place = torch.arange(boxes.shape[1], device=boxes.device)
+    beaten = over & (labels[:, :, None] == labels[:, None]) & (place[None, :] < place[:, None])
+    strong = scores > floor
+    kept = strong
+    for _ in range(rounds):
+        kept = strong & ~(beaten & kept[:, None]).any(-1)
+    return kept

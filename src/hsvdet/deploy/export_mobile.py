@@ -1,0 +1,73 @@
+"""A detector as a program for phones and boards: ExecuTorch with XNNPACK, or Core ML.
+
+Their programs have fixed shapes, so what comes in is an image that is on its canvas already: the placing, which
+depends on its size, is the app's (`Preprocess.geometry`). The rest is inside.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..preprocess import Preprocess
+from .artifact import KEY, ArtifactHeader
+from .graph import ExportGraph, Rows
+
+
+class OnCanvas(torch.nn.Module):
+    """`ExportGraph` from whole grey levels 0..255, float32 [1, 3, h, w], instead of normalised values."""
+
+    def __init__(self, graph: ExportGraph, preprocess: Preprocess):
+        super().__init__()
+        self.graph = graph
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1))
+
+    def forward(self, canvas: Tensor, content: Tensor, size: Tensor) -> Rows:
+        return self.graph((canvas / 255 - self.mean) / self.std, content, size)
+
+
+def to_executorch(graph: ExportGraph, preprocess: Preprocess) -> bytes:
+    """canvas [1, 3, h, w] float32, content [4] int64 and size [2] int64 to `Rows`."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    lowered = to_edge_transform_and_lower(_program(graph, preprocess), partitioner=[XnnpackPartitioner()])
+    return lowered.to_executorch().buffer
+
+
+def write_coreml(path: Path, graph: ExportGraph, preprocess: Preprocess, header: ArtifactHeader) -> None:
+    """As `to_executorch`, as a package. Raises ConfigError with coremltools' words where it cannot convert."""
+    import json
+
+    import coremltools
+
+    program = _program(graph, preprocess).run_decompositions({})
+    try:
+        model = coremltools.convert(
+            program,
+            outputs=[coremltools.TensorType(name=name) for name in Rows._fields],
+            minimum_deployment_target=coremltools.target.iOS17,
+            compute_precision=coremltools.precision.FLOAT32,
+        )
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"coremltools {coremltools.__version__} does not convert {header.model}: {reason}"
+        ) from None
+    model.user_defined_metadata[KEY] = json.dumps(header.to_json(), ensure_ascii=False)
+    model.save(str(path))
+
+
+def _program(graph: ExportGraph, preprocess: Preprocess) -> torch.export.ExportedProgram:
+    height, width = preprocess.size
+    example = (
+        torch.zeros(1, 3, height, width),
+        torch.tensor([0, 0, width, height]),
+        torch.tensor([height, width]),
+    )
+    with torch.no_grad():
+        return torch.export.export(OnCanvas(graph, preprocess).eval(), example)

@@ -1,0 +1,345 @@
+"""Artifacts: the same detections as the detector, in runtimes that know nothing of it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.ops import batched_nms
+
+import hsvdet
+from hsvdet.errors import CheckpointError, ConfigError
+from hsvdet.models import find
+from hsvdet.preprocess import Preprocess
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+import onnx_ir as ir  # noqa: E402
+
+from hsvdet import runtime  # noqa: E402
+from hsvdet.cli import main  # noqa: E402
+from hsvdet.deploy import artifact  # noqa: E402
+from hsvdet.deploy.export_onnx import to_onnx  # noqa: E402
+from hsvdet.deploy.graph import ExportGraph  # noqa: E402
+from hsvdet.deploy.graph_canvas import canvas_graph  # noqa: E402
+from hsvdet.deploy.graph_half import layers_near_overflow, to_half  # noqa: E402
+from hsvdet.deploy.suppression import suppress  # noqa: E402
+from hsvdet.deploy.suppression_onnx import suppress_onnx  # noqa: E402
+
+LABELS = ["car", "person", "tree"]
+SIZE = (64, 96)
+THIN = {"width": 0.0625}
+SHORT = {"encoder_layers": 1, "decoder_layers": 1}
+FAMILIES = {
+    "yolov8-n": THIN,
+    "hsv-det-n+": THIN | {"context": 2},
+    "detr-tiny": SHORT,
+    "conditional-detr-tiny": SHORT,
+    "dn-deformable-detr-tiny": SHORT | {"levels": 2},
+    "rt-detr-tiny": {"decoder_layers": 1},
+}
+
+
+def lively(name: str, options=None, **preprocess) -> hsvdet.Detector:
+    """With statistics, biases and heads such that scores, classes and boxes differ, and depend on the image."""
+    torch.manual_seed(0)
+    detector = hsvdet.create(name, LABELS, category_ids=[3, 7, 11], options=options)
+    detector.preprocess = dataclasses.replace(detector.preprocess, **{"size": SIZE, **preprocess})
+    net, (height, width) = detector.net, detector.preprocess.size
+    with torch.no_grad():
+        for path, parameter in net.named_parameters():
+            last = path.endswith("2.weight") and "towers" in path
+            if path.endswith("2.bias") and "class_towers" in path:
+                parameter.fill_(-1.0)
+            elif path.endswith("2.bias") and "box_towers" in path:  # short distances, so that boxes differ
+                parameter.copy_(-0.7 * torch.arange(len(parameter) // 4).repeat(4))
+            elif parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif last or "classes" in path or not parameter.any():
+                parameter.copy_(
+                    torch.randn_like(parameter) * ((0.3 if last else 3) / parameter.shape[1]) ** 0.5
+                )
+        # Running statistics as after training: with those of a new network the image fades away with depth.
+        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+        shapes = [(height, width), (height // 2, width), (height, width // 3)]
+        images = [photograph(*shape, seed) // (1 + seed) for seed, shape in enumerate(shapes)]
+        inputs, paddings = zip(*(on_canvas(detector, image) for image in images), strict=True)
+        net.train()
+        net(torch.cat(inputs), torch.cat(paddings))
+    net.eval()
+    return detector
+
+
+def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def on_canvas(detector, image, minimal=False):
+    canvas, at = detector.preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal)
+    padding = torch.ones(1, *canvas.shape[1:], dtype=torch.bool)
+    padding[:, at.top : at.top + at.height, at.left : at.left + at.width] = False
+    return detector.preprocess.normalise(canvas)[None], padding
+
+
+@torch.inference_mode()
+def eager(detector, image, minimal, **options):
+    """The detector as it was trained, on the canvas that the artifact has."""
+    answer = detector.net(*on_canvas(detector, image, minimal)).answer
+    return find(detector.name).detections(answer, [image.shape[:2]], **options)[0]
+
+
+def assert_same(found, expected):
+    """The same detections; those of one score in any order."""
+    assert len(found.scores) == len(expected.scores)
+    boxes, scores, labels = (np.asarray(part) for part in expected)
+    np.testing.assert_allclose(found.scores, scores, atol=3e-4)
+    for box, score, label in zip(*found, strict=True):
+        same = (np.abs(scores - score) < 6e-4) & (labels == label)
+        assert np.abs(boxes[same] - box).max(1).min(initial=np.inf) < 0.02, (box, score, label)
+
+
+def header_of(detector, **changes):
+    values = dict(
+        target="onnx", precision="fp32", size=detector.preprocess.size, dynamic=False, score=0.25, floor=0.001,
+        iou=0.7, limit=120, versions={"hsvdet": "1"},
+    )  # fmt: skip
+    return artifact.ArtifactHeader(**detector.header(), **values | changes)
+
+
+def written(detector, path, dynamic=False):
+    dense = find(detector.name).postprocess.__name__ == "nms"
+    floor = 0.001 if dense else 0.0
+    graph = ExportGraph(detector, score=0.25, floor=floor, iou=0.7, limit=120)
+    model = to_onnx(graph, detector.preprocess, dynamic=dynamic)
+    artifact.set_onnx_header(model, header_of(detector, floor=floor, dynamic=dynamic))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return lively("yolov8-n", THIN)
+
+
+@pytest.fixture(scope="module")
+def path(detector, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("artifact")
+    report = hsvdet.export(detector, "onnx", folder / "yolo.onnx", limit=120, certify=False)
+    assert report.bytes == (folder / "yolo.onnx").stat().st_size and report.passed
+    return folder / "yolo.onnx"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_path):
+    padded = {} if name in ("yolov8-n", "rt-detr-tiny") else {"resize": "fit"}
+    detector = lively(name, FAMILIES[name], **padded)
+    run = runtime.load(written(detector, tmp_path / "a.onnx"), threads=1)
+    for size in ((64, 96), (50, 40), (30, 111)):
+        images = [photograph(*size, seed) for seed in range(3)]
+        for image, found in zip(images, run(images, score=run.header.floor), strict=True):
+            expected = eager(detector, image, False, score=run.header.floor, limit=120)
+            assert_same(found, expected)
+            assert len(found.scores) > 2
+
+
+def test_a_dynamic_artifact_has_the_canvas_of_the_detector_itself(tmp_path):
+    detector = lively("hsv-det-n", THIN | {"k": 6, "insert": ("P5",)}, size=(128, 160))
+    run = runtime.load(written(detector, tmp_path / "a.onnx", dynamic=True), threads=1)
+    for size in ((128, 160), (50, 90), (90, 50), (200, 40)):
+        image = photograph(*size)
+        options = dict(score=run.header.floor, limit=120)
+        assert_same(run(image, **options), detector(image, **options))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("resize", ["letterbox", "fit", "stretch", "shortest"])
+def test_preprocessing_in_the_graph_is_that_of_the_detector_bit_for_bit(resize, antialias):
+    preprocess = Preprocess(size=(64, 96), resize=resize, antialias=antialias, mean=(0.4, 0.5, 0.6))
+    for minimal in {False, True} if resize != "shortest" else {True}:
+        model = ir.to_proto(canvas_graph(preprocess, minimal=minimal and resize != "stretch"))
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        for height, width in [(64, 96), (97, 61), (33, 210), (200, 300), (1, 7), (480, 64)]:
+            image = photograph(height, width)
+            canvas, content, size = session.run(None, {"images": image[None]})
+            expected, place = preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal)
+            assert tuple(content) == tuple(place) and tuple(size) == (height, width)
+            np.testing.assert_allclose(canvas[0], preprocess.normalise(expected), atol=1e-6)
+
+
+def test_suppression_in_the_graph_is_that_of_the_detector():
+    class Suppress(torch.nn.Module):
+        def forward(self, boxes, scores, labels):
+            return suppress(boxes, scores, labels, 4, 0.5, 0.1, 30)
+
+    corner, side = torch.rand(2, 90, 2) * 60, torch.rand(2, 90, 2) * 40 + 5
+    boxes, scores = torch.cat([corner, corner + side], -1), torch.rand(2, 90)
+    labels = torch.randint(4, (2, 90))
+    program = torch.onnx.export(
+        Suppress().eval(),
+        (boxes, scores, labels),
+        dynamo=True,
+        verbose=False,
+        custom_translation_table={torch.ops.hsvdet.suppress.default: suppress_onnx},
+    )
+    session = ort.InferenceSession(program.model_proto.SerializeToString())
+    inputs = [item.name for item in session.get_inputs()]
+    arrays = (boxes.numpy(), scores.numpy(), labels.numpy())
+    (kept,) = session.run(None, dict(zip(inputs, arrays, strict=True)))
+    for image in range(2):
+        strong = (scores[image] > 0.1).nonzero().squeeze(1)
+        own = strong[batched_nms(boxes[image, strong], scores[image, strong], labels[image, strong], 0.5)]
+        assert set(kept[image].nonzero()[0]) == set(own.tolist())
+        assert 0 < len(own) < len(strong)
+
+
+def test_what_is_counted_passes_the_score_and_weaker_rows_follow(path):
+    session = ort.InferenceSession(path)
+    boxes, scores, labels, count = session.run(None, {"images": photograph(8, 96)[None]})
+    assert boxes.shape == (1, 120, 4) and boxes.dtype == scores.dtype == np.float32
+    assert (np.diff(scores[0]) <= 0).all() and (scores[0] > 0.25).sum() == count[0]
+    empty = scores[0] == 0  # most boxes of so flat an image are suppressed
+    assert empty.any() and (labels[0][empty] == -1).all() and not boxes[0][empty].any()
+    assert (labels[0][~empty] >= 0).all() and scores[0][~empty].min() > 0.001
+
+
+def test_openvino_answers_as_onnx_runtime(path, detector, tmp_path):
+    pytest.importorskip("openvino")
+    from hsvdet.deploy.export_openvino import to_openvino, write_openvino
+
+    header = header_of(detector, target="openvino")
+    write_openvino(tmp_path / "a.xml", to_openvino(onnx.load(path)), header)
+    assert artifact.read_header(tmp_path / "a.xml").labels == tuple(LABELS)
+    run, other = runtime.load(path, threads=1), runtime.load(tmp_path / "a.xml", threads=1)
+    for size in ((64, 96), (50, 40)):
+        images = [photograph(*size), photograph(*size, seed=1)]
+        for found, expected in zip(other(images, score=0.001), run(images, score=0.001), strict=True):
+            assert_same(found, expected)
+    artifact.write_header(tmp_path / "a.xml", dataclasses.replace(header, certificate={"passed": True}))
+    assert artifact.read_header(tmp_path / "a.xml").certificate == {"passed": True}
+    assert len(runtime.load(tmp_path / "a.xml", threads=1)(photograph(20, 20), score=0.001).scores)
+
+
+def test_float16_keeps_scores_and_boxes_in_float32(path, tmp_path):
+    model = ir.from_proto(onnx.load(path))
+    to_half(model, ("net.stem.conv",))
+    types = {node.op_type: set() for node in model.graph}
+    for node in model.graph:
+        types[node.op_type].add(node.outputs[0].dtype)
+    assert types["Conv"] == {ir.DataType.FLOAT, ir.DataType.FLOAT16}  # float32: the stem and the heads' last
+    assert ir.DataType.FLOAT16 not in types["Softmax"] | types["TopK"] | types["Div"] | types["Sub"]
+    onnx.save(ir.to_proto(model), tmp_path / "half.onnx")
+    assert (tmp_path / "half.onnx").stat().st_size < 0.75 * path.stat().st_size
+    whole, half = runtime.load(path, threads=1), runtime.load(tmp_path / "half.onnx", threads=1)
+    image = photograph(64, 96)
+    expected, found = whole(image, score=0.001), half(image, score=0.001)
+    np.testing.assert_allclose(found.scores[:5], expected.scores[:5], rtol=0.05)
+    assert np.abs(found.boxes[0] - expected.boxes[0]).max() < 1.5
+
+
+def test_layers_whose_values_would_overflow_float16_are_found():
+    detector = lively("yolov8-n", THIN)
+    with torch.no_grad():
+        detector.net.stage2[0].norm.weight.mul_(1e6)
+    graph = ExportGraph(detector, score=0.25, floor=0.001, iou=0.7, limit=120)
+    inputs = torch.rand(1, 3, *SIZE), torch.tensor([0, 0, 96, 64]), torch.tensor([64, 96])
+    found = layers_near_overflow(graph, [inputs])
+    assert {"net.stage2.0.conv", "net.stage2.1.split.conv"} <= set(found) and "net.stem.conv" not in found
+
+
+def test_the_header_survives_and_says_where_the_weights_come_from(path, detector):
+    header = artifact.read_header(path)
+    assert (header.model, header.labels, header.category_ids) == ("yolov8-n", tuple(LABELS), (3, 7, 11))
+    assert (header.licence, header.source) == (detector.licence, detector.source)
+    assert Preprocess(**header.preprocess) == detector.preprocess
+    again = artifact.ArtifactHeader.from_json(json.loads(json.dumps(header.to_json())))
+    assert again == header
+    before = runtime.load(path, threads=1)(photograph(30, 30), score=0.001)
+    artifact.write_header(path, dataclasses.replace(header, certificate={"passed": False}))
+    run = runtime.load(path, threads=1)
+    assert run.header.certificate == {"passed": False} and run.labels == tuple(LABELS)
+    assert np.array_equal(run(photograph(30, 30), score=0.001).boxes, before.boxes)
+
+
+def test_the_runtime_needs_no_pytorch(path, tmp_path):
+    Image.fromarray(photograph(50, 70)).save(tmp_path / "a.png")
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'scipy', 'onnx', 'onnxscript', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"
+        "from hsvdet import runtime\n"
+        f"detect = runtime.load({str(path)!r}, threads=1)\n"
+        f"boxes, scores, labels = detect({str(tmp_path / 'a.png')!r}, score=0.001)\n"
+        "print(len(boxes), [detect.labels[i] for i in labels][0], type(boxes).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count, label, kind = done.stdout.split()
+    assert int(count) > 2 and label in LABELS and kind == "ndarray"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(score=0.0001), "0.001 to 1"),
+        (dict(limit=121), "1 to 120"),
+        (dict(iou=0.5), "--iou 0.5"),
+    ],
+)
+def test_the_runtime_refuses_what_the_artifact_does_not_have(path, options, words):
+    with pytest.raises(ConfigError, match=words):
+        runtime.load(path, threads=1)(photograph(20, 20), **options)
+
+
+def test_files_that_are_no_artifacts_are_named(path, tmp_path):
+    bare = onnx.load(path)
+    del bare.metadata_props[:]
+    onnx.save(bare, tmp_path / "bare.onnx")
+    (tmp_path / "broken.onnx").write_bytes(path.read_bytes()[:1000])
+    for name in ("bare.onnx", "broken.onnx", "none.onnx"):
+        for reader in (runtime.load, artifact.read_header):
+            with pytest.raises(CheckpointError, match=name):
+                reader(tmp_path / name)
+    with pytest.raises(CheckpointError, match="format 2.*newer"):
+        artifact.ArtifactHeader.from_json({"format": 2})
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(to="tflite"), "one of onnx"),
+        (dict(to="onnx", precision="int8"), "--calibrate"),
+        (dict(to="onnx", precision="bf16"), "fp32, fp16, int8"),
+        (dict(to="openvino", out="a.onnx"), "NAME.xml"),
+        (dict(to="onnx", score=2), "from 0 to 1"),
+        (dict(to="onnx", size=(60, 96)), "multiples of 32"),
+    ],
+)
+def test_export_says_what_it_cannot_do(detector, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        hsvdet.export(detector, **arguments)
+
+
+def test_a_selector_by_chance_is_not_exported():
+    with pytest.raises(ConfigError, match="random"):
+        hsvdet.export(lively("hsv-det-n", THIN | {"selector": "random"}), "onnx")
+
+
+def test_a_missing_package_is_named(detector, monkeypatch):
+    monkeypatch.setattr("hsvdet.deploy.export.find_spec", lambda name: None if name == "openvino" else 1)
+    with pytest.raises(ConfigError, match="pip install openvino"):
+        hsvdet.export(detector, "openvino")
+
+
+def test_the_command_reports_errors_in_one_line(tiny_checkpoint, capsys):
+    assert main(["export", str(tiny_checkpoint), "--to", "onnx", "--precision", "int8"]) == 2
+    assert "--calibrate DATA" in capsys.readouterr().err
