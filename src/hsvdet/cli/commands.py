@@ -20,7 +20,7 @@ from .train import train
 from .use import convert, demo, predict, val
 
 app = new_app(
-    "Object detection whose results people can check: HSV-DET and YOLOv8 in PyTorch.",
+    "Object detection whose results people can check: HSV-DET, YOLOv8 and the DETR lineage in PyTorch.",
     epilog=example("hsvdet demo", "hsvdet train --help"),
     invoke_without_command=True,
 )

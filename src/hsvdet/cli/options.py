@@ -43,7 +43,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that load images; chosen if not given.")]
 Iou = Annotated[float, typer.Option(min=0, max=1, help="Overlap above which the weaker box is suppressed.")]
 Limit = Annotated[int, typer.Option(min=1, help="Most detections per image.")]
-Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors) of hsvdet.")]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors) of hsvdet, or hf://owner/name.")
+]
 
 
 def new_app(help_: str, **options: Any) -> typer.Typer:
