@@ -1,4 +1,8 @@
 import logging
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,3 +92,23 @@ def test_predict_says_what_it_picked(tmp_path, tiny_checkpoint, caplog, capabili
         report = hsvdet.predict(tiny_checkpoint, tmp_path / "a.png", tmp_path / "out")
     assert "cpu (1 threads), fp32, channels last, folded" in caplog.text
     assert report.to_json()["settings"] == "cpu (1 threads), fp32, channels last, folded"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+@pytest.mark.parametrize("environment", [{}, {"MALLOC_TRIM_THRESHOLD_": "131072"}])
+def test_freed_memory_is_used_again_unless_the_environment_decides(environment):
+    """A block of 64 MB has 16384 pages, which fault when the system has to find them again."""
+    script = """
+import resource
+from hsvdet.allocator import keep_freed_memory
+print(keep_freed_memory())
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(64 << 20)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    command = [sys.executable, "-c", script]
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(command, env=ours | environment, capture_output=True, text=True, check=True)
+    kept, _, faults = done.stdout.split()
+    assert (kept, int(faults) < 1000) == (("False", False) if environment else ("True", True))

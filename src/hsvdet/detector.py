@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .allocator import keep_freed_memory
 from .checkpoint import read_checkpoint, write_checkpoint
 from .deploy.fold import FoldReport, fold
 from .errors import CheckpointError, ConfigError, SaveError, did_you_mean
@@ -112,7 +113,8 @@ class Detector:
 
         precision: "auto" for bf16 where the device is fast at it and else fp32; or fp32, bf16, fp16 (GPUs). In
         half precision scores move in the third digit and boxes by tenths of a pixel. compile: with
-        torch.compile, seconds to minutes at the first image of each size. `settings` says what was chosen,
+        torch.compile, seconds to minutes at the first image of each size. On a CPU the process then keeps the
+        memory it frees (`allocator.keep_freed_memory`). `settings` says what was chosen,
         `describe()` in one line. Raises ConfigError for a precision the device does not have, and for a detector that
         was accelerated for another.
         """
@@ -123,6 +125,8 @@ class Detector:
             raise ConfigError(
                 f"accelerate expects a detector as it was loaded; this one runs as {self.describe()} already."
             )
+        if self.device.type == "cpu":
+            keep_freed_memory()
         deployed = self.deploy()
         return dataclasses.replace(deployed, net=arrange(deployed.net, settings), settings=settings)
 
