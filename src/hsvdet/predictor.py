@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from .deploy.use import ArtifactDetector, is_artifact, refuse
 from .detector import Detector, load
 from .devices import find_device
 from .errors import ConfigError, DataError
@@ -71,7 +72,8 @@ def stream(
 ) -> Iterator[tuple[Frame, Detections]]:
     """Detections frame by frame, for films of any length: only a batch of frames is in memory.
 
-    detector: or the path of a checkpoint. sources: see `find_sources`. score: weaker detections are left out.
+    detector: or the path of a checkpoint, or of an artifact of `hsvdet export`, for which size, device, precision
+    and compile are settled. sources: see `find_sources`. score: weaker detections are left out.
     iou: of the suppression. limit: detections per image. batch: images at a time; one from a camera. size:
     (height, width) of the network's input, instead of the detector's own. precision, compile: as of
     `Detector.accelerate`, which every detector goes through; what it chose is logged in one line. failed: called
@@ -174,7 +176,15 @@ def _ready(
     device: str,
     precision: str,
     compile: bool,
-) -> Detector:
+) -> Detector | ArtifactDetector:
+    if is_artifact(detector):
+        refuse(
+            detector, size=size is not None, device=device not in ("auto", "cpu"),
+            precision=precision != "auto", compile=compile,
+        )  # fmt: skip
+        artifact = ArtifactDetector(detector)
+        logging.getLogger("hsvdet").info("predicting by %s", artifact.describe())
+        return artifact
     place = find_device(device)
     if not isinstance(detector, Detector):
         detector = load(detector)
@@ -186,7 +196,9 @@ def _ready(
     return detector
 
 
-def _detecting(detector: Detector, score: float, iou: float, limit: int, batch: int) -> Detect:
+def _detecting(
+    detector: Detector | ArtifactDetector, score: float, iou: float, limit: int, batch: int
+) -> Detect:
     if batch < 1 or limit < 1:
         raise ConfigError(f"batch and limit expect numbers from 1 on; got {batch} and {limit}.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):

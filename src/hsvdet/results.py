@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from . import __version__
+from .deploy.use import ArtifactDetector
 from .detector import Detector
 from .draw import draw_detections
 from .errors import ConfigError, SaveError
@@ -34,7 +35,9 @@ class ResultFolder:
     The JSON files grow under another name in the same folder, so memory does not grow with a film.
     """
 
-    def __init__(self, folder: Path, detector: Detector, sources: Sequence[Source], pictures: bool):
+    def __init__(
+        self, folder: Path, detector: Detector | ArtifactDetector, sources: Sequence[Source], pictures: bool
+    ):
         """Raises ConfigError where `folder` holds files that are not results of an earlier `predict`."""
         self.folder, self.labels, self.category_ids = folder, detector.labels, detector.category_ids
         self.counts: Counter[int] = Counter()

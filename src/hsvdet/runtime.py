@@ -1,4 +1,5 @@
-"""Detect from an exported artifact, without PyTorch: numpy, Pillow, and onnxruntime or openvino are enough.
+"""Detect from an exported artifact, without PyTorch: numpy, Pillow, and onnxruntime or openvino are enough
+(ExecuTorch's own Python runtime brings PyTorch with it).
 
     from hsvdet import runtime
 
@@ -25,17 +26,25 @@ from .structures import Detections
 # uint8 [B, H, W, 3] to boxes, scores, labels, count, as the artifact gives them.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
+SUFFIXES = (".onnx", ".xml", ".pte")
+
 
 def load(path: str | PathLike[str], *, threads: int | None = None) -> Runner:
-    """An artifact of `hsvdet export`, ready to run: NAME.onnx through onnxruntime, NAME.xml through openvino.
+    """An artifact of `hsvdet export`, ready to run: NAME.onnx through onnxruntime, NAME.xml through openvino,
+    NAME.pte through executorch.
 
     threads: of one call; the runtime's own choice if not given. Raises CheckpointError for a file that is not an
     artifact of hsvdet, ConfigError where the runtime it needs is not installed.
     """
     path = existing(path)
-    start = {".onnx": _start_onnx, ".xml": _start_openvino}.get(path.suffix)
+    start = dict(zip(SUFFIXES, (_start_onnx, _start_openvino, _start_executorch), strict=True)).get(
+        path.suffix
+    )
     if start is None:
-        raise CheckpointError(f"{path}: expected an artifact NAME.onnx or NAME.xml (OpenVINO).")
+        raise CheckpointError(
+            f"{path}: expected an artifact NAME.onnx, NAME.xml (OpenVINO) or NAME.pte (ExecuTorch); others are run"
+            " by the programs they are for."
+        )
     if threads is not None and threads < 1:
         raise ConfigError(f"threads expects a number from 1 on; got {threads}.")
     run, header = start(path, threads)
@@ -139,5 +148,39 @@ def _start_openvino(path: Path, threads: int | None) -> tuple[Run, ArtifactHeade
         request.infer({"images": images})
         # Copies: the request's own memory is written again by the next call.
         return [np.array(request.get_tensor(name).data) for name in ("boxes", "scores", "labels", "count")]
+
+    return run, header
+
+
+def _start_executorch(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
+    try:
+        import torch
+        from executorch.runtime import Runtime
+    except ImportError:
+        raise ConfigError(
+            f"{path}: an ExecuTorch artifact needs executorch: pip install executorch"
+        ) from None
+    from .preprocess import Preprocess
+
+    if threads is not None:
+        raise ConfigError(
+            "threads is for ONNX and OpenVINO; ExecuTorch's Python runtime chooses its own number."
+        )
+    header = read_header(path)
+    preprocess = Preprocess(**{**header.preprocess, "size": header.size})
+    try:
+        detect = Runtime.get().load_program(path).load_method("forward")
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: not an ExecuTorch program that can be run ({reason}).") from None
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        size = torch.tensor(images.shape[1:3])
+        rows = []
+        for image in images:  # the program's shapes are fixed, and so is a batch of one
+            canvas, content = preprocess.place(torch.from_numpy(image).permute(2, 0, 1))
+            outputs = detect.execute([canvas[None].float(), torch.tensor(content), size])
+            rows.append([output.numpy().copy() for output in outputs])  # the program's own memory otherwise
+        return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
     return run, header

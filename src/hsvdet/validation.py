@@ -14,6 +14,7 @@ from .boxes import cxcywh_to_xyxy
 from .data.dataset import DetectionData
 from .data.loader import EvaluationLoader, EvaluationSet
 from .data.read import read_data
+from .deploy.use import ArtifactDetector, is_artifact, refuse
 from .detector import Detector, load
 from .devices import autocast, default_workers, find_device, move
 from .errors import ConfigError
@@ -42,19 +43,25 @@ def val(
     precision: str = "fp32",
     out: str | PathLike[str] | None = None,
 ) -> Evaluation:
-    """Evaluate a detector, or a checkpoint, on one split of a data set.
+    """Evaluate a detector, a checkpoint or an artifact on one split of a data set.
 
     data: a path, read with the detector's classes, or DetectionData with these very classes. score: weaker
     detections are left out; COCO's AP wants nearly all. iou: of the suppression. limit: detections per image.
     out: a folder for the report (numbers and pictures). An image's detections do not depend on the images it
-    shares a batch with. Raises CheckpointError, ConfigError, DataError.
+    shares a batch with. An artifact of `hsvdet export` is run by its runtime, for which device, precision and iou
+    are settled; it gives each box one class, and no predictions from before suppression.
+    Raises CheckpointError, ConfigError, DataError.
     """
+    if is_artifact(detector):
+        refuse(detector, device=device not in ("auto", "cpu"), precision=precision != "fp32")
+        detector = ArtifactDetector(detector)
+        data = _of_classes(detector, data, split)
+        found = detector.on_data(data, score=score, iou=iou, limit=limit, batch=batch)
+        return _reported(evaluate_detections(data, found), out)
     place = find_device(device)
     if not isinstance(detector, Detector):
         detector = load(detector)
-    if not isinstance(data, DetectionData):
-        data = read_data(data, split, labels=detector.labels)
-    check_labels(detector, data)
+    data = _of_classes(detector, data, split)
     images = EvaluationSet(data, detector.preprocess)
     loader = EvaluationLoader(
         images,
@@ -67,7 +74,19 @@ def val(
     found = find_all(
         detector, net, loader, device=place, precision=precision, score=score, iou=iou, limit=limit
     )
-    evaluation = evaluate_detections(data, found.detections, candidates=found.candidates)
+    return _reported(evaluate_detections(data, found.detections, candidates=found.candidates), out)
+
+
+def _of_classes(
+    detector: Detector | ArtifactDetector, data: DetectionData | str | PathLike[str], split: str
+) -> DetectionData:
+    if not isinstance(data, DetectionData):
+        data = read_data(data, split, labels=detector.labels)
+    check_labels(detector, data)
+    return data
+
+
+def _reported(evaluation: Evaluation, out: str | PathLike[str] | None) -> Evaluation:
     if out is not None:
         write_report(evaluation, out)
     return evaluation
@@ -111,7 +130,7 @@ def find_all(
     return found
 
 
-def check_labels(detector: Detector, data: DetectionData) -> None:
+def check_labels(detector: Detector | ArtifactDetector, data: DetectionData) -> None:
     """Raises ConfigError where label i of the one is not label i of the other."""
     if tuple(data.labels) == tuple(detector.labels):
         return

@@ -51,6 +51,10 @@ class ArtifactHeader:
     float32: tuple[str, ...] = ()
     certificate: dict[str, Any] | None = None
 
+    @property
+    def certified(self) -> bool:
+        return bool(self.certificate and self.certificate.get("passed"))
+
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import models
+from .. import models, runtime
 from ..checkpoint import write_atomically
 from ..data.dataset import DetectionData
 from ..data.read import read_data
 from ..detector import Detector, load
 from ..errors import ConfigError, SaveError
 from ..postprocess import nms
-from .artifact import ArtifactHeader, set_onnx_header, sidecar, write_header
+from .artifact import ArtifactHeader, set_onnx_header, write_header
 from .graph import ExportGraph
-from .handover import hand_over, rejected_path
+from .handover import hand_over, parts, rejected_path
 
 if TYPE_CHECKING:
     import onnx
@@ -131,13 +131,19 @@ def export(
         detector = dataclasses.replace(detector, preprocess=preprocess)
     _check_selector(detector)
     notes = []
+    one_shape = to in ("coreml", "executorch")
+    if one_shape and (dynamic or detector.preprocess.resize == "shortest"):
+        raise ConfigError(
+            f"{to} programs have one canvas; with --dynamic, and where images are resized by their shorter side, it"
+            " depends on the image. ONNX and OpenVINO have such canvases."
+        )
     if detector.preprocess.resize == "shortest" and not dynamic:
         dynamic = True
         notes.append("Its images are resized by their shorter side, so the canvas is as large as each needs.")
     images = _images(detector, precision, calibrate)
     dense = models.find(detector.name).postprocess is nms
     floor = min(FLOOR, score) if dense else 0.0
-    graph = ExportGraph(detector, score=score, floor=floor, iou=iou, limit=limit)
+    graph = ExportGraph(detector, score=score, floor=floor, iou=iou, limit=limit, portable=one_shape)
     header = ArtifactHeader(
         **detector.header(),
         target=to,
@@ -151,16 +157,19 @@ def export(
         versions={package: version(package) for package in ("hsvdet", "torch")},
         float32=_kept_in_float32(graph, detector, precision, images, dynamic),
     )
-    certified = certify and to in ("onnx", "openvino")
+    certified = certify and SUFFIXES[to] in runtime.SUFFIXES
     written = rejected_path(path) if certified else path
     try:
-        notes += _write(written, graph, detector, header, images)
+        _write(written, graph, detector, header, images)
     except OSError as error:
         raise SaveError(f"{path}: could not be written: {error.strerror or error}.") from None
     if header.float32 and precision == "fp16":
         notes.append(f"float32 because of large values: {', '.join(header.float32)}.")
     certificate = None
-    if certified:
+    if not certified:
+        why = f"hsvdet does not run {to} artifacts" if certify else "it was not asked for"
+        notes.append(f"Not certified: {why}. Nothing has compared its detections with the detector's.")
+    else:
         from .certificate import certify as compare
 
         certificate = compare(detector, written, calibrate if data is None and precision == "int8" else data)
@@ -253,8 +262,7 @@ def _graph_input(detector: Detector, image: np.ndarray, minimal: bool) -> tuple[
 
 def _write(
     path: Path, graph: ExportGraph, detector: Detector, header: ArtifactHeader, images: Sequence[np.ndarray]
-) -> list[str]:
-    """Notes for the user."""
+) -> None:
     match header.target:
         case "onnx":
             model = _onnx(graph, detector, header)
@@ -283,7 +291,16 @@ def _write(
                 model = quantise_onnx(model, images, header.float32)
             write_atomically(path, to_tensorrt(model, detector.preprocess.size))
             write_header(path, header)
-    return []
+        case "coreml":
+            from .export_mobile import write_coreml
+
+            write_coreml(path, graph, detector.preprocess, header)
+            write_header(path, header)
+        case "executorch":
+            from .export_mobile import to_executorch
+
+            write_atomically(path, to_executorch(graph, detector.preprocess))
+            write_header(path, header)
 
 
 def _onnx(graph: ExportGraph, detector: Detector, header: ArtifactHeader) -> onnx.ModelProto:
@@ -294,5 +311,6 @@ def _onnx(graph: ExportGraph, detector: Detector, header: ArtifactHeader) -> onn
 
 
 def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path, path.with_suffix(".bin"), sidecar(path)]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(
+        file.stat().st_size for part in parts(path) for file in [part, *part.rglob("*")] if file.is_file()
+    )

@@ -22,12 +22,12 @@ class OnCanvas(torch.nn.Module):
 
     def __init__(self, graph: ExportGraph, preprocess: Preprocess):
         super().__init__()
-        self.graph = graph
+        self.detect = graph  # not "graph": the module of an exported program has that name for itself
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocess.std).view(3, 1, 1))
 
-    def forward(self, canvas: Tensor, content: Tensor, size: Tensor) -> Rows:
-        return self.graph((canvas / 255 - self.mean) / self.std, content, size)
+    def forward(self, canvas: Tensor, content: Tensor, size: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.detect((canvas / 255 - self.mean) / self.std, content, size))
 
 
 def to_executorch(graph: ExportGraph, preprocess: Preprocess) -> bytes:

@@ -18,24 +18,17 @@ def hand_over(path: Path) -> None:
     that may be there; what an earlier rejection left is gone with it. Raises OSError."""
     rejected = rejected_path(path)
     # The artifact itself comes last: once it has its name, all that belongs to it has too.
-    for of in (_certificate_json, _certificate_picture, _weights, sidecar, Path):
-        if of(rejected).exists():
-            os.replace(of(rejected), of(path))
+    belonging = zip(certificate_files(rejected), certificate_files(path), strict=True)
+    for old, new in (*belonging, *zip(parts(rejected)[::-1], parts(path)[::-1], strict=True)):
+        if old.exists():
+            os.replace(old, new)
+
+
+def parts(path: Path) -> list[Path]:
+    """The files an artifact consists of: its own, and what it cannot be used without. Not all need be there."""
+    return [path, path.with_suffix(".bin") if path.suffix == ".xml" else sidecar(path)]
 
 
 def certificate_files(path: Path) -> tuple[Path, Path]:
     """Where the certificate of an artifact is: JSON and picture."""
-    return _certificate_json(path), _certificate_picture(path)
-
-
-def _certificate_json(path: Path) -> Path:
-    return path.with_name(f"{path.name}.certificate.json")
-
-
-def _certificate_picture(path: Path) -> Path:
-    return path.with_name(f"{path.name}.certificate.png")
-
-
-def _weights(path: Path) -> Path:
-    """OpenVINO's second file."""
-    return path.with_suffix(".bin")
+    return tuple(path.with_name(f"{path.name}.certificate.{kind}") for kind in ("json", "png"))

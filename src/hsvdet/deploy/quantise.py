@@ -110,7 +110,10 @@ def quantise_openvino(
     model: openvino.Model, images: Sequence[np.ndarray], float32: Sequence[str]
 ) -> openvino.Model:
     """A float32 OpenVINO artifact in INT8. Parameters as of `quantise_onnx`."""
-    import nncf
+    from .export_openvino import unreported
+
+    with unreported():
+        import nncf
 
     convolutions, left = [], []
     for node in model.get_ordered_ops():
@@ -119,7 +122,7 @@ def quantise_openvino(
             (left if _within((weight,), float32) else convolutions).append(node.get_friendly_name())
     _some(convolutions)
     others = {node.get_type_name() for node in model.get_ops()} - {"Convolution", "GroupConvolution"}
-    with _quietly():
+    with _quietly(), unreported():
         return nncf.quantize(
             model,
             nncf.Dataset([{"images": image[None]} for image in images]),

@@ -521,7 +521,9 @@ def _write(
 
 
 def _versions(target: str) -> dict[str, str]:
-    names = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"]}.get(target, [])
+    names = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"], "executorch": ["executorch"]}.get(
+        target, []
+    )
     return {name: metadata.version(name) for name in ["hsvdet", "torch", *names]}
 
 
