@@ -73,21 +73,17 @@ class SetCriterion(nn.Module):
     def _losses(
         self, prediction: Prediction, targets: list[Target], pairs: Match, total: Tensor, name: str
     ) -> dict[str, Tensor]:
+        wanted = _objects(targets, pairs)
         labels = torch.full(prediction.logits.shape[:2], -1, device=prediction.logits.device)
-        quality = torch.zeros(labels.shape, device=labels.device)
-        starts = torch.tensor([0] + [len(target.labels) for target in targets], device=labels.device).cumsum(
-            0
-        )
-        flat = starts[pairs.image] + pairs.target
-        labels[pairs.image, pairs.query] = torch.cat([target.labels for target in targets])[flat]
+        labels[pairs.image, pairs.query] = wanted.labels
         boxes = prediction.boxes[pairs.image, pairs.query].float()
-        wanted = torch.cat([target.boxes for target in targets])[flat]
-        xyxy, wanted_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted)
+        xyxy, wanted_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted.boxes)
+        quality = torch.zeros(labels.shape, device=labels.device)
         quality[pairs.image, pairs.query] = iou(xyxy.detach(), wanted_xyxy)
         class_ = self.class_loss.loss(prediction.logits, labels, quality, total)
         return {
             f"{name}class": self.weights.class_ * class_,
-            f"{name}l1": self.weights.l1 * (boxes - wanted).abs().sum() / total,
+            f"{name}l1": self.weights.l1 * (boxes - wanted.boxes).abs().sum() / total,
             f"{name}giou": self.weights.giou * (1 - generalised_iou(xyxy, wanted_xyxy)).sum() / total,
         }
 
@@ -98,25 +94,26 @@ class SetCriterion(nn.Module):
         pairs = Match(groups.image[real], groups.query[real], groups.target[real])
         losses = {}
         for i, layer in enumerate(denoised.layers):
+            learning = layer, targets, pairs
             if self.denoised_rows == "real":
-                layer, own = _only(layer, pairs), Match(pairs.image, pairs.query, pairs.target)
-                losses |= self._real_rows(layer, targets, own, total * groups.groups, f"denoised{i}/")
-            else:
-                losses |= self._losses(layer, targets, pairs, total * groups.groups, f"denoised{i}/")
+                learning = _only(layer, targets, pairs)
+            losses |= self._losses(*learning, total * groups.groups, f"denoised{i}/")
         return losses
 
-    def _real_rows(self, rows: Prediction, targets, pairs: Match, total: Tensor, name: str):
-        """rows: the [1, M, ...] queries of `pairs`, laid out as one image with one object a query."""
-        if len(pairs.query) == 0:
-            zero = rows.logits.sum() * 0 + rows.boxes.sum() * 0
-            return {f"{name}{part}": zero for part in ("class", "l1", "giou")}
-        labels = torch.stack([targets[i].labels[j] for i, j in zip(pairs.image, pairs.target, strict=True)])
-        boxes = torch.stack([targets[i].boxes[j] for i, j in zip(pairs.image, pairs.target, strict=True)])
-        order = torch.arange(len(labels), device=labels.device)
-        return self._losses(
-            rows, [Target(labels, boxes)], Match(torch.zeros_like(order), order, order), total, name
-        )
+
+def _objects(targets: list[Target], pairs: Match) -> Target:
+    """The object of each pair."""
+    counts = [len(target.labels) for target in targets]
+    starts = torch.tensor([0, *counts[:-1]], device=pairs.image.device).cumsum(0)
+    index = starts[pairs.image] + pairs.target
+    labels, boxes = (torch.cat(parts) for parts in zip(*targets, strict=True))
+    return Target(labels[index], boxes[index])
 
 
-def _only(prediction: Prediction, pairs: Match) -> Prediction:
-    return Prediction(*(part[pairs.image, pairs.query].unsqueeze(0) for part in prediction))
+def _only(
+    prediction: Prediction, targets: list[Target], pairs: Match
+) -> tuple[Prediction, list[Target], Match]:
+    """The matched queries and nothing else, laid out as one image in which query m answers for object m."""
+    rows = Prediction(*(part[pairs.image, pairs.query].unsqueeze(0) for part in prediction))
+    order = torch.arange(len(pairs.query), device=pairs.query.device)
+    return rows, [_objects(targets, pairs)], Match(torch.zeros_like(order), order, order)
