@@ -3,17 +3,22 @@
     python benchmarks/compare.py same-640 --ultralytics PEER/bin/python
     python benchmarks/compare.py default-l --ultralytics PEER/bin/python --transformers PEER2/bin/python ...
     python benchmarks/compare.py large --transformers PEER2/bin/python
+    python benchmarks/compare.py onnx --ultralytics PEER/bin/python
 
 same-640: yolov8-n, -s, -l and Ultralytics' own in float32, channels last, both folded. default-n, -s, -l: 640x640,
-what each library does by itself. large: 1088x1920, float32, channels last, HSV-DET beside RT-DETR. Each PYTHON has
-the packages of benchmarks/peers/LIBRARY.txt. Peers of libraries for which none is given are left out.
+what each library does by itself. large: 1088x1920, float32, channels last, HSV-DET beside RT-DETR. onnx, openvino:
+artifacts of 640x640 in float32 beside Ultralytics' exports, once by themselves, and once with what comes before and
+after them. Each PYTHON has the packages of benchmarks/peers/LIBRARY.txt. Peers of libraries for which none is given
+are left out.
 """
 
 import argparse
 import re
 import shlex
+import tempfile
 from pathlib import Path
 
+import hsvdet
 from hsvdet import benchmark
 
 HERE = Path(__file__).parent
@@ -57,7 +62,25 @@ GROUPS = {
             dict(size=(1088, 1920), precision="fp32", runs=4, warmup=1),
         )
     ],
+    **{
+        to: [
+            (
+                [f"yolov8-{scale}{suffix}"],
+                [("ultralytics", f"yolov8{scale} --to {to}{way}", "") for way in ("", " --predict")],
+                dict(precision="fp32", runs=runs),
+            )
+            for scale, runs in (("n", 40), ("s", 30), ("l", 10))
+        ]
+        for to, suffix in (("onnx", ".onnx"), ("openvino", ".xml"))
+    },
 }
+
+
+def artifact(name: str, to: str, folder: Path) -> Path:
+    """Of a model with random weights, which no certificate can be made of."""
+    detector = hsvdet.create(Path(name).stem, [str(label) for label in range(80)], size=(640, 640))
+    hsvdet.export(detector, to=to, out=folder / name, certify=False)
+    return folder / name
 
 
 def main():
@@ -69,16 +92,22 @@ def main():
         parser.add_argument(f"--{library}", metavar="PYTHON")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    exported = arguments.group in ("onnx", "openvino")
     tables = []
-    for own, others, options in GROUPS[arguments.group]:
-        peers = [
-            f"{shlex.join([python, str(HERE / 'peers' / f'{library}_forward.py'), model])} {settings}"
-            for library, model, settings in others
-            if (python := getattr(arguments, library))
-        ]
-        found = benchmark(own, peers=peers, threads=arguments.threads, **options)
-        print(f"{found.table()}\n", flush=True)
-        tables.append(found.markdown())
+    with tempfile.TemporaryDirectory() as folder:
+        for own, others, options in GROUPS[arguments.group]:
+            if exported:
+                own = [artifact(name, arguments.group, Path(folder)) for name in own]
+            script, place = ("artifact", ["--folder", folder]) if exported else ("forward", [])
+            peers = [
+                shlex.join([python, str(HERE / "peers" / f"{library}_{script}.py"), *model.split(), *place])
+                + f" {settings}"
+                for library, model, settings in others
+                if (python := getattr(arguments, library))
+            ]
+            found = benchmark(own, peers=peers, threads=arguments.threads, **options)
+            print(f"{found.table()}\n", flush=True)
+            tables.append(found.markdown())
     path = HERE / "README.md"
     start, end = (f"<!-- {word} {arguments.group} -->" for word in ("compare", "end"))
     pattern = re.compile(f"{re.escape(start)}.*{re.escape(end)}", re.DOTALL)

@@ -72,7 +72,7 @@ def test_what_cannot_race_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="expects a model"):
         benchmark([])
     with pytest.raises(ConfigError, match="network alone"):
-        benchmark(["yolov8-n"], peers=["true"], from_pixels=True)
+        benchmark(["yolov8-n"], cuda_graph=True, from_pixels=True)
     with pytest.raises(CheckpointError, match="no such artifact"):
         benchmark([tmp_path / "gone.onnx"])
     with pytest.raises(ConfigError, match="1 or more"):

@@ -83,7 +83,7 @@ class Benchmark:
         return lines
 
     def _caption(self) -> str:
-        what = "from pixels to detections" if self.from_pixels else "the network alone"
+        what = "hsvdet from pixels to detections" if self.from_pixels else "the network alone"
         height, width = self.size
         return (
             f"{height}x{width}, batch {self.batch}, {what}; {self.runs} rounds after {self.warmup} to warm up;"
@@ -132,7 +132,7 @@ def benchmark(
     --threads, --device and --precision are added to a command that does not set them itself. size: (height,
     width) of the images. threads: PyTorch's own choice if not given. runs, warmup: rounds that count, and before
     them. compile, cuda_graph: for hsvdet's own networks. from_pixels: time everything from uint8 images to
-    detections; always so where there is an artifact, which has all of it inside.
+    detections; always so where there is an artifact, which has all of it inside. A peer's run is what its row says.
     Raises CheckpointError, and ConfigError, for a contender that fails too.
     """
     names = [str(contender) for contender in contenders]
@@ -145,8 +145,6 @@ def benchmark(
             f"batch, runs and threads expect 1 or more, warmup 0 or more; got {batch}, {runs}, {threads}, {warmup}."
         )
     from_pixels = from_pixels or any(Path(name).suffix in ARTIFACTS for name in names)
-    if from_pixels and peers:
-        raise ConfigError("peers race with the network alone; leave out artifacts and from_pixels.")
     if from_pixels and cuda_graph:
         raise ConfigError("a CUDA graph holds the network alone; leave out artifacts and from_pixels.")
     common = {"--size": f"{size[0]}x{size[1]}", "--batch": str(batch), "--device": device}

@@ -9,7 +9,7 @@ with weights of 15 bits, and rounds to whole grey levels after each, as Pillow d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -38,19 +38,27 @@ def canvas_graph(preprocess: Preprocess, *, minimal: bool) -> ir.Model:
         left = op("Div", op("Sub", canvas_width, new_width), 2)
         top = op("Div", op("Sub", canvas_height, new_height), 2)
     resize = _resize_antialiased if preprocess.antialias else _resize
-    picture = op("Transpose", resize(op, images, new_height, new_width), perm=[0, 3, 1, 2])
-    if preprocess.resize in ("letterbox", "fit"):
+
+    def placed(op: _Operators) -> ir.Value:
+        picture = resize(op, images, new_height, new_width)
+        if preprocess.resize not in ("letterbox", "fit"):
+            return picture
         right = op("Sub", op("Sub", canvas_width, new_width), left)
         bottom = op("Sub", op("Sub", canvas_height, new_height), top)
-        pads = op.stack(0, 0, top, left, 0, 0, bottom, right)
-        picture = op("Pad", picture, pads, np.float32(preprocess.fill))
-    canvas = op("Div", picture, np.float32(255))
-    if any(preprocess.mean) or set(preprocess.std) != {1.0}:
-        mean, std = (np.array(x, np.float32).reshape(3, 1, 1) for x in (preprocess.mean, preprocess.std))
-        canvas = op("Div", op("Sub", canvas, mean), std)
+        return op("Pad", picture, op.stack(0, top, left, 0, 0, bottom, right, 0), np.float32(preprocess.fill))
+
+    # An image as large as its canvas is that already.
+    fits = op("And", op("Equal", height, canvas_height), op("Equal", width, canvas_width))
+    pixels = _if(op, fits, lambda inner: inner("Cast", images, to=ir.DataType.FLOAT), placed)
     # Said aloud, so that the network's shapes are known when it is optimised.
     if not minimal:
-        canvas = op("Reshape", canvas, [0, 3, *preprocess.size])
+        pixels = op("Reshape", pixels, [0, *preprocess.size, 3])
+    canvas = op("Div", pixels, np.float32(255))
+    if any(preprocess.mean) or set(preprocess.std) != {1.0}:
+        mean, std = (np.array(x, np.float32) for x in (preprocess.mean, preprocess.std))
+        canvas = op("Div", op("Sub", canvas, mean), std)
+    # Last, since runtimes that compute channels last need not do it at all.
+    canvas = op("Transpose", canvas, perm=[0, 3, 1, 2])
     content = op.stack(left, top, new_width, new_height)
     sides = ("canvas_height", "canvas_width") if minimal else preprocess.size
     return op.model(
@@ -61,6 +69,19 @@ def canvas_graph(preprocess: Preprocess, *, minimal: bool) -> ir.Model:
             (size, ir.val("size", ir.DataType.INT64, (2,))),
         ],
     )
+
+
+def _if(
+    op: _Operators,
+    condition: ir.Value,
+    then: Callable[[_Operators], ir.Value],
+    otherwise: Callable[[_Operators], ir.Value],
+) -> ir.Value:
+    branches = {}
+    for name, make in (("then_branch", then), ("else_branch", otherwise)):
+        inner = _Operators(op, name)
+        branches[name] = inner.graph([], [make(inner)])
+    return op("If", condition, **branches)
 
 
 def _geometry(op: _Operators, preprocess: Preprocess, height: ir.Value, width: ir.Value, minimal: bool):
@@ -199,9 +220,9 @@ class _Operators:
     """`op("Add", a, 1)` records a node and gives its output; Python numbers become constants: whole ones int64,
     others double, numpy's their own type."""
 
-    def __init__(self, outer: _Operators | None = None):
+    def __init__(self, outer: _Operators | None = None, name: str = "body"):
         self.tape = Tape()
-        self.prefix = "preprocess" if outer is None else f"{outer.prefix}/{len(outer.tape.nodes)}"
+        self.prefix = "preprocess" if outer is None else f"{outer.prefix}/{name}_{len(outer.tape.nodes)}"
 
     def __call__(self, kind: str, *operands: Operand | np.ndarray | np.generic, **attributes) -> ir.Value:
         values = [self.constant(operand) for operand in operands]
