@@ -307,7 +307,8 @@ def _onnx(graph: ExportGraph, detector: Detector, header: ArtifactHeader) -> onn
     from .export_onnx import to_onnx
 
     float32 = header.float32 if header.precision == "fp16" else None
-    return to_onnx(graph, detector.preprocess, dynamic=header.dynamic, half_but=float32)
+    branches = header.target == "onnx"
+    return to_onnx(graph, detector.preprocess, dynamic=header.dynamic, half_but=float32, branches=branches)
 
 
 def _bytes(path: Path) -> int:

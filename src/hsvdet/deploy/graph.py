@@ -84,13 +84,13 @@ class ExportGraph(nn.Module):
         step = _CELL if self.read is nms else 1
         left, top, width, height = content.unbind(0)
         outside = [
-            (place * step >= first + length) | (place * step + step <= first)
+            torch.logical_or(place * step >= first + length, place * step + step <= first)
             for place, first, length in (
                 (torch.arange(canvas.shape[2] // step, device=canvas.device), top, height),
                 (torch.arange(canvas.shape[3] // step, device=canvas.device), left, width),
             )
         ]
-        return (outside[0][:, None] | outside[1][None]).expand(canvas.shape[0], -1, -1)
+        return torch.logical_or(outside[0][:, None], outside[1][None]).expand(canvas.shape[0], -1, -1)
 
     def _suppressed(
         self, output: DenseOutput, content: Tensor, scale: Tensor

@@ -24,10 +24,12 @@ Side = ir.Value | int
 Operand = ir.Value | Number | Sequence[int]
 
 
-def canvas_graph(preprocess: Preprocess, *, minimal: bool) -> ir.Model:
+def canvas_graph(preprocess: Preprocess, *, minimal: bool, branches: bool = True) -> ir.Model:
     """images [B, H, W, 3] uint8 RGB to canvas [B, 3, h, w] float32, content [4] int64 (left, top, width, height
     of the picture on the canvas) and size [2] int64 (H, W). minimal: each size of image has the smallest canvas
-    that it fits (`Preprocess.geometry`), else all have `preprocess.size`."""
+    that it fits (`Preprocess.geometry`), else all have `preprocess.size`. branches: whether an image as large as
+    its canvas may take a shorter way. OpenVINO 2026.4 may not: in front of a network, after a call with one image,
+    its If gives all images of a batch the result of the first."""
     images = ir.val("images", ir.DataType.UINT8, ("batch", "height", "width", 3))
     op = _Operators()
     size = op("Shape", images, start=1, end=3)
@@ -47,9 +49,11 @@ def canvas_graph(preprocess: Preprocess, *, minimal: bool) -> ir.Model:
         bottom = op("Sub", op("Sub", canvas_height, new_height), top)
         return op("Pad", picture, op.stack(0, top, left, 0, 0, bottom, right, 0), np.float32(preprocess.fill))
 
-    # An image as large as its canvas is that already.
-    fits = op("And", op("Equal", height, canvas_height), op("Equal", width, canvas_width))
-    pixels = _if(op, fits, lambda inner: inner("Cast", images, to=ir.DataType.FLOAT), placed)
+    if branches:  # an image as large as its canvas is that already
+        fits = op("And", op("Equal", height, canvas_height), op("Equal", width, canvas_width))
+        pixels = _if(op, fits, lambda inner: inner("Cast", images, to=ir.DataType.FLOAT), placed)
+    else:
+        pixels = placed(op)
     # Said aloud, so that the network's shapes are known when it is optimised.
     if not minimal:
         pixels = op("Reshape", pixels, [0, *preprocess.size, 3])
