@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hsvdet
+from hsvdet.allocator import keep_freed_memory
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalOutput
 
 
@@ -127,6 +128,7 @@ def main():
     parser.add_argument("--only-deployed", action="store_true", help="deployed networks, no blocks")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as inference does
     dtype = getattr(torch, arguments.precision)
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     place = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{arguments.threads} threads"

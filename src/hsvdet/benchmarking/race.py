@@ -176,13 +176,14 @@ def benchmark(
 
 def _check(name: str) -> None:
     """Here, before any process is started: CheckpointError and ConfigError."""
-    from .. import models
-    from ..checkpoint import read_header
-
     if Path(name).suffix in ARTIFACTS:
         if not Path(name).is_file():
             raise CheckpointError(f"{name}: no such artifact.")
-    elif name in models.MODELS or not Path(name).suffix:
+        return
+    from .. import models  # and PyTorch
+    from ..checkpoint import read_header
+
+    if name in models.MODELS or not Path(name).suffix:
         models.find(name)
     else:
         read_header(name)
