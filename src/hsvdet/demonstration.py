@@ -28,7 +28,6 @@ OPTIONS = {
     "nominal_batch": BATCH,
     "integrate": 0,
     "settle": 0,
-    "cosine_until": 1,
     "mosaic": 0,
     "mixup": 0,
     "copy_paste": 0,

@@ -161,11 +161,12 @@ _LINEAGE = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "plain": Recipe(),
+    # HSV-DET's protocol, but for one number: it holds the rate at 1 % while it settles (cosine_until=0.8), and
+    # what settles then does not learn. experiments/bccd_from_scratch
     "three-stage": Recipe(
         integrate=0.1,
         settle=0.2,
         settle_epochs=1000,
-        cosine_until=0.8,
         weight_decay=0.05,
         mixup=0.1,
         copy_paste=0.3,
