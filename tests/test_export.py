@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.ops import batched_nms
 
 import hsvdet
+from hsvdet.data.dataset import DetectionData, Record
 from hsvdet.errors import CheckpointError, ConfigError
 from hsvdet.models import find
 from hsvdet.preprocess import Preprocess
@@ -222,6 +223,7 @@ def test_openvino_answers_as_onnx_runtime(path, detector, tmp_path):
     run, other = runtime.load(path, threads=1), runtime.load(tmp_path / "a.xml", threads=1)
     for size in ((64, 96), (50, 40)):
         images = [photograph(*size), photograph(*size, seed=1)]
+        other(images[0], score=0.001)  # what a runtime remembers of one image must not answer for two
         for found, expected in zip(other(images, score=0.001), run(images, score=0.001), strict=True):
             assert_same(found, expected)
     artifact.write_header(tmp_path / "a.xml", dataclasses.replace(header, certificate={"passed": True}))
@@ -268,6 +270,39 @@ def test_the_header_survives_and_says_where_the_weights_come_from(path, detector
     run = runtime.load(path, threads=1)
     assert run.header.certificate == {"passed": False} and run.labels == tuple(LABELS)
     assert np.array_equal(run(photograph(30, 30), score=0.001).boxes, before.boxes)
+
+
+def test_predict_and_val_take_an_artifact_as_they_take_a_checkpoint(path, detector, tmp_path, capsys):
+    Image.fromarray(photograph(64, 96)).save(tmp_path / "a.png")
+    options = dict(score=0.001, limit=120, pictures=False)
+    hsvdet.predict(detector, [tmp_path / "a.png"], tmp_path / "ours", precision="fp32", **options)
+    hsvdet.predict(path, [tmp_path / "a.png"], tmp_path / "artifact", **options)
+    ours, artifact = (
+        json.loads((tmp_path / name / "detections.json").read_text()) for name in ("ours", "artifact")
+    )
+    assert [row["category_id"] for row in ours] == [row["category_id"] for row in artifact] and len(ours) > 2
+    np.testing.assert_allclose([row["bbox"] for row in ours], [row["bbox"] for row in artifact], atol=0.05)
+    sizes = ["--out", str(tmp_path / "other"), "--size", "64"]
+    assert main(["predict", str(path), str(tmp_path / "a.png"), *sizes]) == 2
+    assert "size is for checkpoints" in capsys.readouterr().err
+    box, area = np.array([[0, 0, 30, 30]], np.float32), np.array([900], np.float32)
+    record = Record("a", tmp_path / "a.png", (64, 96), box, np.array([0]), np.array([False]), area)
+    data = DetectionData([record], tuple(LABELS), (3, 7, 11), tmp_path, "val", "coco")
+    found = hsvdet.val(path, data, limit=120)
+    assert found.objects == 1 and found.detections == len(ours)
+
+
+def test_a_rejected_artifact_takes_no_other_formats_weights_along(tmp_path):
+    from hsvdet.deploy.handover import hand_over
+
+    for name in ("a.rejected.onnx", "a.rejected.xml", "a.rejected.bin", "a.bin"):
+        (tmp_path / name).write_text(name)
+    hand_over(tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx").read_text() == "a.rejected.onnx" and (
+        tmp_path / "a.bin"
+    ).read_text() == "a.bin"
+    hand_over(tmp_path / "a.xml")
+    assert (tmp_path / "a.bin").read_text() == "a.rejected.bin"
 
 
 def test_the_runtime_needs_no_pytorch(path, tmp_path):
