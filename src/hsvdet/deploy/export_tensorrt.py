@@ -20,7 +20,10 @@ def to_tensorrt(model: onnx.ModelProto, size: tuple[int, int]) -> bytes:
     import tensorrt
 
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
-    builder = tensorrt.Builder(logger)
+    try:
+        builder = tensorrt.Builder(logger)
+    except TypeError:  # how its bindings say that there is none
+        builder = None
     if builder is None:
         raise ConfigError("TensorRT found no NVIDIA GPU here; an engine is built on the GPU it is for.")
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

@@ -28,8 +28,8 @@ def canvas_graph(preprocess: Preprocess, *, minimal: bool, branches: bool = True
     """images [B, H, W, 3] uint8 RGB to canvas [B, 3, h, w] float32, content [4] int64 (left, top, width, height
     of the picture on the canvas) and size [2] int64 (H, W). minimal: each size of image has the smallest canvas
     that it fits (`Preprocess.geometry`), else all have `preprocess.size`. branches: whether an image as large as
-    its canvas may take a shorter way. OpenVINO 2026.4 may not: in front of a network, after a call with one image,
-    its If gives all images of a batch the result of the first."""
+    its canvas may take a shorter way. Not in OpenVINO: with this If in front of a network, 2026.4 answers wrongly
+    for all images of a batch but the first (not in every call)."""
     images = ir.val("images", ir.DataType.UINT8, ("batch", "height", "width", 3))
     op = _Operators()
     size = op("Shape", images, start=1, end=3)
