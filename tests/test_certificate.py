@@ -307,6 +307,22 @@ def test_an_artifact_that_detects_otherwise_does_not_get_its_name(exported, tmp_
     assert path.read_bytes() == before and (tmp_path / "street.rejected.onnx.certificate.json").exists()
 
 
+def test_an_artifact_whose_answers_depend_on_the_batch_is_caught_also_where_boxes_are_not_judged(
+    certified, exported
+):
+    model = copied(exported[1])
+    repeat_the_first = [
+        onnx.helper.make_node("Constant", [], ["one"], value_ints=[1]),
+        onnx.helper.make_node("Constant", [], ["begin"], value_ints=[0]),
+        onnx.helper.make_node("Slice", ["before", "begin", "one"], ["first"]),
+        onnx.helper.make_node("Shape", ["before"], ["whole"]),
+        onnx.helper.make_node("Expand", ["first", "whole"], ["boxes"]),
+    ]
+    certificate = certified(rewired(model, "boxes", *repeat_the_first), precision="int8")
+    assert not certificate.passed
+    assert any("alone the artifact answers otherwise" in reason for reason in certificate.reasons)
+
+
 def test_int8_leaves_selection_and_answers_in_float32_and_stays_near(exported):
     from hsvdet.deploy.quantise import float32_layers, quantise_onnx
 

@@ -54,17 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> Answer:
-    import typer
-
-    from .commands import app
-
     try:
+        import typer
+
+        from .commands import app
+
         # Not app(): that would turn Ctrl-C and a closed pipe into exit codes of its own.
         command = typer.main.get_command(app)
         with command.make_context("hsvdet", arguments) as context:
             return command.invoke(context) or Answer({}, "")
-    except typer.Exit as done:  # --help and --version have printed already
-        return Answer({}, "", done.exit_code)
     except _Terminated:
         return _failed("Interrupted", "stopped by SIGTERM.", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
@@ -76,6 +74,8 @@ def _run(arguments: list[str]) -> Answer:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}." if error.filename and error.strerror else f"{error}."
         return _failed(type(error).__name__, what, 2, error)
+    except typer.Exit as done:  # --help and --version have printed already
+        return Answer({}, "", done.exit_code)
     except Exception as error:
         if hasattr(error, "format_message"):  # an option or argument that is wrong, from the parser
             message = " ".join(error.format_message().split())

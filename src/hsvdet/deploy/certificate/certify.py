@@ -28,7 +28,7 @@ from ...evaluate import evaluate_detections
 from ...structures import Detections
 from ..artifact import ArtifactHeader, write_header
 from ..handover import certificate_files
-from .agreement import Agreement, Found, compare, failure
+from .agreement import Agreement, Candidates, Found, Rules, compare, failure
 from .picture import draw_worst
 from .probes import Probe, probes, spread
 from .reference import Answer, Reference
@@ -158,7 +158,7 @@ def certify(
     ARTIFACT.certificate.json, and what differs most as ARTIFACT.certificate.png (eager left, the artifact right).
 
     detector: or its checkpoint. data: validation images of the user's, with which it should be done; drawn scenes
-    where none are given. images: how many of them to compare detection by detection, with eleven more made of
+    where none are given. images: how many of them to compare detection by detection, with ten more made of
     them. evaluated: on how many to measure AP. tolerance: that of the artifact's precision if not given.
     An artifact that fails says so in its header. Raises CheckpointError, ConfigError, DataError, SaveError.
     """
@@ -284,7 +284,8 @@ def _compare_all(
     score: float,
     tolerance: Tolerance,
 ) -> list[Agreement]:
-    """Each image alone, then all of them in one call; the worse of the two for each."""
+    """Each image alone, then all of them in one call; the worse of the two for each. Where boxes are not judged,
+    the two must still be alike."""
     labels = reference.detector.labels
     images = [probe.image for probe in tried]
     alone = [_attempt(artifact, [image], score)[0] for image in images]
@@ -298,9 +299,21 @@ def _compare_all(
             continue
         candidates = reference.candidates(answer, score * (1 - 2 * tolerance.score))
         rules = reference.rules(answer, score)
+        if not tolerance.boxes and not _alike(*map(_found, both), rules, labels):
+            what = "alone the artifact answers otherwise than among other images"
+            agreements.append(failure(expected, what))
+            continue
         compared = (compare(expected, _found(came), candidates, rules, tolerance, labels) for came in both)
         agreements.append(max(compared, key=_badness))
     return agreements
+
+
+def _alike(alone: Found, together: Found, rules: Rules, labels: tuple[str, ...]) -> bool:
+    """Whether most detections are the same. Where rounding is coarse, not all need be: a batch may sum in another
+    order, and a sum then fall to the next of 256 levels."""
+    itself = Candidates(*alone, np.arange(len(alone.scores)))
+    same = len(compare(alone, together, itself, rules, TOLERANCES["fp16"], labels).pairs)
+    return 2 * same >= max(len(alone.scores), len(together.scores))
 
 
 def _attempt(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> Sequence[Any]:

@@ -33,8 +33,9 @@ class Probe(NamedTuple):
 
 
 def probes(data: DetectionData | None, count: int) -> list[Probe]:
-    """`count` images of `data`, or scenes, and eight more made of them: of odd sides, wide, tall, tiny, very
-    small, large, grey, and noise. The same every time."""
+    """`count` images of `data`, or scenes, and ten more made of them: of odd sides, wide, tall, tiny, very
+    small, large, mirrored both ways (so that images of one size share a batch), grey, and noise. The same every
+    time."""
     if data is None:
         sizes = [_SCENE_SIZES[i % len(_SCENE_SIZES)] for i in range(count)]
         real = [
@@ -86,6 +87,12 @@ def _made_of(real: Sequence[Probe]) -> list[Probe]:
         name = f"{name}, resized to {size[0]}x{size[1]}"
         return Probe(name, np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
+    def mirrored(i: int, axis: int) -> Probe:
+        name, image = source(i)
+        return Probe(
+            f"{name}, {('upside down', 'mirrored')[axis]}", np.ascontiguousarray(np.flip(image, axis))
+        )
+
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     return [
         cut(0, 0.8, 0.9),
@@ -94,6 +101,8 @@ def _made_of(real: Sequence[Probe]) -> list[Probe]:
         scaled(3, 37),
         scaled(4, 9),
         scaled(5, 2011),
+        mirrored(0, 0),
+        mirrored(0, 1),
         Probe("grey", np.full((97, 64, 3), 128, np.uint8)),
         Probe("noise", noise),
     ]
