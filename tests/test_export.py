@@ -73,6 +73,8 @@ def lively(name: str, options=None, **preprocess) -> hsvdet.Detector:
             norm.momentum = None
             norm.reset_running_stats()
         shapes = [(height, width), (height // 2, width), (height, width // 3)]
+        if detector.preprocess.resize == "shortest":  # each would have a canvas of its own
+            shapes = [(height, width)] * 3
         images = [photograph(*shape, seed) // (1 + seed) for seed, shape in enumerate(shapes)]
         inputs, paddings = zip(*(on_canvas(detector, image) for image in images), strict=True)
         net.train()
@@ -153,8 +155,16 @@ def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_p
             assert len(found.scores) > 2
 
 
-def test_a_dynamic_artifact_has_the_canvas_of_the_detector_itself(tmp_path):
-    detector = lively("hsv-det-n", THIN | {"k": 6, "insert": ("P5",)}, size=(128, 160))
+@pytest.mark.parametrize(
+    "name, options, resize",
+    [
+        ("hsv-det-n", THIN | {"k": 6, "insert": ("P5",)}, "letterbox"),
+        ("detr-tiny", SHORT, "shortest"),
+        ("deformable-detr-two-stage-tiny", SHORT | {"levels": 2}, "shortest"),
+    ],
+)
+def test_a_dynamic_artifact_has_the_canvas_of_the_detector_itself(name, options, resize, tmp_path):
+    detector = lively(name, options, size=(128, 160), resize=resize)
     run = runtime.load(written(detector, tmp_path / "a.onnx", dynamic=True), threads=1)
     for size in ((128, 160), (50, 90), (90, 50), (200, 40)):
         image = photograph(*size)

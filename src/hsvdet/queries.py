@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .layers.pyramid import Tokens
+from .layers.tokens import sides
 
 # A token's box must lie this far from 0 and 1 in every number, or the token proposes nothing.
 _MARGIN = 0.01
@@ -19,7 +20,8 @@ def token_centres(tokens: Tokens) -> Tensor:
     for level, (height, width) in enumerate(tokens.sizes):
         rows = torch.arange(height, device=tokens.extents.device, dtype=torch.float32) + 0.5
         columns = torch.arange(width, device=tokens.extents.device, dtype=torch.float32) + 0.5
-        cells = torch.stack([columns.repeat(height), rows.repeat_interleave(width)], -1)  # [h w, 2]
+        grid = torch.broadcast_tensors(columns, rows[:, None])  # [h, w] each
+        cells = torch.stack(grid, -1).flatten(0, 1)  # [h w, 2]
         corner, size = tokens.extents[:, None, level].split(2, -1)  # [B, 1, 2] each
         centres.append((cells - corner) / size.clamp(min=1))
     return torch.cat(centres, 1)
@@ -27,7 +29,7 @@ def token_centres(tokens: Tokens) -> Tensor:
 
 def on_maps(reference: Tensor, tokens: Tokens) -> Tensor:
     """Points or boxes in fractions of the picture, [B, Q, 2 or 4], to fractions of each map, [B, Q, L, 2 or 4]."""
-    scale = tokens.extents.new_tensor([(width, height) for height, width in tokens.sizes]).repeat(1, 2)
+    scale = sides(tokens.sizes, tokens.extents).repeat(1, 2)
     corner, size = (tokens.extents / scale).unsqueeze(1).split(2, -1)  # [B, 1, L, 2] each
     reference = reference.unsqueeze(2)
     if reference.shape[-1] == 2:
@@ -42,11 +44,11 @@ def token_boxes(tokens: Tokens) -> tuple[Tensor, Tensor]:
     propose anything, because it is padding or its box comes too near to 0 or 1.
     """
     centres = token_centres(tokens)
-    sides = [
+    filled = [
         torch.full((height * width,), _FINEST * 2**level, device=centres.device)
         for level, (height, width) in enumerate(tokens.sizes)
     ]
-    side = torch.cat(sides)[:, None].expand(centres.shape[0], -1, 2)
+    side = torch.cat(filled)[:, None].expand(centres.shape[0], -1, 2)
     boxes = torch.cat([centres, side], -1)
     unusable = ((boxes <= _MARGIN) | (boxes >= 1 - _MARGIN)).any(-1)
     if tokens.padding is not None:

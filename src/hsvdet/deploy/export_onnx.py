@@ -52,8 +52,9 @@ def network_to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool
     )
     shapes = {0: Dim("batch")}
     if dynamic:
-        step = preprocess.stride if preprocess.resize != "shortest" else 1
-        shapes |= {axis: step * Dim(name, min=2) for axis, name in ((2, "rows"), (3, "columns"))}
+        # Of at least two cells of the coarsest map: a map of one would be taken for a constant.
+        step, least = (preprocess.stride, 2) if preprocess.resize != "shortest" else (1, 65)
+        shapes |= {axis: step * Dim(name, min=least) for axis, name in ((2, "rows"), (3, "columns"))}
     with torch.no_grad(), _quiet():
         program = torch.export.export(graph.eval(), example, dynamic_shapes=(shapes, None, None))
         model = torch.onnx.export(

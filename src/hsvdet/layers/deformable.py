@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .tokens import as_tensor, sides
+
 
 class DeformableAttention(nn.Module):
     """dim: D of queries and memory. levels, heads, points: numbers of maps, heads, and points per map."""
@@ -67,8 +69,7 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1)
         reference = reference.float()[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
         if reference.shape[-1] == 2:
-            scale = offsets.new_tensor([(width, height) for height, width in sizes])
-            locations = reference + offsets / scale[:, None]
+            locations = reference + offsets / sides(sizes, offsets)[:, None]
         else:
             locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.points))
         return locations, weights.unflatten(-1, shape[1:])
@@ -115,8 +116,7 @@ def _corners(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For every point: its first corner's row in the framed table [B, Q, M, L, P] int32, the steps to its
     four corners [L, 1, 4] int32, and their shares [B, Q, M, L, P, 4]."""
-    device = locations.device
-    scale = locations.new_tensor([(width, height) for height, width in sizes])[:, None]
+    scale = sides(sizes, locations).to(locations.dtype)[:, None]
     # Clamped to the frame, a point outside reads zeros, and its gradient is zero.
     pixels = torch.minimum(locations * scale + 0.5, scale + 1).clamp(min=0)
     first = pixels.detach().floor()
@@ -125,8 +125,8 @@ def _corners(
     starts = [0]
     for (height, _), pitch in zip(sizes[:-1], pitches[:-1], strict=True):
         starts.append(starts[-1] + (height + 3) * pitch)
-    pitch = torch.tensor(pitches, dtype=torch.int32, device=device)[:, None]
-    start = torch.tensor(starts, dtype=torch.int32, device=device)[:, None]
+    pitch = as_tensor(pitches, locations, torch.int32)[:, None]
+    start = as_tensor(starts, locations, torch.int32)[:, None]
     column, row = first.to(torch.int32).unbind(-1)
     corners = torch.stack([pitch * 0, pitch * 0 + 1, pitch, pitch + 1], -1)
     below = weights * y

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def as_tensor(numbers: Sequence[int], like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[n], on the device of `like`. Sizes of maps in a graph for images of any size stay symbols."""
+    if torch.compiler.is_exporting():  # torch.tensor would make constants of them
+        return torch.stack([torch.full((), number, dtype=dtype, device=like.device) for number in numbers])
+    return torch.tensor(numbers, dtype=dtype, device=like.device)
+
+
+def sides(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """(h, w) of each of L maps to [L, 2] float32 (w, h)."""
+    return as_tensor([side for height, width in sizes for side in (width, height)], like).view(-1, 2)
 
 
 def cell_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
@@ -44,7 +58,7 @@ def content_extents(images: Tensor, padding: Tensor | None) -> Tensor:
     """
     batch, height, width = images.shape[0], images.shape[-2], images.shape[-1]
     if padding is None:
-        return images.new_tensor([0, 0, width, height], dtype=torch.float32).expand(batch, 4)
+        return as_tensor([0, 0, width, height], images).expand(batch, 4)
     columns, rows = (~padding).any(1), (~padding).any(2)
     left, top = columns.float().argmax(1), rows.float().argmax(1)
     return torch.stack([left, top, columns.sum(1), rows.sum(1)], 1).float()
