@@ -252,15 +252,15 @@ def test_a_wrong_order_of_top_k_is_caught(certified, exported):
 
 def test_a_stale_class_map_is_caught_in_the_header_and_in_the_graph(certified, exported):
     from hsvdet.deploy.artifact import ArtifactHeader
-    from hsvdet.deploy.certificate.certify import _class_map
+    from hsvdet.deploy.certificate.reasons import of_class_map
 
     detector = exported[0]
     header = ArtifactHeader.from_json(header_of(exported[1]))
-    assert not _class_map(detector, header)
+    assert not of_class_map(detector, header)
     renumbered = dataclasses.replace(header, category_ids=(1, 2, 3))
-    assert "'car' has category id 1, the detector's is 3" in _class_map(detector, renumbered)[0]
+    assert "'car' has category id 1, the detector's is 3" in of_class_map(detector, renumbered)[0]
     permuted = dataclasses.replace(header, labels=("person", "car", "ball"))
-    assert "label 0 is 'person'" in _class_map(detector, permuted)[0]
+    assert "label 0 is 'person'" in of_class_map(detector, permuted)[0]
     model = copied(exported[1])
     swap = [
         onnx.helper.make_node("Constant", [], ["order"], value_ints=[1, 0, 2]),

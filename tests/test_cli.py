@@ -136,7 +136,10 @@ def test_a_fault_of_hsvdet_is_one_line_and_shows_more_when_asked(run, monkeypatc
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_with_their_code(run, monkeypatch, number, code):
+def test_signals_end_with_their_code(run, monkeypatch, request, number, code):
+    # Tests that a shell starts with `&` are born ignoring Ctrl-C, and so would be what they test.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr("hsvdet.profiler.profile", lambda *_, **__: os.kill(os.getpid(), number))
     found, _, err = run("profile", "yolov8-n")
     assert found == code and err.count("\n") == 1

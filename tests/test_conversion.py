@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import hsvdet
-from hsvdet.conversion import convert, warm_start
 from hsvdet.conversion.coco import COCO, COCO_LABELS
+from hsvdet.conversion.foreign import convert
 from hsvdet.conversion.pickles import read_pickle
 from hsvdet.conversion.rename import Rule, rename, thirds
+from hsvdet.conversion.warm_start import warm_start
 from hsvdet.errors import CheckpointError, ConfigError
 from parity.filler import fill
 

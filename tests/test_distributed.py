@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hsvdet.data.loader import TrainingBatches
-from hsvdet.detector import load
 from hsvdet.errors import NonFiniteError
+from hsvdet.loading import load
 from hsvdet.training import train
 from hsvdet.training.learner import Learner
 from tiny_runs import in_process, metrics, squares, tiny, tiny_query

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hsvdet
-from hsvdet.conversion import warm_start
+from hsvdet.conversion.warm_start import warm_start
 from hsvdet.errors import CheckpointError, ConfigError
 from hsvdet.models import find
 from hsvdet.structures import Target

@@ -10,7 +10,8 @@ import torch
 from huggingface_hub import constants, errors
 
 import hsvdet
-from hsvdet.conversion import convert, warm_start
+from hsvdet.conversion.foreign import convert
+from hsvdet.conversion.warm_start import warm_start
 from hsvdet.errors import CheckpointError
 from parity.filler import fill
 

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 import hsvdet.checkpoint
-from hsvdet.detector import create, load
+from hsvdet.detector import create
 from hsvdet.errors import ConfigError, NonFiniteError, SaveError
+from hsvdet.loading import load
 from hsvdet.training import train
 from hsvdet.training.capacity import check_capacity, queries_of
 from hsvdet.training.learner import Learner

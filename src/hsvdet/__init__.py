@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .benchmarking.race import benchmark
     from .benchmarking.suppression import benchmark_nms
-    from .conversion import convert, start_backbone, warm_start
+    from .conversion.backbone import start_backbone
+    from .conversion.foreign import convert
+    from .conversion.warm_start import warm_start
     from .data.check import check_data
     from .data.convert import convert_data
     from .data.read import read_data
@@ -24,11 +26,12 @@ if TYPE_CHECKING:
     from .demonstration import demo
     from .deploy.certificate import Certificate, certify
     from .deploy.export import export
-    from .detector import Detector, create, load
+    from .detector import Detector, create
     from .draw import draw_detections
     from .errors import CheckpointError, ConfigError, DataError, HsvdetError
     from .evaluate import Evaluation
     from .explainer import explain
+    from .loading import load
     from .predictor import predict, stream
     from .preprocess import Preprocess
     from .profiler import model_table, profile
@@ -39,9 +42,9 @@ if TYPE_CHECKING:
 _HOME = {
     "benchmark": "benchmarking.race",
     "benchmark_nms": "benchmarking.suppression",
-    "convert": "conversion",
-    "start_backbone": "conversion",
-    "warm_start": "conversion",
+    "convert": "conversion.foreign",
+    "start_backbone": "conversion.backbone",
+    "warm_start": "conversion.warm_start",
     "check_data": "data.check",
     "convert_data": "data.convert",
     "read_data": "data.read",
@@ -52,7 +55,7 @@ _HOME = {
     "export": "deploy.export",
     "Detector": "detector",
     "create": "detector",
-    "load": "detector",
+    "load": "loading",
     "draw_detections": "draw",
     "CheckpointError": "errors",
     "ConfigError": "errors",

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import CheckpointError
 
@@ -130,3 +130,38 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             + (" Install a newer hsvdet." if isinstance(version, int) and version > FORMAT else "")
         )
     return header
+
+
+def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """A strict load: CheckpointError as `check_tensors`, and for values that are not finite."""
+    check_tensors(net, tensors, path)
+    spoilt = [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if spoilt:
+        raise CheckpointError(
+            f"{path}: NaN or infinity in {len(spoilt)} tensors ({spoilt[0]}): a training that diverged."
+            " Take an earlier checkpoint."
+        )
+    net.load_state_dict(tensors)
+
+
+def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """CheckpointError naming the first tensors that are missing, unknown or of another shape or kind."""
+    expected = net.state_dict()
+    shared = sorted(expected.keys() & tensors.keys())
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unknown": sorted(tensors.keys() - expected.keys()),
+        "of another shape": [name for name in shared if expected[name].shape != tensors[name].shape],
+        "of another kind of number": [
+            name for name in shared if expected[name].is_floating_point() != tensors[name].is_floating_point()
+        ],
+    }
+    if any(problems.values()):
+        parts = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in problems.items()
+            if names
+        ]
+        raise CheckpointError(f"{path}: its tensors do not fit {type(net).__name__}: {'; '.join(parts)}.")

@@ -1,4 +1,4 @@
-"""A Detector: a network and everything needed to use it on photographs. Made by `create`, read by `load`."""
+"""A Detector: a network and everything needed to use it on photographs. Made by `create`, read by `loading.load`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from . import models
 from .allocator import keep_freed_memory
-from .checkpoint import read_checkpoint, write_checkpoint
+from .checkpoint import write_checkpoint
 from .deploy.fold import FoldReport, fold
-from .errors import CheckpointError, ConfigError, SaveError, did_you_mean
-from .hub import fetch, is_address
+from .errors import ConfigError, SaveError, did_you_mean
 from .inference import Settings, arrange, settings_for
 from .preprocess import Preprocess
 from .structures import Detections, Prediction, Rectangle
@@ -155,18 +154,6 @@ class Detector:
         }
 
 
-# What every checkpoint's header has, and the JSON type of it (docs/checkpoint.md).
-HEADER = {
-    "model": str,
-    "config": dict,
-    "labels": list,
-    "category_ids": list,
-    "preprocess": dict,
-    "licence": str,
-    "source": str,
-}
-
-
 def create(
     name: str,
     labels: Sequence[str],
@@ -203,96 +190,3 @@ def override(config, options: Mapping[str, Any]):
                 f" It has: {', '.join(known)}."
             )
     return dataclasses.replace(config, **options)
-
-
-def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
-    """Read a checkpoint. Strict: every tensor must be there, of the right shape, and no other.
-
-    path: a file, or an address on the Hugging Face hub (hsvdet/hub.py): hf://owner/name. Published weights that
-    are found there are converted on the way. Raises CheckpointError for a file that is damaged, of another
-    format version, or of another model, and as `hub.fetch`.
-    """
-    if is_address(path):
-        fetched = fetch(path)
-        if not fetched.ours:
-            from .conversion.foreign import read_foreign  # which needs this module
-
-            return read_foreign(fetched).detector.to(device)
-        path = fetched.path
-    tensors, header = read_checkpoint(path)
-    _check_header(header, path)
-    try:
-        entry = models.find(header["model"])
-        config = override(entry.config, header["config"])
-        # On the meta device first: a header that asks for another network is found out before it takes memory.
-        with torch.device("meta"):
-            check_tensors(entry.net(config, len(header["labels"])), tensors, path)
-        detector = create(
-            header["model"],
-            header["labels"],
-            category_ids=header["category_ids"],
-            options=header["config"],
-        )
-        detector.preprocess = Preprocess(**header["preprocess"])
-    except CheckpointError:
-        raise
-    except (ArithmeticError, AttributeError, ConfigError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: its header does not describe a model: {reason}") from None
-    detector.licence, detector.source = header["licence"], header["source"]
-    detector.extra = {key: value for key, value in header.items() if key not in HEADER}
-    load_tensors(detector.net, tensors, path)
-    return detector.to(device)
-
-
-def _check_header(header: Mapping[str, Any], path: str | Path) -> None:
-    missing = [key for key in HEADER if key not in header]
-    if missing:
-        raise CheckpointError(
-            f"{path}: its header lacks {', '.join(missing)}. Make it again with this hsvdet."
-        )
-    wrong = [key for key, kind in HEADER.items() if not isinstance(header[key], kind)]
-    wrong += [] if wrong or all(isinstance(label, str) for label in header["labels"]) else ["labels"]
-    wrong += (
-        [] if wrong or all(type(number) is int for number in header["category_ids"]) else ["category_ids"]
-    )
-    if wrong:
-        raise CheckpointError(
-            f"{path}: its header's {wrong[0]} is not what it must be (docs/checkpoint.md):"
-            f" {repr(header[wrong[0]])[:60]}. Make it again with this hsvdet."
-        )
-
-
-def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """A strict load: CheckpointError as `check_tensors`, and for values that are not finite."""
-    check_tensors(net, tensors, path)
-    spoilt = [
-        name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
-    if spoilt:
-        raise CheckpointError(
-            f"{path}: NaN or infinity in {len(spoilt)} tensors ({spoilt[0]}): a training that diverged."
-            " Take an earlier checkpoint."
-        )
-    net.load_state_dict(tensors)
-
-
-def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """CheckpointError naming the first tensors that are missing, unknown or of another shape or kind."""
-    expected = net.state_dict()
-    shared = sorted(expected.keys() & tensors.keys())
-    problems = {
-        "missing": sorted(expected.keys() - tensors.keys()),
-        "unknown": sorted(tensors.keys() - expected.keys()),
-        "of another shape": [name for name in shared if expected[name].shape != tensors[name].shape],
-        "of another kind of number": [
-            name for name in shared if expected[name].is_floating_point() != tensors[name].is_floating_point()
-        ],
-    }
-    if any(problems.values()):
-        parts = [
-            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in problems.items()
-            if names
-        ]
-        raise CheckpointError(f"{path}: its tensors do not fit {type(net).__name__}: {'; '.join(parts)}.")

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from .deploy.use import ArtifactDetector, is_artifact, refuse
-from .detector import Detector, load
+from .detector import Detector
 from .devices import find_device
 from .errors import ConfigError, DataError
+from .loading import load
 from .results import ResultFolder
 from .sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
 from .structures import Detections

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from hsvdet import load
-from hsvdet.conversion import convert, deformable_detr, rt_detr
+from hsvdet.checkpoint import load_tensors
+from hsvdet.conversion import deformable_detr, rt_detr
+from hsvdet.conversion.foreign import convert
 from hsvdet.conversion.rename import rename
 from hsvdet.criteria.class_losses import FocalLoss
 from hsvdet.criteria.set import SetCriterion, SetWeights
-from hsvdet.detector import load_tensors
 from hsvdet.models import find
 from hsvdet.structures import Target
 from parity.filler import fill, picture

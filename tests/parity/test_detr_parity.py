@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from hsvdet.checkpoint import load_tensors
 from hsvdet.conversion import conditional_detr as conditional_rules
 from hsvdet.conversion import dab_detr as dab_rules
 from hsvdet.conversion import detr as detr_rules
 from hsvdet.conversion.rename import rename
 from hsvdet.criteria.matching import match
-from hsvdet.detector import load_tensors
 from hsvdet.models import find
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hsvdet import load
-from hsvdet.conversion import convert
+from hsvdet.conversion.foreign import convert
 from hsvdet.conversion.rename import rename
 from hsvdet.conversion.ultralytics import RULES, recognise
 from hsvdet.models import find

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hsvdet import load
-from hsvdet.conversion import convert
+from hsvdet.conversion.foreign import convert
 from hsvdet.errors import CheckpointError
 
 BLACK_BOX = """

@@ -21,10 +21,11 @@ from ..data.dataset import DetectionData
 from ..data.images import read_image
 from ..data.read import read_data
 from ..data.scenes import generate_scene
-from ..detector import Detector, load
+from ..detector import Detector
 from ..devices import find_device
 from ..errors import ConfigError
 from ..evaluate import evaluate_detections
+from ..loading import load
 from ..postprocess import nms
 from ..structures import Detections
 from ..validation import check_labels

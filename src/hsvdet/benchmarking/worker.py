@@ -64,7 +64,8 @@ def _detector(arguments) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from .. import models
-    from ..detector import create, load
+    from ..detector import create
+    from ..loading import load
 
     height, width = arguments.size
     if arguments.model in models.MODELS or not Path(arguments.model).suffix:

@@ -120,7 +120,8 @@ class _Plan(NamedTuple):
         """With the data's classes; begun with the weights, if there are any, of all of it or of its backbone."""
         import torch
 
-        from ..conversion import start_backbone, warm_start
+        from ..conversion.backbone import start_backbone
+        from ..conversion.warm_start import warm_start
         from ..detector import create
 
         torch.manual_seed(seed)

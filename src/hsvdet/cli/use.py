@@ -112,7 +112,7 @@ def convert(
     json: Json = False,
 ) -> Answer:
     """Published weights into a checkpoint."""
-    from ..conversion import convert
+    from ..conversion.foreign import convert
 
     names = [name.strip() for name in labels.split(",")] if labels else None
     report = convert(foreign, out, model=model, labels=names, size=size)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..backbones.resnet import ResNet
 from ..backbones.resnet_vd import ResNetVd
-from ..detector import Detector, load_tensors
+from ..checkpoint import load_tensors
+from ..detector import Detector
 from ..errors import CheckpointError, ConfigError
 from .foreign import read_weights
 from .parts import resnet_transformers

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import models
-from ..checkpoint import looks_like_safetensors
-from ..detector import Detector, create, load_tensors
+from ..checkpoint import load_tensors, looks_like_safetensors
+from ..detector import Detector, create
 from ..errors import CheckpointError, ConfigError
 from ..hub import Fetched, fetch, is_address
 from . import conditional_detr, dab_detr, deformable_detr, detr, rt_detr, ultralytics

@@ -12,9 +12,10 @@ import torch
 
 from .. import models
 from ..checkpoint import is_checkpoint
-from ..detector import Detector, load
+from ..detector import Detector
 from ..errors import CheckpointError
 from ..hub import is_address
+from ..loading import load
 from .foreign import read_foreign
 
 

@@ -19,8 +19,9 @@ from .. import models, runtime
 from ..checkpoint import write_atomically
 from ..data.dataset import DetectionData
 from ..data.read import read_data
-from ..detector import Detector, load
+from ..detector import Detector
 from ..errors import ConfigError, SaveError
+from ..loading import load
 from ..postprocess import nms
 from .artifact import ArtifactHeader, set_onnx_header, write_header
 from .graph import ExportGraph

@@ -17,10 +17,11 @@ from torch import Tensor
 from .. import __version__
 from ..checkpoint import write_atomically
 from ..data.dataset import DetectionData
-from ..detector import Detector, load
+from ..detector import Detector
 from ..devices import find_device
 from ..draw import printable
 from ..errors import ConfigError, DataError, SaveError
+from ..loading import load
 from ..results import remove_earlier_results
 from ..sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
 from ..structures import DenseOutput

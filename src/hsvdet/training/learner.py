@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import models
-from ..detector import load_tensors
+from ..checkpoint import load_tensors
 from ..devices import move
 from ..errors import ConfigError, NonFiniteError
 from ..structures import Batch, QueryOutput

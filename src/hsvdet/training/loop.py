@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checkpoint import read_checkpoint
+from ..checkpoint import load_tensors, read_checkpoint
 from ..criteria.set import SetCriterion
-from ..detector import load_tensors
 from ..errors import Interrupted, NonFiniteError
 from ..evaluate import Evaluation
 from ..structures import Batch

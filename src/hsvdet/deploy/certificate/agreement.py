@@ -77,6 +77,12 @@ class Agreement(NamedTuple):
     overlap: float
     displacement: float
 
+    @property
+    def badness(self) -> tuple[float, float, float]:
+        """For sorting: the largest difference, then the largest error."""
+        worst = max((difference.size for difference in self.differences), default=0.0)
+        return worst, self.score_error, 1 - self.overlap
+
 
 def compare(
     reference: Found,

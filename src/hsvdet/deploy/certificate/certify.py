@@ -7,141 +7,37 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ...checkpoint import write_atomically
-from ...data.dataset import DetectionData, Record
-from ...data.pixels import read_pixels
+from ...data.dataset import DetectionData
 from ...data.read import read_data
-from ...detector import Detector, load
-from ...errors import ConfigError, HsvdetError
-from ...evaluate import evaluate_detections
-from ...structures import Detections
+from ...detector import Detector
+from ...errors import ConfigError
+from ...loading import load
 from ..artifact import ArtifactHeader, write_header
 from ..handover import certificate_files
+from . import reasons
 from .agreement import Agreement, Candidates, Found, Rules, compare, failure
+from .attempt import Artifact, as_found, attempt
+from .average_precision import average_precision
 from .picture import draw_worst
-from .probes import Probe, probes, spread
+from .probes import Probe, probes
 from .reference import Answer, Reference
 from .seal import artifact_sha256, weights_sha256
+from .statement import Certificate, ImageCheck
 from .tolerance import TOLERANCES, Tolerance
-
-if TYPE_CHECKING:
-    from .layers import Divergence
 
 # Detections an image to look at: the score is lowered until there are so many, if need be.
 _WANTED = 20
-# Below this many a comparison says nothing.
-_FEWEST = 20
-_AP_SCORE = 0.001
-_AT_ONCE = 8
-
-_NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-
-Artifact = Callable[[Sequence[np.ndarray], float], Sequence[Any]]
-
-
-class ImageCheck(NamedTuple):
-    """One image, the worse of two runs: alone, and with all the others. size: (height, width). reference,
-    artifact: how many detections each has; agree: how many of them are one to one within the tolerance; ties: how
-    many others rounding explains; differences: what is left, the worst first, in words. score_error, overlap,
-    displacement: see `Agreement`."""
-
-    image: str
-    size: tuple[int, int]
-    reference: int
-    artifact: int
-    agree: int
-    ties: int
-    differences: tuple[str, ...]
-    score_error: float
-    overlap: float
-    displacement: float
-
-
-class PrecisionCheck(NamedTuple):
-    """Average precision of both on the same annotated images. truth: "annotations", or "detector" where there are
-    none: then the detector's own detections are what is to be found, and its AP is 1."""
-
-    truth: str
-    images: int
-    objects: int
-    reference: float
-    artifact: float
-
-    @property
-    def drop(self) -> float:
-        return self.reference - self.artifact
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """passed: whether the artifact may be used. reasons: why not, in words; empty where it may.
-
-    score: the threshold both were run at; lowered until there was enough to compare. precision: fp32, fp16 or
-    int8, and the tolerance that belongs to it. diverges: the first layer that leaves eager's path, found only
-    where the artifact failed, in formats that can be looked into. largest_float16: the largest value that fp16
-    has to hold (65504 is the most it can), and the layer. artifact_sha256: of the artifact without its
-    certificate. weights_sha256: of the detector's tensors. Nothing in it depends on the machine but rounding.
-    """
-
-    passed: bool
-    reasons: tuple[str, ...]
-    model: str
-    target: str
-    precision: str
-    tolerance: Tolerance
-    score: float
-    images_from: str
-    images: tuple[ImageCheck, ...]
-    ap: PrecisionCheck
-    largest_float16: tuple[str, float] | None
-    diverges: Divergence | None
-    artifact_sha256: str
-    weights_sha256: str
-    versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not a number is None."""
-        content = dataclasses.asdict(self)
-        content["tolerance"] = self.tolerance._asdict()
-        content["images"] = [check._asdict() for check in self.images]
-        content["ap"] = {**self.ap._asdict(), "drop": self.ap.drop}
-        content["diverges"] = self.diverges and self.diverges._asdict()
-        return _plain(content)
-
-    def __str__(self) -> str:
-        compared = sum(check.agree for check in self.images)
-        ties = sum(check.ties for check in self.images)
-        against = "annotations" if self.ap.truth == "annotations" else "the detector's own detections"
-        lines = [
-            f"{self.model} as {self.target} {self.precision}: {'certified' if self.passed else 'NOT certified'}",
-            f"{len(self.images)} images ({self.images_from}), {compared} detections agree at score"
-            f" {self.score:.3g}, {ties} ties",
-        ]
-        if self.images:
-            lines.append(
-                f"largest score error {max(check.score_error for check in self.images):.2g} of the score,"
-                f" smallest IoU {min(check.overlap for check in self.images):.4f}"
-            )
-        lines.append(
-            f"AP on {self.ap.images} images against {against}: {self.ap.reference:.4f} eager,"
-            f" {self.ap.artifact:.4f} artifact"
-        )
-        if self.largest_float16:
-            layer, value = self.largest_float16
-            lines.append(f"largest float16 value {value:.4g} in {layer} (65504 is the limit)")
-        lines += [f"- {reason}" for reason in self.reasons]
-        return "\n".join(lines)
 
 
 def certify(
@@ -224,19 +120,19 @@ def examine(
     answers = [reference.answer(probe.image) for probe in tried]
     score = _score(reference, answers, header.floor)
     checked = _compare_all(reference, tried, answers, artifact, score, tolerance)
-    ap = _average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
+    ap = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
     checks = tuple(_check(probe, agreement) for probe, agreement in zip(tried, checked, strict=True))
-    worst = Worst(*max(zip(tried, checked, strict=True), key=lambda pair: _badness(pair[1])))
-    reasons = [
-        *_class_map(detector, header),
-        *_preprocessing(detector, header),
-        *_enough(checks, score, header.floor, tolerance),
-        *_differences(checks, worst, tolerance),
-        *_ap_drop(ap, tolerance),
+    worst = Worst(*max(zip(tried, checked, strict=True), key=lambda pair: pair[1].badness))
+    against = [
+        *reasons.of_class_map(detector, header),
+        *reasons.of_preprocessing(detector, header),
+        *reasons.of_too_little(checks, score, header.floor, tolerance),
+        *reasons.of_differences(checks, worst.probe.name, worst.agreement, tolerance),
+        *reasons.of_average_precision(ap, tolerance),
     ]
     certificate = Certificate(
-        passed=not reasons,
-        reasons=tuple(reasons),
+        passed=not against,
+        reasons=tuple(against),
         model=header.model,
         target=header.target,
         precision=header.precision,
@@ -288,8 +184,8 @@ def _compare_all(
     the two must still be alike."""
     labels = reference.detector.labels
     images = [probe.image for probe in tried]
-    alone = [_attempt(artifact, [image], score)[0] for image in images]
-    together = _attempt(artifact, images, score)
+    alone = [attempt(artifact, [image], score)[0] for image in images]
+    together = attempt(artifact, images, score)
     agreements = []
     for answer, *both in zip(answers, alone, together, strict=True):
         expected = reference.detections(answer, score)
@@ -299,12 +195,12 @@ def _compare_all(
             continue
         candidates = reference.candidates(answer, score * (1 - 2 * tolerance.score))
         rules = reference.rules(answer, score)
-        if not tolerance.boxes and not _alike(*map(_found, both), rules, labels):
+        if not tolerance.boxes and not _alike(*map(as_found, both), rules, labels):
             what = "alone the artifact answers otherwise than among other images"
             agreements.append(failure(expected, what))
             continue
-        compared = (compare(expected, _found(came), candidates, rules, tolerance, labels) for came in both)
-        agreements.append(max(compared, key=_badness))
+        compared = (compare(expected, as_found(came), candidates, rules, tolerance, labels) for came in both)
+        agreements.append(max(compared, key=lambda agreement: agreement.badness))
     return agreements
 
 
@@ -314,29 +210,6 @@ def _alike(alone: Found, together: Found, rules: Rules, labels: tuple[str, ...])
     itself = Candidates(*alone, np.arange(len(alone.scores)))
     same = len(compare(alone, together, itself, rules, TOLERANCES["fp16"], labels).pairs)
     return 2 * same >= max(len(alone.scores), len(together.scores))
-
-
-def _attempt(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> Sequence[Any]:
-    """Detections of each image, or the words in which the runtime refused them."""
-    try:
-        answers = artifact(images, score)
-    except HsvdetError:
-        raise
-    except Exception as error:  # every runtime has its own
-        reason = " ".join(str(error).split())
-        return [f"the runtime stops: {reason[-200:] or type(error).__name__}"] * len(images)
-    if len(answers) != len(images):
-        return [f"{len(answers)} answers to {len(images)} images"] * len(images)
-    return answers
-
-
-def _found(detections: Any) -> Found:
-    return Found(*(np.asarray(part) for part in detections[:3]))
-
-
-def _badness(agreement: Agreement) -> tuple[float, float, float]:
-    worst = max((difference.size for difference in agreement.differences), default=0.0)
-    return worst, agreement.score_error, 1 - agreement.overlap
 
 
 def _check(probe: Probe, agreement: Agreement) -> ImageCheck:
@@ -354,130 +227,6 @@ def _check(probe: Probe, agreement: Agreement) -> ImageCheck:
     )
 
 
-def _class_map(detector: Detector, header: ArtifactHeader) -> list[str]:
-    if tuple(header.labels) != tuple(detector.labels):
-        if len(header.labels) != len(detector.labels):
-            return [f"class map: {len(header.labels)} classes, the detector has {len(detector.labels)}"]
-        i = next(i for i, name in enumerate(detector.labels) if header.labels[i] != name)
-        return [f"class map: label {i} is {header.labels[i]!r}, the detector's is {detector.labels[i]!r}"]
-    if tuple(header.category_ids) != tuple(detector.category_ids):
-        pairs = zip(header.category_ids, detector.category_ids, detector.labels, strict=False)
-        came, expected, name = next((pair for pair in pairs if pair[0] != pair[1]), (None, None, "?"))
-        return [f"class map: {name!r} has category id {came}, the detector's is {expected}"]
-    return []
-
-
-def _preprocessing(detector: Detector, header: ArtifactHeader) -> list[str]:
-    """What the header says; what the graph does shows in its detections."""
-    expected = json.loads(json.dumps(detector.preprocess.to_json()))
-    came = json.loads(json.dumps(header.preprocess))
-    wrong = [name for name in expected if name != "size" and came.get(name) != expected[name]]
-    return [
-        f"preprocessing: {name} is {came.get(name)}, the detector's is {expected[name]}" for name in wrong
-    ]
-
-
-def _enough(checks: Sequence[ImageCheck], score: float, floor: float, tolerance: Tolerance) -> list[str]:
-    expected = sum(check.reference for check in checks)
-    if expected < _FEWEST:
-        return [
-            f"nothing was compared: the detector finds {expected} objects in {len(checks)} images at score"
-            f" {score:.3g}, and the artifact holds none under {floor:g}. Give images in which it finds something"
-            " (--data), or train it first"
-        ]
-    share = sum(check.agree for check in checks) / expected
-    if tolerance.boxes and share < tolerance.matched and not any(check.differences for check in checks):
-        return [
-            f"only {share:.0%} of {expected} detections can be told apart from ties: too few to say that the rest"
-            " is right"
-        ]
-    return []
-
-
-def _differences(checks: Sequence[ImageCheck], worst: Worst, tolerance: Tolerance) -> list[str]:
-    wrong = [check for check in checks if check.differences]
-    if not wrong or not (tolerance.boxes or math.isinf(_badness(worst.agreement)[0])):
-        return []
-    count = sum(len(check.differences) for check in wrong)
-    total = sum(check.reference for check in checks)
-    return [
-        f"{count} differences in {len(wrong)} of {len(checks)} images, {total} detections; {worst.probe.name}:"
-        f" {worst.agreement.differences[0].what}"
-    ]
-
-
-def _average_precision(
-    reference: Reference,
-    artifact: Artifact,
-    data: DetectionData | None,
-    tried: Sequence[Probe],
-    answers: Sequence[Answer],
-    score: float,
-    floor: float,
-    evaluated: int,
-) -> PrecisionCheck:
-    """Against the annotations, or, where there are none, against what the detector finds in the images tried."""
-    low, classes = max(floor, _AP_SCORE), len(reference.detector.labels)
-    if data is None or not any(len(record.labels) for record in data.records):
-        truth = {str(i): reference.detections(answer, score) for i, answer in enumerate(answers)}
-        as_data = _as_truth(tried, truth, reference.detector)
-        own = [_tensors(reference.detections(answer, min(low, score))) for answer in answers]
-        came = _all(artifact, [probe.image for probe in tried], min(low, score), classes)
-        both = [evaluate_detections(as_data, dict(zip(truth, found, strict=True))) for found in (own, came)]
-        return PrecisionCheck("detector", len(tried), both[0].objects, both[0].ap, both[1].ap)
-    records = spread(data.records, evaluated)
-    part = dataclasses.replace(data, records=records)
-    found: tuple[dict, dict] = {}, {}
-    for start in range(0, len(records), _AT_ONCE):
-        chunk = records[start : start + _AT_ONCE]
-        pictures = [read_pixels(record.path) for record in chunk]
-        came = _all(artifact, pictures, low, classes)
-        for record, picture, detections in zip(chunk, pictures, came, strict=True):
-            found[0][record.id] = _tensors(reference.detections(reference.answer(picture), low))
-            found[1][record.id] = detections
-    both = [evaluate_detections(part, detections) for detections in found]
-    return PrecisionCheck("annotations", len(records), both[0].objects, both[0].ap, both[1].ap)
-
-
-def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float, classes: int) -> list[Detections]:
-    """Nothing where the runtime stops, and without detections that are none (not finite, of no class): all are
-    reasons of their own, and no evaluation takes them."""
-    found = []
-    for start in range(0, len(images), _AT_ONCE):
-        for detections in _attempt(artifact, images[start : start + _AT_ONCE], score):
-            boxes, scores, labels = _NOTHING if isinstance(detections, str) else _found(detections)
-            sound = np.isfinite(boxes).all(1) & np.isfinite(scores) & (labels >= 0) & (labels < classes)
-            found.append(_tensors(Found(boxes[sound], scores[sound], labels[sound])))
-    return found
-
-
-def _tensors(found: Found) -> Detections:
-    return Detections(*(torch.from_numpy(np.ascontiguousarray(part)) for part in found))
-
-
-def _as_truth(tried: Sequence[Probe], found: dict[str, Found], detector: Detector) -> DetectionData:
-    records = []
-    for probe, (name, detections) in zip(tried, found.items(), strict=True):
-        boxes = detections.boxes.astype(np.float32)
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        size = (probe.image.shape[0], probe.image.shape[1])
-        crowd = np.zeros(len(boxes), bool)
-        records.append(Record(name, probe.name, size, boxes, detections.labels, crowd, area))
-    return DetectionData(records, detector.labels, detector.category_ids, Path("."), "val", "coco")
-
-
-def _ap_drop(ap: PrecisionCheck, tolerance: Tolerance) -> list[str]:
-    annotated = ap.truth == "annotations"
-    most = tolerance.ap if annotated else tolerance.own
-    if not ap.objects or ap.drop <= most:  # nothing to find is a reason of its own
-        return []
-    against = "annotations" if annotated else "the detector's own detections"
-    return [
-        f"AP against {against} falls from {ap.reference:.4f} to {ap.artifact:.4f} on {ap.images} images; at most"
-        f" {most:g} is tolerated"
-    ]
-
-
 def _sealed(
     certificate: Certificate,
     detector: Detector,
@@ -486,7 +235,7 @@ def _sealed(
     looked_at: Sequence[Probe],
 ) -> Certificate:
     """With hashes and, for ONNX, with what can be seen inside the graph; the first probe is searched."""
-    reasons = list(certificate.reasons)
+    against = list(certificate.reasons)
     largest = diverges = None
     if path.suffix == ".onnx":
         from .layers import look_inside
@@ -497,17 +246,17 @@ def _sealed(
             [probe.image for probe in looked_at],
             dynamic=header.dynamic,
             precision=certificate.precision,
-            search=bool(reasons),
+            search=bool(against),
         )
         if largest and largest.overflows:
             layer, value = largest
-            reasons.append(f"float16 overflow: {value:.4g} in {layer}, 65504 is the most it can hold")
+            against.append(f"float16 overflow: {value:.4g} in {layer}, 65504 is the most it can hold")
         if diverges:
-            reasons.append(f"the first layer that diverges is {diverges.layer}: {diverges.what}")
+            against.append(f"the first layer that diverges is {diverges.layer}: {diverges.what}")
     return dataclasses.replace(
         certificate,
-        passed=not reasons,
-        reasons=tuple(reasons),
+        passed=not against,
+        reasons=tuple(against),
         largest_float16=largest and tuple(largest),
         diverges=diverges,
         artifact_sha256=artifact_sha256(path),
@@ -538,13 +287,3 @@ def _versions(target: str) -> dict[str, str]:
         target, []
     )
     return {name: metadata.version(name) for name in ["hsvdet", "torch", *names]}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
