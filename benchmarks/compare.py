@@ -7,9 +7,9 @@
 
 same-640: yolov8-n, -s, -l and Ultralytics' own in float32, channels last, both folded. default-n, -s, -l: 640x640,
 what each library does by itself. large: 1088x1920, float32, channels last, HSV-DET beside RT-DETR. onnx, openvino:
-artifacts of 640x640 in float32 beside Ultralytics' exports, once by themselves, and once with what comes before and
-after them. Each PYTHON has the packages of benchmarks/peers/LIBRARY.txt. Peers of libraries for which none is given
-are left out.
+artifacts of 640x640 in float32 (OpenVINO's also in bfloat16) beside Ultralytics' exports: the network alone; with
+what comes before and after it; and as the package predicts with them. Each PYTHON has the packages of
+benchmarks/peers/LIBRARY.txt. Peers of libraries for which none is given are left out.
 """
 
 import argparse
@@ -65,21 +65,26 @@ GROUPS = {
     **{
         to: [
             (
-                [f"yolov8-{scale}{suffix}"],
-                [("ultralytics", f"yolov8{scale} --to {to}{way}", "") for way in ("", " --predict")],
+                [f"yolov8-{scale}{suffix}" for suffix in suffixes],
+                [
+                    ("ultralytics", f"yolov8{scale} --to {to}{way}", "")
+                    for way in ("", " --pixels", " --predict")
+                ],
                 dict(precision="fp32", runs=runs),
             )
             for scale, runs in (("n", 40), ("s", 30), ("l", 10))
         ]
-        for to, suffix in (("onnx", ".onnx"), ("openvino", ".xml"))
+        for to, suffixes in (("onnx", [".onnx"]), ("openvino", [".xml", "-bf16.xml"]))
     },
 }
 
 
 def artifact(name: str, to: str, folder: Path) -> Path:
     """Of a model with random weights, which no certificate can be made of."""
-    detector = hsvdet.create(Path(name).stem, [str(label) for label in range(80)], size=(640, 640))
-    hsvdet.export(detector, to=to, out=folder / name, certify=False)
+    model, half, _ = Path(name).stem.partition("-bf16")
+    detector = hsvdet.create(model, [str(label) for label in range(80)], size=(640, 640))
+    precision = "bf16" if half else "fp32"
+    hsvdet.export(detector, to=to, out=folder / name, precision=precision, certify=False)
     return folder / name
 
 

@@ -361,7 +361,8 @@ def test_files_that_are_no_artifacts_are_named(path, tmp_path):
     [
         (dict(to="tflite"), "one of onnx"),
         (dict(to="onnx", precision="int8"), "--calibrate"),
-        (dict(to="onnx", precision="bf16"), "fp32, fp16, int8"),
+        (dict(to="onnx", precision="fp64"), "fp32, bf16, fp16, int8"),
+        (dict(to="onnx", precision="bf16"), "how OpenVINO computes"),
         (dict(to="openvino", out="a.onnx"), "NAME.xml"),
         (dict(to="onnx", score=2), "from 0 to 1"),
         (dict(to="onnx", size=(60, 96)), "multiples of 32"),

@@ -3,8 +3,9 @@ pip install -r benchmarks/peers/ultralytics.txt. AGPL-3.0, used as a program; no
 
     hsvdet benchmark yolov8-n.onnx --peer 'PYTHON benchmarks/peers/ultralytics_artifact.py yolov8n --to onnx'
 
-A run is the exported network on a float32 array that is ready for it; with --predict, the package's own prediction
-with that export, from uint8 pixels to detections. The export is made in --folder where it is not there yet.
+A run is the exported network on a float32 array that is ready for it; with --pixels, between the package's own
+letterbox and suppression, from uint8 pixels to detections; with --predict, the package's own prediction with that
+export, in settings of its choice. The export is made in --folder where it is not there yet.
 """
 
 import argparse
@@ -27,11 +28,8 @@ def exported(name: str, to: str, size: tuple[int, int]) -> Path:
     return path
 
 
-def forward(path: Path, batch: int, size: tuple[int, int], threads: int | None):
-    """The runtime and the settings that hsvdet's artifacts run with (src/hsvdet/runtime.py)."""
-    import numpy as np
-
-    images = np.random.default_rng(0).random((batch, 3, *size), dtype=np.float32)
+def network(path: Path, threads: int | None):
+    """The network in the runtime and the settings that hsvdet's artifacts run with (src/hsvdet/runtime.py)."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -39,7 +37,7 @@ def forward(path: Path, batch: int, size: tuple[int, int], threads: int | None):
         options.intra_op_num_threads = threads or 0
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (entry,) = session.get_inputs()
-        return lambda: session.run(None, {entry.name: images}) and None
+        return lambda images: session.run(None, {entry.name: images})[0]
     import openvino
 
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -47,7 +45,32 @@ def forward(path: Path, batch: int, size: tuple[int, int], threads: int | None):
         settings["INFERENCE_NUM_THREADS"] = threads
     (graph,) = path.glob("*.xml")
     request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
-    return lambda: request.infer([images]) and None
+    return lambda images: request.infer([images])[0]
+
+
+def forward(path: Path, batch: int, size: tuple[int, int], threads: int | None):
+    import numpy as np
+
+    images = np.random.default_rng(0).random((batch, 3, *size), dtype=np.float32)
+    answer = network(path, threads)
+    return lambda: answer(images) is None
+
+
+def from_pixels(path: Path, batch: int, size: tuple[int, int], threads: int | None):
+    import numpy as np
+    import torch
+    from ultralytics.data.augment import LetterBox
+    from ultralytics.utils.nms import non_max_suppression
+
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    answer, letterbox = network(path, threads), LetterBox(size)
+
+    def run():
+        pictures = np.stack([letterbox(image=image) for _ in range(batch)]).transpose(0, 3, 1, 2)
+        found = answer(np.ascontiguousarray(pictures, dtype=np.float32) / 255)
+        non_max_suppression(torch.from_numpy(found), conf_thres=0.25, iou_thres=0.7)
+
+    return run
 
 
 def prediction(path: Path, batch: int, size: tuple[int, int]):
@@ -66,6 +89,7 @@ def main():
     )
     parser.add_argument("model")
     parser.add_argument("--to", choices=["onnx", "openvino"], required=True)
+    parser.add_argument("--pixels", action="store_true")
     parser.add_argument("--predict", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("."))
     parser.add_argument("--size", default="640x640")
@@ -84,8 +108,11 @@ def main():
         run = prediction(path, arguments.batch, size)
     else:
         threads = f" ({arguments.threads} threads)" if arguments.threads else ""
-        how = f"{runtime}{threads}, fp32, the network alone"
-        run = forward(path, arguments.batch, size, arguments.threads)
+        what, make = (
+            ("from pixels to detections", from_pixels) if arguments.pixels else ("the network alone", forward)
+        )
+        how = f"{runtime}{threads}, fp32, {what}"
+        run = make(path, arguments.batch, size, arguments.threads)
     contender.serve(path.name, how, run)
 
 

@@ -110,12 +110,11 @@ class Detector:
     def accelerate(self, precision: str = "auto", *, compile: bool = False) -> Detector:
         """A deployed detector that runs as fast as its device allows (docs/inference.md); this one stays as it is.
 
-        precision: "auto" for bf16 where the device is fast at it and else fp32; or fp32, bf16, fp16 (GPUs). In
-        half precision scores move in the third digit and boxes by tenths of a pixel. compile: with
-        torch.compile, seconds to minutes at the first image of each size. On a CPU the process then keeps the
-        memory it frees (`allocator.keep_freed_memory`). `settings` says what was chosen,
-        `describe()` in one line. Raises ConfigError for a precision the device does not have, and for a detector that
-        was accelerated for another.
+        precision: "auto" for bf16 where the device is fast at it and else fp32; or fp32, bf16, fp16 (GPUs);
+        docs/inference.md says what bf16 moves. compile: with torch.compile, seconds to minutes at the first image of
+        each size. On a CPU the process then keeps the memory it frees (`allocator.keep_freed_memory`). `settings`
+        says what was chosen, `describe()` in one line. Raises ConfigError for a precision the device does not have,
+        and for a detector that was accelerated for another.
         """
         settings = settings_for(self.device, precision, compile)
         if self.settings != Settings():

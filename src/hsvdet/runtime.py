@@ -133,18 +133,30 @@ def _start_openvino(path: Path, threads: int | None) -> tuple[Run, ArtifactHeade
     except ImportError:
         raise ConfigError(f"{path}: an OpenVINO artifact needs openvino: pip install openvino") from None
     header = read_header(path)
+    core = openvino.Core()
     # By itself OpenVINO computes in bfloat16 where the CPU has it, and boxes then move by pixels.
-    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    half = header.precision == "bf16" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    hint = "bf16" if half else "f32"
+    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
-        model = openvino.Core().compile_model(path, "CPU", settings)
+        model = core.read_model(path)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{path}: not an OpenVINO model that can be run ({reason}).") from None
-    request = model.create_infer_request()
+    # A graph for single images is up to 3 % faster. (Not for one height and width too: where an image is as large as
+    # its canvas, 2026.4 then divides by zero, and the process is gone.)
+    shapes = {True: [1, -1, -1, 3], False: [-1, -1, -1, 3]}
+    requests: dict[bool, openvino.InferRequest] = {}
 
     def run(images: np.ndarray) -> list[np.ndarray]:
+        single = len(images) == 1
+        if single not in requests:
+            graph = model.clone()
+            graph.reshape({"images": shapes[single]})
+            requests[single] = core.compile_model(graph, "CPU", settings).create_infer_request()
+        request = requests[single]
         request.infer({"images": images})
         # Copies: the request's own memory is written again by the next call.
         return [np.array(request.get_tensor(name).data) for name in ("boxes", "scores", "labels", "count")]

@@ -21,6 +21,7 @@ class Target(StrEnum):
 
 class ArtifactPrecision(StrEnum):
     fp32 = "fp32"
+    bf16 = "bf16"
     fp16 = "fp16"
     int8 = "int8"
 

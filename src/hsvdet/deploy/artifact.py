@@ -25,7 +25,7 @@ KEY = "hsvdet"
 class ArtifactHeader:
     """model, config, labels, category_ids, preprocess, licence, source: as in the checkpoint it was made of.
 
-    target: onnx, openvino, ... precision: fp32, fp16 or int8. size: (height, width) of the network's input;
+    target: onnx, openvino, ... precision: fp32, bf16, fp16 or int8. size: (height, width) of the network's input;
     with `dynamic`, the largest: each image then has the smallest canvas that it fits. score: what a detection
     must pass to be counted; floor: weaker ones are not in the output at all. iou: of the suppression, None for
     models without. limit: rows of the output. versions: of the packages that made it. float32: layers that were

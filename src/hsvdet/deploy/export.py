@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # lowered without a new export, and AP be measured on the artifact itself.
 FLOOR = 0.001
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 SUFFIXES = {
     "onnx": ".onnx",
@@ -113,12 +113,12 @@ def export(
     detector: or the path of a checkpoint. to: onnx, openvino, tensorrt, coreml or executorch. out: beside the
     checkpoint if not given. size: (height, width) of the network's input, instead of the detector's own. dynamic:
     every image gets the smallest canvas it fits, as in `Detector`, instead of one of `size`; models that resize
-    by the shorter side always do. precision: fp32, fp16 or int8. calibrate: a data set, for int8; fp16 measures on
-    it, or else on drawn scenes, which layers come near its largest number. data: what the certificate is made
-    with; if not given, `calibrate` for int8, else drawn scenes. score: what a detection must pass to be counted;
-    weaker ones down to 0.001 follow it. iou: of the suppression. limit: detections an image. certify: compare the
-    artifact with the detector and write its certificate; one that differs is not handed over, it stays
-    NAME.rejected.SUFFIX.
+    by the shorter side always do. precision: fp32, bf16 (OpenVINO), fp16 or int8. calibrate: a data set, for int8;
+    fp16 measures on it, or else on drawn scenes, which layers come near its largest number. data: what the
+    certificate is made with; if not given, `calibrate` for int8, else drawn scenes. score: what a detection must
+    pass to be counted; weaker ones down to 0.001 follow it. iou: of the suppression. limit: detections an image.
+    certify: compare the artifact with the detector and write its certificate; one that differs is not handed over,
+    it stays NAME.rejected.SUFFIX.
 
     Written atomically. Raises CheckpointError, ConfigError, DataError and SaveError.
     """
@@ -192,6 +192,8 @@ def _check(to: str, precision: str, calibrate, score: float, iou: float, limit: 
         raise ConfigError(
             f"{to} is exported in fp32 only; got {precision}. ONNX and OpenVINO have {precision}."
         )
+    if precision == "bf16" and to != "openvino":
+        raise ConfigError(f"bf16 is how OpenVINO computes on CPUs; {to} has fp32 and fp16.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):
         raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
     if limit < 1:
@@ -228,7 +230,7 @@ def _check_selector(detector: Detector) -> None:
 
 def _images(detector: Detector, precision: str, calibrate) -> list[np.ndarray]:
     """What values are measured on, [H, W, 3] uint8."""
-    if precision == "fp32":
+    if precision in ("fp32", "bf16"):
         return []
     from .quantise import calibration_images
 
@@ -308,8 +310,7 @@ def _onnx(graph: ExportGraph, detector: Detector, header: ArtifactHeader) -> onn
     from .export_onnx import to_onnx
 
     float32 = header.float32 if header.precision == "fp16" else None
-    branches = header.target == "onnx"
-    return to_onnx(graph, detector.preprocess, dynamic=header.dynamic, half_but=float32, branches=branches)
+    return to_onnx(graph, detector.preprocess, dynamic=header.dynamic, half_but=float32)
 
 
 def _bytes(path: Path) -> int:

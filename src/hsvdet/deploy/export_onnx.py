@@ -25,18 +25,17 @@ def to_onnx(
     *,
     dynamic: bool,
     half_but: Sequence[str] | None = None,
-    branches: bool = True,
 ) -> onnx.ModelProto:
     """images [batch, height, width, 3] uint8 to boxes, scores, labels, count (`Rows`).
 
     dynamic: the canvas is as small as each size of image allows. half_but: the trunk in float16, but for these
-    layers; None for float32 everywhere. branches: see `canvas_graph`.
+    layers; None for float32 everywhere.
     """
     network = network_to_onnx(graph, preprocess, dynamic=dynamic)
     if half_but is not None:
         to_half(network, half_but)
     network = ir.to_proto(network)
-    canvas = ir.to_proto(canvas_graph(preprocess, minimal=dynamic, branches=branches))
+    canvas = ir.to_proto(canvas_graph(preprocess, minimal=dynamic))
     canvas.ir_version = network.ir_version
     names = ("canvas", "content", "size")
     return onnx.compose.merge_models(canvas, network, io_map=[(name, name) for name in names])

@@ -9,7 +9,7 @@ with weights of 15 bits, and rounds to whole grey levels after each, as Pillow d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -24,12 +24,10 @@ Side = ir.Value | int
 Operand = ir.Value | Number | Sequence[int]
 
 
-def canvas_graph(preprocess: Preprocess, *, minimal: bool, branches: bool = True) -> ir.Model:
+def canvas_graph(preprocess: Preprocess, *, minimal: bool) -> ir.Model:
     """images [B, H, W, 3] uint8 RGB to canvas [B, 3, h, w] float32, content [4] int64 (left, top, width, height
     of the picture on the canvas) and size [2] int64 (H, W). minimal: each size of image has the smallest canvas
-    that it fits (`Preprocess.geometry`), else all have `preprocess.size`. branches: whether an image as large as
-    its canvas may take a shorter way. Not in OpenVINO: with this If in front of a network, 2026.4 answers wrongly
-    for all images of a batch but the first (not in every call)."""
+    that it fits (`Preprocess.geometry`), else all have `preprocess.size`."""
     images = ir.val("images", ir.DataType.UINT8, ("batch", "height", "width", 3))
     op = _Operators()
     size = op("Shape", images, start=1, end=3)
@@ -39,24 +37,23 @@ def canvas_graph(preprocess: Preprocess, *, minimal: bool, branches: bool = True
     if preprocess.resize == "letterbox":
         left = op("Div", op("Sub", canvas_width, new_width), 2)
         top = op("Div", op("Sub", canvas_height, new_height), 2)
+    # An image as large as its canvas is that already. Then no row of it is resized, else no row is taken as it is;
+    # what has no rows costs nothing. (With an If for this, OpenVINO 2026.4 answers wrongly for all images of a
+    # batch but the first, not in every call.)
+    fits = op("And", op("Equal", height, canvas_height), op("Equal", width, canvas_width))
+    taken, resized = op("Where", fits, height, 0), op("Where", fits, 0, new_height)
     resize = _resize_antialiased if preprocess.antialias else _resize
-
-    def placed(op: _Operators) -> ir.Value:
-        picture = resize(op, images, new_height, new_width)
-        if preprocess.resize not in ("letterbox", "fit"):
-            return picture
+    picture = resize(op, images, new_height, new_width, resized)
+    if preprocess.resize in ("letterbox", "fit"):
         right = op("Sub", op("Sub", canvas_width, new_width), left)
         bottom = op("Sub", op("Sub", canvas_height, new_height), top)
-        return op("Pad", picture, op.stack(0, top, left, 0, 0, bottom, right, 0), np.float32(preprocess.fill))
-
-    if branches:  # an image as large as its canvas is that already
-        fits = op("And", op("Equal", height, canvas_height), op("Equal", width, canvas_width))
-        pixels = _if(op, fits, lambda inner: inner("Cast", images, to=ir.DataType.FLOAT), placed)
-    else:
-        pixels = placed(op)
-    # Said aloud, so that the network's shapes are known when it is optimised.
-    if not minimal:
-        pixels = op("Reshape", pixels, [0, *preprocess.size, 3])
+        edges = op.stack(0, top, left, 0, 0, bottom, right, 0)
+        picture = op("Pad", picture, edges, np.float32(preprocess.fill))
+    as_it_is = op("Cast", op("Slice", images, [0], op.stack(taken), [1]), to=ir.DataType.FLOAT)
+    flat = [op("Reshape", part, [0, -1]) for part in (as_it_is, picture)]
+    # The canvas's size said aloud, so that the network's shapes are known when it is optimised.
+    sides = [canvas_height, canvas_width] if minimal else preprocess.size
+    pixels = op("Reshape", op("Concat", *flat, axis=1), op.stack(0, *sides, 3))
     canvas = op("Div", pixels, np.float32(255))
     if any(preprocess.mean) or set(preprocess.std) != {1.0}:
         mean, std = (np.array(x, np.float32) for x in (preprocess.mean, preprocess.std))
@@ -64,28 +61,15 @@ def canvas_graph(preprocess: Preprocess, *, minimal: bool, branches: bool = True
     # Last, since runtimes that compute channels last need not do it at all.
     canvas = op("Transpose", canvas, perm=[0, 3, 1, 2])
     content = op.stack(left, top, new_width, new_height)
-    sides = ("canvas_height", "canvas_width") if minimal else preprocess.size
+    names = ("canvas_height", "canvas_width") if minimal else preprocess.size
     return op.model(
         [images],
         [
-            (canvas, ir.val("canvas", ir.DataType.FLOAT, ("batch", 3, *sides))),
+            (canvas, ir.val("canvas", ir.DataType.FLOAT, ("batch", 3, *names))),
             (content, ir.val("content", ir.DataType.INT64, (4,))),
             (size, ir.val("size", ir.DataType.INT64, (2,))),
         ],
     )
-
-
-def _if(
-    op: _Operators,
-    condition: ir.Value,
-    then: Callable[[_Operators], ir.Value],
-    otherwise: Callable[[_Operators], ir.Value],
-) -> ir.Value:
-    branches = {}
-    for name, make in (("then_branch", then), ("else_branch", otherwise)):
-        inner = _Operators(op, name)
-        branches[name] = inner.graph([], [make(inner)])
-    return op("If", condition, **branches)
 
 
 def _geometry(op: _Operators, preprocess: Preprocess, height: ir.Value, width: ir.Value, minimal: bool):
@@ -122,24 +106,28 @@ def _geometry(op: _Operators, preprocess: Preprocess, height: ir.Value, width: i
     return *sides, *canvas
 
 
-def _resize(op: _Operators, images: ir.Value, height: Side, width: Side) -> ir.Value:
-    """Bilinear, half-pixel centres: [B, H, W, 3] uint8 to [B, height, width, 3] float32, whole numbers.
+def _resize(op: _Operators, images: ir.Value, height: Side, width: Side, rows: ir.Value) -> ir.Value:
+    """Bilinear, half-pixel centres: [B, H, W, 3] uint8 to the first `rows` of [B, height, width, 3] float32, whole
+    numbers.
 
     Only the pixels that are read are touched: the cost is that of the picture, not of the photograph.
     """
-    rows, row_weights, row_unit = _neighbours(op, images, 1, height)
+    pair, row_weights, row_unit = _neighbours(op, images, 1, height)
+    rows = op.stack(rows)
+    pair = [op("Slice", row, [0], rows) for row in pair]
+    row_weights = op("Slice", row_weights, [0], rows, [1])
     columns, column_weights, column_unit = _neighbours(op, images, 2, width)
     # Pixels side by side are one long line: products of whole lines are what runtimes are fast at.
     column_weights = op("Reshape", op("Expand", op("Unsqueeze", column_weights, 2), [2, 1, 3]), [2, -1])
     line = op.stack(0, -1, op("Mul", op.constant(width), 3))
     passes = []
-    for row in rows:
+    for row in pair:
         pixels = op("Gather", images, row, axis=1)
-        pair = [
+        beside = [
             op("Cast", op("Reshape", op("Gather", pixels, column, axis=2), line), to=ir.DataType.FLOAT)
             for column in columns
         ]
-        passes.append(_mix(op, pair, column_weights, column_unit))
+        passes.append(_mix(op, beside, column_weights, column_unit))
     mixed = _mix(op, passes, op("Unsqueeze", row_weights, 2), row_unit)
     return op("Reshape", mixed, op.stack(0, -1, width, 3))
 
@@ -178,24 +166,29 @@ def _rounded(op: _Operators, total: ir.Value, unit: ir.Value) -> ir.Value:
     return op("Floor", op("Div", op("Add", total, half), unit))
 
 
-def _resize_antialiased(op: _Operators, images: ir.Value, height: Side, width: Side) -> ir.Value:
+def _resize_antialiased(
+    op: _Operators, images: ir.Value, height: Side, width: Side, rows: ir.Value
+) -> ir.Value:
     """As `_resize`, and shrinking reads all pixels, weighted by a triangle as wide as the new pixels are apart."""
-    across = op("Transpose", images, perm=[2, 0, 1, 3])  # W first: whole lines are read
-    across = op("Cast", _weighted_sum(op, across, width), to=ir.DataType.UINT8)
+    read = op("Mul", op("Min", rows, 1), op("Squeeze", op("Shape", images, start=1, end=2)))
+    across = op("Slice", images, [0], op.stack(read), [1])
+    across = op("Transpose", across, perm=[2, 0, 1, 3])  # W first: whole lines are read
+    across = op("Cast", _weighted_sum(op, across, width, op.constant(width)), to=ir.DataType.UINT8)
     down = op("Transpose", across, perm=[2, 1, 0, 3])  # [H, B, width, 3]
-    return op("Transpose", _weighted_sum(op, down, height), perm=[1, 0, 2, 3])
+    return op("Transpose", _weighted_sum(op, down, height, rows), perm=[1, 0, 2, 3])
 
 
-def _weighted_sum(op: _Operators, lines: ir.Value, length: Side) -> ir.Value:
-    """lines: [N, ...] uint8 to [length, ...] float32, whole numbers; tap by tap, so that memory stays small."""
+def _weighted_sum(op: _Operators, lines: ir.Value, length: Side, first: ir.Value) -> ir.Value:
+    """lines: [N, ...] uint8 to the first of [length, ...] float32, whole numbers; tap by tap, so that memory stays
+    small."""
     old = op("Squeeze", op("Shape", lines, start=0, end=1))
     scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
     support = op("Max", scale, 1.0)
     centre = op("Mul", op("Add", op("Cast", op("Range", 0, length, 1), to=ir.DataType.DOUBLE), 0.5), scale)
-    first = op("Max", op("Floor", op("Add", op("Sub", centre, support), 0.5)), 0.0)
+    start = op("Max", op("Floor", op("Add", op("Sub", centre, support), 0.5)), 0.0)
     taps = op("Add", op("Mul", op("Cast", op("Ceil", support), to=ir.DataType.INT64), 2), 1)
     tap = op("Unsqueeze", op("Cast", op("Range", 0, taps, 1), to=ir.DataType.DOUBLE), 1)
-    place = op("Add", tap, op("Unsqueeze", first, 0))  # [taps, length]
+    place = op("Add", tap, op("Unsqueeze", start, 0))  # [taps, length]
     distance = op("Abs", op("Div", op("Add", op("Sub", place, op("Unsqueeze", centre, 0)), 0.5), support))
     weight = op("Max", op("Sub", 1.0, distance), 0.0)
     place = op("Cast", place, to=ir.DataType.INT64)
@@ -203,10 +196,12 @@ def _weighted_sum(op: _Operators, lines: ir.Value, length: Side) -> ir.Value:
     weight = op("Where", op("Greater", place, last), 0.0, weight)
     weight = op("Div", weight, op("ReduceSum", weight, [0], keepdims=1))
     weight, unit = _whole_weights(op, weight)
-    weight = op("Reshape", weight, op.stack(taps, -1, 1, 1, 1))
-    place = op("Min", place, last)
-    shape = op("Concat", op("Unsqueeze", length, 0), op("Shape", lines, start=1), axis=0)
-    start = op("Expand", np.float32(0), shape)
+    columns = op.stack(first)
+    weight = op("Slice", weight, [0], columns, [1])
+    weight = op("Unsqueeze", weight, [2, 3, 4])
+    place = op("Slice", op("Min", place, last), [0], columns, [1])
+    shape = op("Concat", columns, op("Shape", lines, start=1), axis=0)
+    nothing = op("Expand", np.float32(0), shape)
 
     body = _Operators(op)
     number, running = ir.val("tap", ir.DataType.INT64, ()), ir.val("running", ir.DataType.BOOL, ())
@@ -217,7 +212,7 @@ def _weighted_sum(op: _Operators, lines: ir.Value, length: Side) -> ir.Value:
     still = body("Identity", running)
     still.type, still.shape = running.type, running.shape
     graph = body.graph([number, running, total], [still, more])
-    return _rounded(op, op("Loop", taps, True, start, body=graph), unit)
+    return _rounded(op, op("Loop", taps, True, nothing, body=graph), unit)
 
 
 class _Operators:

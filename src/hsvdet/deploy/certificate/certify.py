@@ -38,6 +38,8 @@ from .tolerance import TOLERANCES, Tolerance
 
 # Detections an image to look at: the score is lowered until there are so many, if need be.
 _WANTED = 20
+# What rounding to 8 bits may do to a detection. Of half of them: the rest may lie nearer to a threshold.
+_ALIKE = TOLERANCES["fp16"]._replace(score=0.2, box=0.2, pixels=1.0)
 
 
 def certify(
@@ -206,9 +208,9 @@ def _compare_all(
 
 def _alike(alone: Found, together: Found, rules: Rules, labels: tuple[str, ...]) -> bool:
     """Whether most detections are the same. Where rounding is coarse, not all need be: a batch may sum in another
-    order, and a sum then fall to the next of 256 levels."""
+    order, and a sum then fall to the next level."""
     itself = Candidates(*alone, np.arange(len(alone.scores)))
-    same = len(compare(alone, together, itself, rules, TOLERANCES["fp16"], labels).pairs)
+    same = len(compare(alone, together, itself, rules, _ALIKE, labels).pairs)
     return 2 * same >= max(len(alone.scores), len(together.scores))
 
 

@@ -50,8 +50,8 @@ class PrecisionCheck(NamedTuple):
 class Certificate:
     """passed: whether the artifact may be used. reasons: why not, in words; empty where it may.
 
-    score: the threshold both were run at; lowered until there was enough to compare. precision: fp32, fp16 or
-    int8, and the tolerance that belongs to it. diverges: the first layer that leaves eager's path, found only
+    score: the threshold both were run at; lowered until there was enough to compare. precision: fp32, bf16, fp16
+    or int8, and the tolerance that belongs to it. diverges: the first layer that leaves eager's path, found only
     where the artifact failed, in formats that can be looked into. largest_float16: the largest value that fp16
     has to hold (65504 is the most it can), and the layer. artifact_sha256: of the artifact without its
     certificate. weights_sha256: of the detector's tensors. Nothing in it depends on the machine but rounding.
