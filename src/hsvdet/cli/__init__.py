@@ -16,19 +16,12 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from ..errors import HsvdetError
+from .answer import Answer
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE  # the reader had enough: `hsvdet models | head -1`
-
-
-class Answer(NamedTuple):
-    """What a command says. json: an object; text: the same for people; code: the exit code."""
-
-    json: dict[str, Any]
-    text: str
-    code: int = 0
 
 
 class _Terminated(KeyboardInterrupt):

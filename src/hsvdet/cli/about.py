@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import Answer
+from .answer import Answer
 from .options import Json, Size
 
 

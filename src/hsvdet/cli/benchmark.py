@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import Answer
+from .answer import Answer
 from .options import Checkpoint, Device, InferencePrecision, Json, Limit, Size
 
 

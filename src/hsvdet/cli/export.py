@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import Answer
+from .answer import Answer
 from .options import Checkpoint, Iou, Json, Limit, Size
 
 

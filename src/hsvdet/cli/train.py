@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from . import Answer
+from .answer import Answer
 from .options import DataPath, Device, Json, Precision, Size, Workers
 from .values import parse_settings
 
