@@ -50,9 +50,9 @@ def token_boxes(tokens: Tokens) -> tuple[Tensor, Tensor]:
     ]
     side = torch.cat(filled)[:, None].expand(centres.shape[0], -1, 2)
     boxes = torch.cat([centres, side], -1)
-    unusable = ((boxes <= _MARGIN) | (boxes >= 1 - _MARGIN)).any(-1)
+    unusable = torch.logical_or(boxes <= _MARGIN, boxes >= 1 - _MARGIN).any(-1)
     if tokens.padding is not None:
-        unusable = unusable | tokens.padding
+        unusable = torch.logical_or(unusable, tokens.padding)
     return boxes, unusable
 
 

@@ -6,6 +6,7 @@ depends on its size, is the app's (`Preprocess.geometry`). The rest is inside.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -40,15 +41,25 @@ def to_executorch(graph: ExportGraph, preprocess: Preprocess) -> bytes:
 
 
 def write_coreml(path: Path, graph: ExportGraph, preprocess: Preprocess, header: ArtifactHeader) -> None:
-    """As `to_executorch`, as a package. Raises ConfigError with coremltools' words where it cannot convert."""
+    """As `to_executorch`, as a package; content and size int32. Raises ConfigError with coremltools' words where it
+    cannot convert."""
     import json
 
     import coremltools
 
-    program = _program(graph, preprocess).run_decompositions({})
+    names = ("canvas", "content", "size")
+    example = _example(preprocess, torch.int32)
     try:
+        # Traced: coremltools knows more operators this way than of exported programs.
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(OnCanvas(graph, preprocess).eval(), example, check_trace=False)
         model = coremltools.convert(
-            program,
+            traced,
+            inputs=[
+                coremltools.TensorType(name=name, shape=value.shape, dtype=value.numpy().dtype.type)
+                for name, value in zip(names, example, strict=True)
+            ],
             outputs=[coremltools.TensorType(name=name) for name in Rows._fields],
             minimum_deployment_target=coremltools.target.iOS17,
             compute_precision=coremltools.precision.FLOAT32,
@@ -63,11 +74,16 @@ def write_coreml(path: Path, graph: ExportGraph, preprocess: Preprocess, header:
 
 
 def _program(graph: ExportGraph, preprocess: Preprocess) -> torch.export.ExportedProgram:
-    height, width = preprocess.size
-    example = (
-        torch.zeros(1, 3, height, width),
-        torch.tensor([0, 0, width, height]),
-        torch.tensor([height, width]),
-    )
     with torch.no_grad():
-        return torch.export.export(OnCanvas(graph, preprocess).eval(), example)
+        return torch.export.export(OnCanvas(graph, preprocess).eval(), _example(preprocess, torch.int64))
+
+
+def _example(preprocess: Preprocess, whole: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """canvas, content and size of an image that fills its canvas."""
+    height, width = preprocess.size
+    content, size = [0, 0, width, height], [height, width]
+    return (
+        torch.zeros(1, 3, height, width),
+        torch.tensor(content, dtype=whole),
+        torch.tensor(size, dtype=whole),
+    )

@@ -45,9 +45,10 @@ def suppress_in_rounds(
     shared = width * height
     over = shared > iou * (area[:, :, None] + area[:, None] - shared)
     place = torch.arange(boxes.shape[1], device=boxes.device)
-    beaten = over & (labels[:, :, None] == labels[:, None]) & (place[None, :] < place[:, None])
+    same = labels[:, :, None] == labels[:, None]
+    beaten = torch.logical_and(torch.logical_and(over, same), place[None, :] < place[:, None])
     strong = scores > floor
     kept = strong
     for _ in range(rounds):
-        kept = strong & ~(beaten & kept[:, None]).any(-1)
+        kept = torch.logical_and(strong, torch.logical_not(torch.logical_and(beaten, kept[:, None]).any(-1)))
     return kept

@@ -36,8 +36,8 @@ def cell_padding(padding: Tensor, size: tuple[int, int]) -> Tensor:
         ):
             cell = torch.arange(cells, device=padding.device)
             start, end = cell * pixels // cells, ((cell + 1) * pixels + cells - 1) // cells
-            outside.append((start >= first + length) | (end <= first))  # [B, cells]
-        return outside[0][:, :, None] | outside[1][:, None]
+            outside.append(torch.logical_or(start >= first + length, end <= first))  # [B, cells]
+        return torch.logical_or(outside[0][:, :, None], outside[1][:, None])
     real = F.adaptive_max_pool2d((~padding)[:, None].float(), size)
     return real[:, 0] == 0
 
