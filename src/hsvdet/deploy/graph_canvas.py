@@ -135,14 +135,21 @@ def _resize(op: _Operators, images: ir.Value, height: Side, width: Side, rows: i
 def _neighbours(op: _Operators, images: ir.Value, axis: int, length: Side):
     """The two places each of `length` new ones reads along `axis`; their weights [2, length] and the unit of these."""
     old = op("Squeeze", op("Shape", images, start=axis, end=axis + 1))
-    scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
-    place = op("Add", op("Cast", op("Range", 0, length, 1), to=ir.DataType.DOUBLE), 0.5)
-    place = op("Max", op("Sub", op("Mul", place, scale), 0.5), 0.0)
-    first = op("Floor", place)
-    share = op("Unsqueeze", op("Sub", place, first), 0)
+    # The place of new pixel i is ((2 i + 1) old / length - 1) / 2: in whole numbers, since OpenVINO has float32 only.
+    whole = op("Mul", length, 2)
+    place = op("Add", op("Mul", op("Range", 0, length, 1), 2), 1)
+    place = op("Max", op("Sub", op("Mul", place, old), length), 0)
+    share = op("Unsqueeze", op("Mod", place, whole), 0)
+    shares = op("Concat", op("Sub", whole, share), share, axis=0)
+    # As Pillow: the power of two at which the largest weight still has 15 bits.
+    large = op(
+        "GreaterOrEqual", op("Mul", op("ReduceMax", shares, keepdims=0), 2**16), op("Mul", whole, 2**16 - 1)
+    )
+    unit = op("Where", large, 2**14, 2**15)
+    weights = op("Div", op("Add", op("Mul", shares, op("Mul", unit, 2)), whole), op("Mul", whole, 2))
     last = op("Sub", old, 1)
-    first = op("Min", op("Cast", first, to=ir.DataType.INT64), last)
-    weights, unit = _whole_weights(op, op("Concat", op("Sub", 1.0, share), share, axis=0))
+    first = op("Min", op("Div", place, whole), last)
+    weights, unit = (op("Cast", value, to=ir.DataType.FLOAT) for value in (weights, unit))
     return (first, op("Min", op("Add", first, 1), last)), weights, unit
 
 
