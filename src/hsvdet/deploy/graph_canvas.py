@@ -189,18 +189,17 @@ def _weighted_sum(op: _Operators, lines: ir.Value, length: Side, first: ir.Value
     """lines: [N, ...] uint8 to the first of [length, ...] float32, whole numbers; tap by tap, so that memory stays
     small."""
     old = op("Squeeze", op("Shape", lines, start=0, end=1))
-    scale = op("Div", op("Cast", old, to=ir.DataType.DOUBLE), op("Cast", length, to=ir.DataType.DOUBLE))
-    support = op("Max", scale, 1.0)
-    centre = op("Mul", op("Add", op("Cast", op("Range", 0, length, 1), to=ir.DataType.DOUBLE), 0.5), scale)
-    start = op("Max", op("Floor", op("Add", op("Sub", centre, support), 0.5)), 0.0)
-    taps = op("Add", op("Mul", op("Cast", op("Ceil", support), to=ir.DataType.INT64), 2), 1)
-    tap = op("Unsqueeze", op("Cast", op("Range", 0, taps, 1), to=ir.DataType.DOUBLE), 1)
+    # In units of 1 / (2 length), whole numbers: OpenVINO has no doubles, and places in float32 are not exact enough.
+    whole, support = op("Mul", length, 2), op("Mul", op("Max", old, length), 2)
+    centre = op("Mul", op("Add", op("Mul", op("Range", 0, length, 1), 2), 1), old)
+    start = op("Div", op("Max", op("Add", op("Sub", centre, support), length), 0), whole)
+    taps = op("Add", op("Mul", op("Div", op("Add", support, op("Sub", whole, 1)), whole), 2), 1)
+    tap = op("Unsqueeze", op("Range", 0, taps, 1), 1)
     place = op("Add", tap, op("Unsqueeze", start, 0))  # [taps, length]
-    distance = op("Abs", op("Div", op("Add", op("Sub", place, op("Unsqueeze", centre, 0)), 0.5), support))
-    weight = op("Max", op("Sub", 1.0, distance), 0.0)
-    place = op("Cast", place, to=ir.DataType.INT64)
+    middle = op("Mul", op("Add", op("Mul", place, 2), 1), length)
+    weight = op("Max", op("Sub", support, op("Abs", op("Sub", middle, op("Unsqueeze", centre, 0)))), 0)
     last = op("Sub", old, 1)
-    weight = op("Where", op("Greater", place, last), 0.0, weight)
+    weight = op("Cast", op("Where", op("Greater", place, last), 0, weight), to=ir.DataType.DOUBLE)
     weight = op("Div", weight, op("ReduceSum", weight, [0], keepdims=1))
     weight, unit = _whole_weights(op, weight)
     columns = op.stack(first)

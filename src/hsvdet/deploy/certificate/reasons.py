@@ -67,6 +67,8 @@ def of_differences(
         return []
     count = sum(len(check.differences) for check in wrong)
     total = sum(check.reference for check in checks)
+    if count <= tolerance.differing * total and not math.isinf(worst.badness[0]):
+        return []
     return [
         f"{count} differences in {len(wrong)} of {len(checks)} images, {total} detections; {name}:"
         f" {worst.differences[0].what}"

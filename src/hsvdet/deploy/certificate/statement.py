@@ -85,11 +85,12 @@ class Certificate:
     def __str__(self) -> str:
         compared = sum(check.agree for check in self.images)
         ties = sum(check.ties for check in self.images)
+        differences = sum(len(check.differences) for check in self.images)
         against = "annotations" if self.ap.truth == "annotations" else "the detector's own detections"
         lines = [
             f"{self.model} as {self.target} {self.precision}: {'certified' if self.passed else 'NOT certified'}",
             f"{len(self.images)} images ({self.images_from}), {compared} detections agree at score"
-            f" {self.score:.3g}, {ties} ties",
+            f" {self.score:.3g}, {ties} ties, {differences} differences",
         ]
         if self.images:
             lines.append(
