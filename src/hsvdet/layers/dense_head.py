@@ -36,7 +36,7 @@ def decode_distances(distances: Tensor, anchors: Tensor, strides: Tensor) -> Ten
     """
     bins = distances.float().unflatten(-1, (4, -1))
     values = torch.arange(bins.shape[-1], device=bins.device, dtype=torch.float32)
-    reach = (bins.softmax(-1) @ values[:, None])[..., 0] * strides[..., None]
+    reach = (bins.softmax(-1) * values).sum(-1) * strides[..., None]
     return torch.cat([anchors - reach[..., :2], anchors + reach[..., 2:]], -1)
 
 
