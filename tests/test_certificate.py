@@ -307,6 +307,24 @@ def test_an_artifact_that_detects_otherwise_does_not_get_its_name(exported, tmp_
     assert path.read_bytes() == before and (tmp_path / "street.rejected.onnx.certificate.json").exists()
 
 
+def test_one_differing_detection_in_fifty_is_borne_in_fp16_and_none_in_fp32():
+    from hsvdet.deploy.certificate.agreement import Agreement, Difference, failure
+    from hsvdet.deploy.certificate.reasons import of_differences
+    from hsvdet.deploy.certificate.statement import ImageCheck
+
+    none = Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    missing = Difference("missing", 0, None, 0.6, "missing: car 0.6")
+    agreement = Agreement(none, none, np.zeros((0, 2), int), 0, (missing,), 0.0, 1.0, 0.0)
+
+    def refused(differences, precision, worst=agreement):
+        check = ImageCheck("a", (9, 9), 100, 100, 98, 0, ("missing",) * differences, 0.0, 1.0, 0.0)
+        return bool(of_differences([check], "a", worst, TOLERANCES[precision]))
+
+    assert not refused(2, "fp16") and refused(3, "fp16")
+    assert not refused(0, "fp32") and refused(1, "fp32")
+    assert refused(1, "fp16", failure(none, "the runtime stops"))
+
+
 def test_an_artifact_whose_answers_depend_on_the_batch_is_caught_also_where_boxes_are_not_judged(
     certified, exported
 ):

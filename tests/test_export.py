@@ -223,8 +223,8 @@ def test_what_is_counted_passes_the_score_and_weaker_rows_follow(path):
     assert (labels[0][~empty] >= 0).all() and scores[0][~empty].min() > 0.001
 
 
-def test_openvino_answers_as_onnx_runtime(path, detector, tmp_path):
-    pytest.importorskip("openvino")
+def test_openvino_answers_as_onnx_runtime(path, detector, tmp_path, monkeypatch):
+    openvino = pytest.importorskip("openvino")
     hsvdet.export(detector, "openvino", tmp_path / "a.xml", limit=120, certify=False)
     header = artifact.read_header(tmp_path / "a.xml")
     assert artifact.read_header(tmp_path / "a.xml").labels == tuple(LABELS)
@@ -237,6 +237,19 @@ def test_openvino_answers_as_onnx_runtime(path, detector, tmp_path):
     artifact.write_header(tmp_path / "a.xml", dataclasses.replace(header, certificate={"passed": True}))
     assert artifact.read_header(tmp_path / "a.xml").certificate == {"passed": True}
     assert len(runtime.load(tmp_path / "a.xml", threads=1)(photograph(20, 20), score=0.001).scores)
+
+    hints = []
+    compile_model = openvino.Core.compile_model
+    monkeypatch.setattr(
+        openvino.Core, "compile_model",
+        lambda core, model, device, settings: hints.append(settings["INFERENCE_PRECISION_HINT"])
+        or compile_model(core, model, device, settings),
+    )  # fmt: skip
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "BF16"])
+    for precision in ("fp32", "fp16", "int8", "bf16"):
+        artifact.write_header(tmp_path / "a.xml", dataclasses.replace(header, precision=precision))
+        runtime.load(tmp_path / "a.xml", threads=1)(photograph(20, 20))
+    assert hints == ["f32", "f32", "f32", "bf16"]
 
 
 def test_float16_keeps_scores_and_boxes_in_float32(path, tmp_path):

@@ -193,7 +193,7 @@ def _check(to: str, precision: str, calibrate, score: float, iou: float, limit: 
             f"{to} is exported in fp32 only; got {precision}. ONNX and OpenVINO have {precision}."
         )
     if precision == "bf16" and to != "openvino":
-        raise ConfigError(f"bf16 is how OpenVINO computes on CPUs; {to} has fp32 and fp16.")
+        raise ConfigError(f"bf16 is how OpenVINO computes on CPUs; for {to} take fp16.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):
         raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
     if limit < 1:

@@ -10,9 +10,8 @@ class Tolerance(NamedTuple):
     """boxes: whether single detections are judged, or only AP. score: relative error of a score. box: 1 - IoU of a
     box, or instead pixels: shift of any of its sides, in pixels of the network's input (for boxes of few pixels).
     matched: the share of detections that must have a partner; the others must be ties. differing: the share that may
-    be neither. ap: how much AP may fall on
-    annotated images. own: how much it may fall where the detector's own detections stand for annotations.
-    reason: of the numbers."""
+    be neither. ap: how much AP may fall on annotated images. own: how much it may fall where the detector's own
+    detections stand for annotations. reason: of the numbers."""
 
     boxes: bool
     score: float
