@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hsvdet
-from hsvdet.allocator import keep_freed_memory
+from hsvdet.inference.allocator import keep_freed_memory
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalOutput
 
 

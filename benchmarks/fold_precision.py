@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hsvdet.deploy import sparse_global
+from hsvdet.inference import folded_sparse_global as sparse_global
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig
 
 LIMITS = (10, 100, 400, 1000, 12000)

@@ -6,11 +6,11 @@ import torch
 
 from hsvdet.backbones.resnet_vd import ResNetVd
 from hsvdet.cli import main
-from hsvdet.conversion.backbone import load_backbone, start_backbone
 from hsvdet.detector import create
 from hsvdet.errors import CheckpointError, ConfigError
 from hsvdet.loading import load
 from hsvdet.training import train
+from hsvdet.training.backbone_weights import load_backbone, start_backbone
 from tiny_runs import LABELS, squares
 
 

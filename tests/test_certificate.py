@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import hsvdet
+from hsvdet.certificate.agreement import Candidates, Found, Rules, compare
+from hsvdet.certificate.tolerance import TOLERANCES
 from hsvdet.data.scenes import generate_scene
-from hsvdet.deploy.certificate.agreement import Candidates, Found, Rules, compare
-from hsvdet.deploy.certificate.tolerance import TOLERANCES
 
 LABELS = ("car", "person", "ball")
 FP32 = TOLERANCES["fp32"]
@@ -131,8 +131,8 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def certified(exported, tmp_path):
     """Certify a model, with another header if `header` changes it."""
-    from hsvdet.deploy.artifact import read_header, set_onnx_header
-    from hsvdet.deploy.certificate import certify
+    from hsvdet.certificate import certify
+    from hsvdet.runtime.artifact import read_header, set_onnx_header
 
     detector, right = exported
 
@@ -188,8 +188,8 @@ def with_canvas(exported, **changes):
 
 
 def test_a_right_artifact_is_certified_in_its_own_file_beside_it_and_in_a_picture(certified, tmp_path):
-    from hsvdet.deploy.artifact import read_header
-    from hsvdet.deploy.certificate.seal import artifact_sha256
+    from hsvdet.certificate.hashes import artifact_sha256
+    from hsvdet.runtime.artifact import read_header
 
     certificate = certified()
     assert certificate.passed, certificate
@@ -251,8 +251,8 @@ def test_a_wrong_order_of_top_k_is_caught(certified, exported):
 
 
 def test_a_stale_class_map_is_caught_in_the_header_and_in_the_graph(certified, exported):
-    from hsvdet.deploy.artifact import ArtifactHeader
-    from hsvdet.deploy.certificate.reasons import of_class_map
+    from hsvdet.certificate.reasons import of_class_map
+    from hsvdet.runtime.artifact import ArtifactHeader
 
     detector = exported[0]
     header = ArtifactHeader.from_json(header_of(exported[1]))
@@ -308,9 +308,9 @@ def test_an_artifact_that_detects_otherwise_does_not_get_its_name(exported, tmp_
 
 
 def test_one_differing_detection_in_fifty_is_borne_in_fp16_and_none_in_fp32():
-    from hsvdet.deploy.certificate.agreement import Agreement, Difference, failure
-    from hsvdet.deploy.certificate.reasons import of_differences
-    from hsvdet.deploy.certificate.statement import ImageCheck
+    from hsvdet.certificate.agreement import Agreement, Difference, failure
+    from hsvdet.certificate.certificate import ImageCheck
+    from hsvdet.certificate.reasons import of_differences
 
     none = Found(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
     missing = Difference("missing", 0, None, 0.6, "missing: car 0.6")

@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import hsvdet
-from hsvdet.conversion.coco import COCO, COCO_LABELS
+from hsvdet.conversion.coco_classes import COCO, COCO_LABELS
 from hsvdet.conversion.foreign import convert
 from hsvdet.conversion.pickles import read_pickle
 from hsvdet.conversion.rename import Rule, rename, thirds
-from hsvdet.conversion.warm_start import warm_start
 from hsvdet.errors import CheckpointError, ConfigError
+from hsvdet.training.warm_start import warm_start
 from parity.filler import fill
 
 KEYS = json.loads((Path(__file__).parent / "golden" / "yolov8_n.json").read_text())["keys"]

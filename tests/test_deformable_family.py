@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hsvdet import denoising
 from hsvdet.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from hsvdet.errors import ConfigError
+from hsvdet.layers import denoising
 from hsvdet.layers.pyramid import flatten_maps
+from hsvdet.layers.queries import on_maps, token_boxes, token_centres, top_tokens
 from hsvdet.layers.tokens import sampled_padding
 from hsvdet.models import find
 from hsvdet.models.deformable_detr import RefiningDeformableDetr
 from hsvdet.postprocess import top_k
-from hsvdet.queries import on_maps, token_boxes, token_centres, top_tokens
 from hsvdet.structures import Prediction, Target
 
 CLASSES = 5

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from hsvdet import denoising
 from hsvdet.backbones.resnet import ResNet
 from hsvdet.boxes import inverse_sigmoid, refine
-from hsvdet.conversion.backbone import load_backbone
 from hsvdet.errors import CheckpointError, ConfigError
+from hsvdet.layers import denoising
 from hsvdet.layers.attention import MultiHeadAttention, attend, attention_weights
 from hsvdet.layers.conditional import ConditionalCrossAttention
 from hsvdet.layers.position import place_cells, sine_of_coordinates, sine_of_map
@@ -24,6 +23,7 @@ from hsvdet.models.dab_detr import DabDetr, DabDetrConfig
 from hsvdet.models.detr import Detr, DetrConfig
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig
 from hsvdet.structures import Target
+from hsvdet.training.backbone_weights import load_backbone
 
 CLASSES = 5
 TINY = {

@@ -26,13 +26,12 @@ import onnx_ir as ir  # noqa: E402
 
 from hsvdet import runtime  # noqa: E402
 from hsvdet.cli import main  # noqa: E402
-from hsvdet.deploy import artifact  # noqa: E402
-from hsvdet.deploy.export_onnx import to_onnx  # noqa: E402
+from hsvdet.deploy.export_onnx import suppress_onnx, to_onnx  # noqa: E402
 from hsvdet.deploy.graph import ExportGraph  # noqa: E402
 from hsvdet.deploy.graph_canvas import canvas_graph  # noqa: E402
 from hsvdet.deploy.graph_half import layers_near_overflow, to_half  # noqa: E402
 from hsvdet.deploy.suppression import suppress  # noqa: E402
-from hsvdet.deploy.suppression_onnx import suppress_onnx  # noqa: E402
+from hsvdet.runtime import artifact  # noqa: E402
 
 LABELS = ["car", "person", "tree"]
 SIZE = (64, 96)
@@ -314,7 +313,7 @@ def test_predict_and_val_take_an_artifact_as_they_take_a_checkpoint(path, detect
 
 
 def test_a_rejected_artifact_takes_no_other_formats_weights_along(tmp_path):
-    from hsvdet.deploy.handover import hand_over
+    from hsvdet.runtime.artifact import hand_over
 
     for name in ("a.rejected.onnx", "a.rejected.xml", "a.rejected.bin", "a.bin"):
         (tmp_path / name).write_text(name)

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import hsvdet
 from hsvdet.backbones.resnet import ResNet
 from hsvdet.backbones.resnet_vd import ResNetVd
-from hsvdet.deploy.fold import fold
-from hsvdet.deploy.sparse_global import WORST_CONDITION, FoldedSparseGlobal, fold_block
 from hsvdet.errors import ConfigError, SaveError
+from hsvdet.inference.fold import fold
+from hsvdet.inference.folded_sparse_global import WORST_CONDITION, FoldedSparseGlobal, fold_block
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from hsvdet.models.hsv_det import PLUS, HsvDet
 from hsvdet.profiler import profile

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import hsvdet
-from hsvdet.conversion.warm_start import warm_start
 from hsvdet.errors import CheckpointError, ConfigError
 from hsvdet.models import find
 from hsvdet.structures import Target
+from hsvdet.training.warm_start import warm_start
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from huggingface_hub import constants, errors
 
 import hsvdet
 from hsvdet.conversion.foreign import convert
-from hsvdet.conversion.warm_start import warm_start
 from hsvdet.errors import CheckpointError
+from hsvdet.training.warm_start import warm_start
 from parity.filler import fill
 
 KEYS = json.loads((Path(__file__).parent / "golden" / "yolov8_n.json").read_text())["keys"]

@@ -100,7 +100,7 @@ def test_freed_memory_is_used_again_unless_the_environment_decides(environment):
     """A block of 64 MB has 16384 pages, which fault when the system has to find them again."""
     script = """
 import resource
-from hsvdet.allocator import keep_freed_memory
+from hsvdet.inference.allocator import keep_freed_memory
 print(keep_freed_memory())
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

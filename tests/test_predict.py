@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import hsvdet
-from hsvdet import sources
 from hsvdet.errors import ConfigError, DataError
-from hsvdet.sources import find_sources
-from hsvdet.video import VideoFrame, VideoWriter, read_video
+from hsvdet.prediction import sources
+from hsvdet.prediction.sources import find_sources
+from hsvdet.prediction.video import VideoFrame, VideoWriter, read_video
 
 
 @pytest.fixture

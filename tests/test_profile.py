@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hsvdet
-from hsvdet.deploy.sparse_global import fold_block
 from hsvdet.errors import CheckpointError, ConfigError
+from hsvdet.inference.folded_sparse_global import fold_block
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from hsvdet.models import MODELS
 from hsvdet.models.costs import COSTS

@@ -13,9 +13,10 @@ from hsvdet.training.optimizer import (
     make_optimizer,
     optimizer_tensors,
     parameter_groups,
+    rate_factor,
+    warmup_length,
 )
 from hsvdet.training.recipe import RECIPES, Recipe, find_recipe
-from hsvdet.training.schedule import rate_factor, warmup_length
 from tiny_runs import tiny
 
 

@@ -8,7 +8,7 @@ import pytest
 from hsvdet.errors import Interrupted
 from hsvdet.training import train
 from hsvdet.training.ema import AveragedNet
-from hsvdet.training.state import read_state
+from hsvdet.training.record.state import read_state
 from tiny_runs import digest, in_process, kill_at_step, metrics, squares, tiny
 
 FILES = ("resume.safetensors", "last.safetensors", "best.safetensors")

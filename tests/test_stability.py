@@ -9,8 +9,8 @@ from hsvdet.data.loader import EvaluationLoader, EvaluationSet
 from hsvdet.errors import NonFiniteError
 from hsvdet.training import stability, train
 from hsvdet.training.learner import Learner
+from hsvdet.training.record.state import read_state
 from hsvdet.training.stability import Stability, instability
-from hsvdet.training.state import read_state
 from tiny_runs import digest, in_process, kill_at_step, metrics, squares, tiny, tiny_query
 
 PLAIN = dict(batch=4, workers=0, device="cpu", progress=False)

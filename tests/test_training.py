@@ -16,7 +16,7 @@ from hsvdet.training import train
 from hsvdet.training.capacity import check_capacity, queries_of
 from hsvdet.training.learner import Learner
 from hsvdet.training.plan import make_plan
-from hsvdet.training.state import read_state
+from hsvdet.training.record.state import read_state
 from hsvdet.validation import val
 from tiny_runs import LABELS, metrics, squares, tiny, tiny_query
 

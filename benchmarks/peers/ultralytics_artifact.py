@@ -29,7 +29,7 @@ def exported(name: str, to: str, size: tuple[int, int]) -> Path:
 
 
 def network(path: Path, threads: int | None):
-    """The network in the runtime and the settings that hsvdet's artifacts run with (src/hsvdet/runtime.py)."""
+    """The network in the runtime and the settings that hsvdet's artifacts run with (src/hsvdet/runtime/runner.py)."""
     if path.suffix == ".onnx":
         import onnxruntime
 

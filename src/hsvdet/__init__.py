@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .benchmarking.race import benchmark
     from .benchmarking.suppression import benchmark_nms
-    from .conversion.backbone import start_backbone
+    from .certificate import Certificate, certify
     from .conversion.foreign import convert
-    from .conversion.warm_start import warm_start
     from .data.check import check_data
     from .data.convert import convert_data
     from .data.read import read_data
     from .data.scenes import write_scenes
     from .demonstration import demo
-    from .deploy.certificate import Certificate, certify
     from .deploy.export import export
     from .detector import Detector, create
     from .draw import draw_detections
@@ -32,26 +30,28 @@ if TYPE_CHECKING:
     from .evaluate import Evaluation
     from .explainer import explain
     from .loading import load
-    from .predictor import predict, stream
+    from .prediction.predictor import predict, stream
     from .preprocess import Preprocess
     from .profiler import model_table, profile
     from .structures import Detections, Prediction
     from .training import train
+    from .training.backbone_weights import start_backbone
+    from .training.warm_start import warm_start
     from .validation import val
 
 _HOME = {
     "benchmark": "benchmarking.race",
     "benchmark_nms": "benchmarking.suppression",
     "convert": "conversion.foreign",
-    "start_backbone": "conversion.backbone",
-    "warm_start": "conversion.warm_start",
+    "start_backbone": "training.backbone_weights",
+    "warm_start": "training.warm_start",
     "check_data": "data.check",
     "convert_data": "data.convert",
     "read_data": "data.read",
     "write_scenes": "data.scenes",
     "demo": "demonstration",
-    "Certificate": "deploy.certificate",
-    "certify": "deploy.certificate",
+    "Certificate": "certificate",
+    "certify": "certificate",
     "export": "deploy.export",
     "Detector": "detector",
     "create": "detector",
@@ -63,8 +63,8 @@ _HOME = {
     "HsvdetError": "errors",
     "Evaluation": "evaluate",
     "explain": "explainer",
-    "predict": "predictor",
-    "stream": "predictor",
+    "predict": "prediction.predictor",
+    "stream": "prediction.predictor",
     "Preprocess": "preprocess",
     "model_table": "profiler",
     "profile": "profiler",

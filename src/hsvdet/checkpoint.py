@@ -7,8 +7,6 @@ preprocess, licence, source. docs/checkpoint.md describes it for readers in othe
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,25 +16,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from .errors import CheckpointError
+from .files import write_atomically
 
 FORMAT = 1
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a whole file or none: to a neighbour first, then renamed over `path`. Raises OSError."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from .data.read import read_data
 from .data.scenes import DEMO, LABELS, write_scenes
 from .detector import create
-from .predictor import predict
+from .prediction.predictor import predict
 from .training import train
 from .validation import val
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .allocator import keep_freed_memory
 from .checkpoint import write_checkpoint
-from .deploy.fold import FoldReport, fold
 from .errors import ConfigError, SaveError, did_you_mean
-from .inference import Settings, arrange, settings_for
+from .inference.allocator import keep_freed_memory
+from .inference.fold import FoldReport, fold
+from .inference.settings import Settings, arrange, settings_for
 from .preprocess import Preprocess
 from .structures import Detections, Prediction, Rectangle
 

@@ -89,7 +89,7 @@ class DenseOutput(NamedTuple):
 
 
 class DenoisingGroups(NamedTuple):
-    """Which noised query is made from which object; made by denoising.py, undone by the criterion.
+    """Which noised query is made from which object; made by layers/denoising.py, undone by the criterion.
 
     The P noised queries stand before the ordinary ones. image, target, query: [M] int64 each: query
     `query[m]` of image `image[m]` answers for object `target[m]` of it. positive: [M] bool, False where the

@@ -14,12 +14,12 @@ from .boxes import cxcywh_to_xyxy
 from .data.dataset import DetectionData
 from .data.loader import EvaluationLoader, EvaluationSet
 from .data.read import read_data
-from .deploy.use import ArtifactDetector, is_artifact, refuse
 from .detector import Detector
 from .devices import autocast, default_workers, find_device, move
 from .errors import ConfigError
 from .evaluate import Evaluation, duplicates_per_object, evaluate_detections, write_report
 from .loading import load
+from .runtime.detector import ArtifactDetector, is_artifact, refuse
 from .structures import Batch, Detections
 
 

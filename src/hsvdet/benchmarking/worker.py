@@ -119,7 +119,7 @@ def _peak(arguments) -> dict[str, Any]:
     import time
 
     from ..devices import HALF
-    from ..inference import settings_for
+    from ..inference.settings import settings_for
 
     precision = settings_for(device, arguments.precision).precision
     options = {"dtype": HALF.get(precision, torch.float32), "device": device}

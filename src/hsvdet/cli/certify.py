@@ -27,7 +27,7 @@ def certify(
     json: Json = False,
 ) -> Answer:
     """Compare an artifact with its checkpoint, and write its certificate. Exit code 1: they differ."""
-    from ..deploy.certificate import certify
+    from ..certificate import certify
 
     certificate = certify(checkpoint, artifact, data, split=split, images=images, evaluated=evaluated)
     return Answer(certificate.to_json(), str(certificate), 0 if certificate.passed else 1)

@@ -28,9 +28,9 @@ app = new_app(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
+        from importlib.metadata import version
 
-        print(__version__)
+        print(version("hsvdet"))
         raise typer.Exit
 
 

@@ -120,9 +120,9 @@ class _Plan(NamedTuple):
         """With the data's classes; begun with the weights, if there are any, of all of it or of its backbone."""
         import torch
 
-        from ..conversion.backbone import start_backbone
-        from ..conversion.warm_start import warm_start
         from ..detector import create
+        from ..training.backbone_weights import start_backbone
+        from ..training.warm_start import warm_start
 
         torch.manual_seed(seed)
         detector = create(

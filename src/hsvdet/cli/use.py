@@ -81,7 +81,7 @@ def predict(
     json: Json = False,
 ) -> Answer:
     """Detect objects in images, videos, cameras and URLs: pictures, and COCO-style JSON."""
-    from ..predictor import predict
+    from ..prediction.predictor import predict
 
     report = predict(
         checkpoint,

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .coco import COCO_SLOTS
+from .coco_classes import COCO_SLOTS
 from .detr import (
     DECODER_LAYER,
     ENCODER_ORIGINAL,
     ENCODER_TRANSFORMERS,
     TRANSFORMERS_DECODER_LAYER,
 )
-from .parts import (
+from .published import Source
+from .rename import Rule
+from .shared_rules import (
     TRANSFORMERS_BACKBONE,
     dc5,
     dilated,
@@ -23,8 +25,6 @@ from .parts import (
     resnet_transformers,
     transformer_options,
 )
-from .rename import Rule
-from .source import Source
 
 
 def projections(layer: str) -> list[Rule]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .coco import COCO_SLOTS
+from .coco_classes import COCO_SLOTS
 from .conditional_detr import DECODER_ORIGINAL
 from .detr import (
     DECODER_LAYER,
@@ -17,7 +17,9 @@ from .detr import (
     TRANSFORMERS_DECODER_LAYER,
     TRANSFORMERS_ENCODER_LAYER,
 )
-from .parts import (
+from .published import Source
+from .rename import Rule
+from .shared_rules import (
     TRANSFORMERS_BACKBONE,
     dc5,
     dilated,
@@ -27,8 +29,6 @@ from .parts import (
     resnet_transformers,
     transformer_options,
 )
-from .rename import Rule
-from .source import Source
 
 # DN-DETR's class embedding has a rule here, so that one table serves both: DAB-DETR's files do not have it.
 ORIGINAL = [

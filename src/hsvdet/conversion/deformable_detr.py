@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .coco import COCO_SLOTS
-from .parts import (
+from .coco_classes import COCO_SLOTS
+from .published import Source
+from .rename import Rule
+from .shared_rules import (
     TRANSFORMERS_BACKBONE,
     attention,
     attention_transformers,
@@ -21,8 +23,6 @@ from .parts import (
     resnet_name,
     resnet_transformers,
 )
-from .rename import Rule
-from .source import Source
 
 _PLAIN, _REFINED, _TWO_STAGE = (f"deformable-detr-r50{form}" for form in ("", "-refine", "-two-stage"))
 _SINGLE, _DN = "deformable-detr-r50-single-scale", "dn-deformable-detr-r50"

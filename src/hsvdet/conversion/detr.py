@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .coco import COCO_SLOTS
-from .parts import (
+from .coco_classes import COCO_SLOTS
+from .published import Source
+from .rename import Rule
+from .shared_rules import (
     TRANSFORMERS_BACKBONE,
     attention,
     attention_transformers,
@@ -20,8 +22,6 @@ from .parts import (
     resnet_transformers,
     transformer_options,
 )
-from .rename import Rule
-from .source import Source
 
 ENCODER_LAYER, DECODER_LAYER = (
     r"transformer\.encoder\.layers\.(?P<n>\d+)",

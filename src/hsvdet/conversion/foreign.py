@@ -17,11 +17,11 @@ from ..detector import Detector, create
 from ..errors import CheckpointError, ConfigError
 from ..hub import Fetched, fetch, is_address
 from . import conditional_detr, dab_detr, deformable_detr, detr, rt_detr, ultralytics
-from .coco import coco_ids
-from .folder import folder_labels, folder_settings, folder_size, weight_files
+from .coco_classes import coco_ids
+from .hugging_face import folder_labels, folder_settings, folder_size, weight_files
 from .pickles import Shell, read_pickle
+from .published import Foreign, Source
 from .rename import Renamed, rename
-from .source import Foreign, Source
 
 SOURCES: tuple[Source, ...] = (
     ultralytics.SOURCE,

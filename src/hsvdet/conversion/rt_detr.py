@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..models.rt_detr import VARIANTS
-from .coco import COCO_LABELS
+from .coco_classes import COCO_LABELS
 from .deformable_detr import deformable
-from .parts import attention, attention_transformers, linear, mlp
+from .published import Source
 from .rename import Rule
-from .source import Source
+from .shared_rules import attention, attention_transformers, linear, mlp
 
 _LEAF = r"(?P<leaf>weight|bias|running_mean)"
 

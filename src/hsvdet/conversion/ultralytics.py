@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..models.yolov8 import VARIANTS
-from .coco import COCO_LABELS
+from .coco_classes import COCO_LABELS
 from .pickles import Shell
+from .published import Foreign, Source
 from .rename import Rule
-from .source import Foreign, Source
 
 STEMS = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
 EXPECTED = "expected a YOLOv8 detection model (yolov8n, s, m, l or x)"

@@ -18,8 +18,8 @@ import yaml
 from ..errors import ConfigError, DataError
 from .dataset import DetectionData, Record
 from .files import in_threads
+from .formats.splits import Source, split_name
 from .read import open_source, require_split, split_names
-from .source import Source, split_name
 
 Format = Literal["coco", "yolo", "voc"]
 

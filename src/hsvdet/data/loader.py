@@ -5,9 +5,7 @@ sees exactly the same images.
 
 from __future__ import annotations
 
-import logging
 import math
-import mmap
 import signal
 import sys
 from collections import defaultdict
@@ -19,7 +17,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.random import SeedSequence
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import ConfigError, DataError
@@ -28,15 +25,11 @@ from ..structures import Batch, ImageInfo, Sample
 from .augmentation import Augmentation
 from .batch import normalised, stack
 from .dataset import DetectionData, Record
-from .images import read_image
+from .picture_cache import GIBIBYTE, Picture, Pictures
 from .pixels import image_size
 from .transforms import Letterbox
 
-# Images are read at no less than this many times the size they have on the canvas, so that scaling up by
-# the usual factor still finds detail.
-_OVERSAMPLE = 1.5
 _ATTEMPTS = 100  # images tried in place of an unreadable one before giving up
-_GIBIBYTE = 2**30
 
 # Independent random streams of one seed (numpy's spawn keys); samples use the seed sequence without a key.
 _ORDER, _SIZE, _SUBSET = (0,), (1,), (2,)
@@ -92,8 +85,8 @@ class TrainingSet(Dataset[Sample]):
         self.preprocess = preprocess
         self.augmentation_at = augmentation_at
         self.seed = seed
-        self._pictures = _Pictures(
-            data.records, preprocess, int(cache_gibibytes * _GIBIBYTE) if cache == "ram" else 0
+        self._pictures = Pictures(
+            data.records, preprocess, int(cache_gibibytes * GIBIBYTE) if cache == "ram" else 0
         )
 
     def __len__(self) -> int:
@@ -135,7 +128,7 @@ class EvaluationSet(Dataset[Sample]):
         self.data = data
         self.preprocess = preprocess
         self._letterbox = Letterbox(preprocess, minimal)
-        self._pictures = _Pictures(data.records, preprocess)
+        self._pictures = Pictures(data.records, preprocess)
         self.canvases = [preprocess.geometry(*_size(record), minimal)[0] for record in data.records]
 
     def __len__(self) -> int:
@@ -360,94 +353,7 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _Picture(NamedTuple):
-    """image: [3, H, W] uint8, 1/shrink of the file's size, which is `size` (height, width)."""
-
-    image: Tensor
-    shrink: int
-    size: tuple[int, int]
-
-
-class _Pictures:
-    """Decodes the pictures of records, keeps those that fit into `budget` bytes, and knows which are broken.
-
-    What is kept lies in anonymous shared memory, made before workers are forked: each picture is decoded and
-    stored once for all of them, and /dev/shm (small in containers) is not used. Where workers are not
-    forked but sent a copy, the copy starts empty.
-    """
-
-    def __init__(self, records: list[Record], preprocess: Preprocess, budget: int = 0):
-        self.records, self.preprocess, self.budget = records, preprocess, budget
-        self.shrink = [self._shrink(record.size) for record in records]
-        # Per picture, shared by the workers: whether it is stored, whether its warning was given.
-        self._stored = _shared_bytes(len(records))
-        self._warned = _shared_bytes(len(records))
-        self._slots: list[tuple[int, int, int] | None] = []  # offset, height, width
-        used = 0
-        for record, shrink in zip(records, self.shrink, strict=True):
-            slot = None
-            if budget and record.size is not None:
-                height, width = (-(-side // shrink) for side in record.size)
-                if used + 3 * height * width <= budget:
-                    slot = used, height, width
-                    used += 3 * height * width
-            self._slots.append(slot)
-        try:
-            self._store = _shared_bytes(used)
-        except OSError as error:
-            raise ConfigError(
-                f"cache='ram' asked for {used / _GIBIBYTE:.1f} GiB of memory, which this machine does not give."
-                " Lower cache_gibibytes, or train without cache."
-            ) from error
-
-    def __getstate__(self):
-        return self.records, self.preprocess, self.budget
-
-    def __setstate__(self, state):
-        self.__init__(*state)
-
-    def read(self, index: int, whole: bool = False) -> _Picture:
-        """Raises DataError naming the file. whole: at its full size."""
-        record = self.records[index]
-        shrink = 1 if whole else self.shrink[index]
-        slot = self._slots[index]
-        if slot is None:
-            image = read_image(record.path, shrink)
-        else:
-            offset, height, width = slot
-            place = self._store[offset : offset + 3 * height * width].view(height, width, 3)
-            image = place.permute(2, 0, 1)
-            if not self._stored[index]:
-                decoded = read_image(record.path, shrink)
-                if decoded.shape != image.shape:  # the annotations give a wrong size
-                    self._slots[index] = None
-                    return _Picture(decoded, shrink, record.size if shrink > 1 else tuple(decoded.shape[1:]))
-                image.copy_(decoded)
-                # After the pixels: another worker must not find the mark before them. Two workers that
-                # decode the same picture at once write the same bytes.
-                self._stored[index] = 1
-        return _Picture(image, shrink, record.size if shrink > 1 else tuple(image.shape[1:]))
-
-    def warn(self, index: int, message: str) -> None:
-        """Once per picture, whichever worker meets it first."""
-        if not self._warned[index]:
-            self._warned[index] = 1
-            logging.getLogger("hsvdet").warning(message)
-
-    def _shrink(self, size: tuple[int, int] | None) -> int:
-        if size is None:
-            return 1
-        _, content = self.preprocess.geometry(*size)
-        room = min(size[0] / content.height, size[1] / content.width) / _OVERSAMPLE
-        return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))
-
-
-def _shared_bytes(length: int) -> Tensor:
-    """[length] uint8 zeros that forked processes see and write in common. Costs memory only where written."""
-    return torch.frombuffer(mmap.mmap(-1, max(1, length)), dtype=torch.uint8)[:length]
-
-
-def _sample(record: Record, picture: _Picture) -> Sample:
+def _sample(record: Record, picture: Picture) -> Sample:
     keep = ~record.crowd
     return Sample(
         picture.image,

@@ -8,11 +8,11 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import DataError, did_you_mean
-from .coco import find_coco
 from .dataset import DetectionData
-from .source import ALL, Source
-from .voc import find_voc
-from .yolo import find_yolo
+from .formats.coco import find_coco
+from .formats.splits import ALL, Source
+from .formats.voc import find_voc
+from .formats.yolo import find_yolo
 
 _ORDER = {"train": 0, "val": 1, "trainval": 2, "test": 3}
 

@@ -16,21 +16,20 @@ import numpy as np
 import torch
 
 from .. import models, runtime
-from ..checkpoint import write_atomically
 from ..data.dataset import DetectionData
 from ..data.read import read_data
 from ..detector import Detector
 from ..errors import ConfigError, SaveError
+from ..files import write_atomically
 from ..loading import load
 from ..postprocess import nms
-from .artifact import ArtifactHeader, set_onnx_header, write_header
+from ..runtime.artifact import ArtifactHeader, hand_over, parts, rejected_path, set_onnx_header, write_header
 from .graph import ExportGraph
-from .handover import hand_over, parts, rejected_path
 
 if TYPE_CHECKING:
     import onnx
 
-    from .certificate import Certificate
+    from ..certificate import Certificate
 
 # Detections down to this score are in every artifact; those over --score are counted. So the threshold can be
 # lowered without a new export, and AP be measured on the artifact itself.
@@ -171,7 +170,7 @@ def export(
         why = f"hsvdet does not run {to} artifacts" if certify else "it was not asked for"
         notes.append(f"Not certified: {why}. Nothing has compared its detections with the detector's.")
     else:
-        from .certificate import certify as compare
+        from ..certificate import inspection as compare
 
         certificate = compare(detector, written, calibrate if data is None and precision == "int8" else data)
         if certificate.passed:
@@ -235,7 +234,7 @@ def _images(detector: Detector, precision: str, calibrate) -> list[np.ndarray]:
     from .quantise import calibration_images
 
     if calibrate is None:
-        from .certificate.probes import probes
+        from ..certificate.probes import probes
 
         return [probe.image for probe in probes(None, 8)]
     if not isinstance(calibrate, DetectionData):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..preprocess import Preprocess
-from .artifact import KEY, ArtifactHeader
+from ..runtime.artifact import KEY, ArtifactHeader
 from .graph import ExportGraph, Rows
 
 

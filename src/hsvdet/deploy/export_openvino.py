@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .artifact import KEY, ArtifactHeader
+from ..runtime.artifact import KEY, ArtifactHeader
 
 if TYPE_CHECKING:
     import onnx

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from ..certificate.divergence import scopes
+from ..certificate.probes import spread
 from ..data.dataset import DetectionData
 from ..data.pixels import read_pixels
 from ..errors import ConfigError
 from ..layers.dense_head import DenseHead
 from ..layers.selection import TokenScorer
 from ..layers.sparse_global import SparseAttention
-from .certificate.layers import scopes
-from .certificate.probes import spread
 
 if TYPE_CHECKING:
     import onnx

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..draw import class_colour, printable
+from ..files import write_atomically
 from .average_precision import RECALL_STEPS
 from .evaluation import Evaluation
 
@@ -31,7 +32,6 @@ def write_report(evaluation: Evaluation, out: str | os.PathLike) -> dict[str, Pa
     """Write metrics.json, per_class.csv, confusion.png, pr.png and occlusion.png into the folder `out`, made
     if absent; their paths by file name."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     metrics = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
     files = {
         "metrics.json": metrics.encode(),
@@ -41,12 +41,7 @@ def write_report(evaluation: Evaluation, out: str | os.PathLike) -> dict[str, Pa
         "occlusion.png": _png(occlusion_figure(evaluation)),
     }
     for name, content in files.items():
-        part = out / f".{name}.{os.getpid()}.part"
-        try:
-            part.write_bytes(content)
-            os.replace(part, out / name)
-        finally:
-            part.unlink(missing_ok=True)
+        write_atomically(out / name, content)
     return {name: out / name for name in files}
 
 

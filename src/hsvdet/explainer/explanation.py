@@ -9,21 +9,20 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
 
-from .. import __version__
-from ..checkpoint import write_atomically
 from ..data.dataset import DetectionData
 from ..detector import Detector
 from ..devices import find_device
 from ..draw import printable
 from ..errors import ConfigError, DataError, SaveError
+from ..files import remove_earlier_results, write_atomically
 from ..loading import load
-from ..results import remove_earlier_results
-from ..sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
+from ..prediction.sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
 from ..structures import DenseOutput
 from .blocks import draw_blocks
 from .capture import watch
@@ -218,7 +217,7 @@ class _Folder:
         if self.images or self.slots:
             info = {
                 "description": _MADE_BY,
-                "version": __version__,
+                "version": version("hsvdet"),
                 "date_created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "model": self.detector.name,
             }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..queries import on_maps, token_centres
 from .attention import MultiHeadAttention
 from .deformable import DeformableAttention
 from .pyramid import Tokens
+from .queries import on_maps, token_centres
 from .transformer import FeedForward
 
 

@@ -115,7 +115,7 @@ class AttentionInput(NamedTuple):
 
 class SparseAttention(nn.Module):
     """Which tokens of a map are selected, and what they are to attention: the block and its folded form
-    (deploy/sparse_global.py) have this in common.
+    (inference/folded_sparse_global.py) have this in common.
 
     channels: C of the map. stride: pixels per cell, which places tokens and sizes k "auto". A subclass has the
     layers `query`, `key`, `norm`, `value`, and `registers` and `scorer` where the configuration asks for them.

@@ -23,8 +23,8 @@ from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEn
 from ..layers.initialise import start_classes, start_small, start_still, start_xavier
 from ..layers.position import sine_of_coordinates
 from ..layers.pyramid import Pyramid
+from ..layers.queries import pick, token_boxes, top_tokens
 from ..layers.transformer import Mlp
-from ..queries import pick, token_boxes, top_tokens
 from ..structures import Prediction, QueryOutput
 from .tiny import TINY_PYRAMID
 

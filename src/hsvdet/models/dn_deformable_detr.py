@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..backbones.resnet import ResNet
 from ..boxes import inverse_sigmoid, refine
-from ..denoising import hide_groups, noised_queries, separate
 from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
+from ..layers.denoising import hide_groups, noised_queries, separate
 from ..layers.initialise import start_classes, start_small, start_still
 from ..layers.position import sine_of_coordinates
 from ..layers.pyramid import Pyramid, Tokens
+from ..layers.queries import on_maps
 from ..layers.transformer import Mlp
-from ..queries import on_maps
 from ..structures import Prediction, QueryOutput
 from .tiny import TINY_PYRAMID
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import inverse_sigmoid
-from ..denoising import hide_groups, noised_queries, separate
+from ..layers.denoising import hide_groups, noised_queries, separate
 from ..structures import QueryOutput
 from .dab_detr import DabDetr, DabDetrConfig
 from .tiny import TINY

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from ..backbones.resnet_vd import ResNetVd
 from ..boxes import inverse_sigmoid, refine
-from ..denoising import contrastive_queries, hide_groups, separate
 from ..errors import ConfigError
 from ..layers.conv import ConvNorm
 from ..layers.deformable_transformer import DeformableDecoderLayer
+from ..layers.denoising import contrastive_queries, hide_groups, separate
 from ..layers.initialise import start_classes, start_still, start_xavier
 from ..layers.position import sincos_2d
 from ..layers.pyramid import Tokens, flatten_maps
+from ..layers.queries import pick, token_boxes, top_tokens
 from ..layers.tokens import sampled_padding
 from ..layers.transformer import EncoderLayer, Mlp
-from ..queries import pick, token_boxes, top_tokens
 from ..structures import Prediction, QueryOutput
 
 

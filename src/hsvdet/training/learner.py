@@ -19,11 +19,17 @@ from ..devices import move
 from ..errors import ConfigError, NonFiniteError
 from ..structures import Batch, QueryOutput
 from .ema import AveragedNet
-from .optimizer import gates, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from .optimizer import (
+    gates,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+    rate_factor,
+    warmup_length,
+)
 from .plan import Plan
 from .processes import gather, largest
-from .schedule import rate_factor, warmup_length
-from .state import Position, State
+from .record.state import Position, State
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -1,23 +1,13 @@
-"""The limits of the machine: what to ask of its memory, and what its errors mean."""
+"""The limits of the machine: what its errors mean."""
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 
 import torch
 
 from ..errors import HsvdetError, Interrupted
 from .interrupt import Interrupts
-
-
-def memory_for_pictures() -> float:
-    """GiB to keep decoded pictures in: a quarter of what is free, up to 8."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    except (ValueError, OSError, AttributeError):
-        free = 4.0
-    return min(8.0, free / 4)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..data.loader import EvaluationLoader, EvaluationSet, TrainingLoader, TrainingSet
 from ..devices import default_workers
-from .limits import memory_for_pictures
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def training_loader(fabric: Fabric, plan: Plan) -> TrainingLoader:
         partial(plan.recipe.augmentation, epochs=plan.epochs),
         plan.seed,
         cache="ram",
-        cache_gibibytes=memory_for_pictures() / fabric.world_size,
+        cache_gibibytes=_memory_for_pictures() / fabric.world_size,
     )
     return TrainingLoader(
         images,
@@ -53,3 +53,12 @@ def _for_process(fabric: Fabric, plan: Plan) -> dict[str, int | bool]:
         "pin_memory": fabric.device.type == "cuda",
         "normalise": False,
     }
+
+
+def _memory_for_pictures() -> float:
+    """GiB to keep decoded pictures in: a quarter of what is free, up to 8."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (ValueError, OSError, AttributeError):
+        free = 4.0
+    return min(8.0, free / 4)

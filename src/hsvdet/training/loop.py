@@ -14,16 +14,16 @@ from ..criteria.set import SetCriterion
 from ..errors import Interrupted, NonFiniteError
 from ..evaluate import Evaluation
 from ..structures import Batch
-from .folder import Folder
 from .interrupt import Interrupts
 from .learner import Learner, NotFinite
 from .loaders import training_loader, validation_loader
-from .log import Row
 from .plan import Plan
 from .processes import agree, average_in_place, largest
-from .progress import Progress
+from .record.folder import Folder
+from .record.log import Row
+from .record.progress import Progress
+from .record.state import Diary, Position, State, read_state
 from .stability import Stability
-from .state import Diary, Position, State, read_state
 from .validator import Validator, columns
 
 if TYPE_CHECKING:

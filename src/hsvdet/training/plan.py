@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from .. import models
-from ..conversion.backbone import NEW_BUT_BACKBONE
 from ..data.dataset import DetectionData
 from ..data.loader import subset
 from ..data.read import available_splits, read_data
 from ..detector import Detector
 from ..errors import ConfigError
 from ..validation import check_labels
+from .backbone_weights import NEW_BUT_BACKBONE
 from .capacity import check_capacity
 from .recipe import Recipe, find_recipe
 

@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from ..data.loader import EvaluationLoader
 from ..devices import move
 from ..evaluate import Evaluation, evaluate_detections, merge_by_image
+from ..layers.sparse_global import SparseGlobal
+from ..structures import Batch
 from ..validation import find_all
-from .log import Row, diagnose_blocks
 from .plan import Plan
 from .processes import gather, same_as_first
+from .record.log import Row
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -60,3 +63,33 @@ def columns(evaluation: Evaluation) -> Row:
     """What results.csv says of an evaluation; None for what is not defined, as AP without objects."""
     measured = {name: evaluation.stats[name] for name in _COLUMNS}
     return {name: value if math.isfinite(value) else None for name, value in measured.items()}
+
+
+@torch.no_grad()
+def diagnose_blocks(net: nn.Module, batch: Batch) -> dict[str, float]:
+    """What each sparse global block does to a batch: "gate/P5", "change/P5", "attention_change/P5",
+    "entropy/P5" (layers/sparse_global.py, Diagnosis). `net` is left in evaluation mode."""
+    blocks = {
+        name.rsplit(".", 1)[-1]: module
+        for name, module in net.named_modules()
+        if isinstance(module, SparseGlobal)
+    }
+    if not blocks:
+        return {}
+    inputs: dict[str, tuple] = {}
+
+    def keep(name: str):
+        return lambda module, arguments: inputs.update({name: arguments})
+
+    hooks = [module.register_forward_pre_hook(keep(name)) for name, module in blocks.items()]
+    try:
+        net.eval()(batch.images, batch.padding, batch.targets)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {name: module.diagnose(*inputs[name]) for name, module in blocks.items()}
+    return {
+        f"{what}/{name}": float(getattr(diagnosis, what))
+        for what in ("gate", "change", "attention_change", "entropy")
+        for name, diagnosis in found.items()
+    }

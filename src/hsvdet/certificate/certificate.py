@@ -1,0 +1,118 @@
+"""What a certificate says, and how it is written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .tolerance import Tolerance
+
+if TYPE_CHECKING:
+    from .divergence import Divergence
+
+
+class ImageCheck(NamedTuple):
+    """One image, the worse of two runs: alone, and with all the others. size: (height, width). reference,
+    artifact: how many detections each has; agree: how many of them are one to one within the tolerance; ties: how
+    many others rounding explains; differences: what is left, the worst first, in words. score_error, overlap,
+    displacement: see `Agreement`."""
+
+    image: str
+    size: tuple[int, int]
+    reference: int
+    artifact: int
+    agree: int
+    ties: int
+    differences: tuple[str, ...]
+    score_error: float
+    overlap: float
+    displacement: float
+
+
+class PrecisionCheck(NamedTuple):
+    """Average precision of both on the same annotated images. truth: "annotations", or "detector" where there are
+    none: then the detector's own detections are what is to be found, and its AP is 1."""
+
+    truth: str
+    images: int
+    objects: int
+    reference: float
+    artifact: float
+
+    @property
+    def drop(self) -> float:
+        return self.reference - self.artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """passed: whether the artifact may be used. reasons: why not, in words; empty where it may.
+
+    score: the threshold both were run at; lowered until there was enough to compare. precision: fp32, bf16, fp16
+    or int8, and the tolerance that belongs to it. diverges: the first layer that leaves eager's path, found only
+    where the artifact failed, in formats that can be looked into. largest_float16: the largest value that fp16
+    has to hold (65504 is the most it can), and the layer. artifact_sha256: of the artifact without its
+    certificate. weights_sha256: of the detector's tensors. Nothing in it depends on the machine but rounding.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...]
+    model: str
+    target: str
+    precision: str
+    tolerance: Tolerance
+    score: float
+    images_from: str
+    images: tuple[ImageCheck, ...]
+    ap: PrecisionCheck
+    largest_float16: tuple[str, float] | None
+    diverges: Divergence | None
+    artifact_sha256: str
+    weights_sha256: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not a number is None."""
+        content = dataclasses.asdict(self)
+        content["tolerance"] = self.tolerance._asdict()
+        content["images"] = [check._asdict() for check in self.images]
+        content["ap"] = {**self.ap._asdict(), "drop": self.ap.drop}
+        content["diverges"] = self.diverges and self.diverges._asdict()
+        return _plain(content)
+
+    def __str__(self) -> str:
+        compared = sum(check.agree for check in self.images)
+        ties = sum(check.ties for check in self.images)
+        differences = sum(len(check.differences) for check in self.images)
+        against = "annotations" if self.ap.truth == "annotations" else "the detector's own detections"
+        lines = [
+            f"{self.model} as {self.target} {self.precision}: {'certified' if self.passed else 'NOT certified'}",
+            f"{len(self.images)} images ({self.images_from}), {compared} detections agree at score"
+            f" {self.score:.3g}, {ties} ties, {differences} differences",
+        ]
+        if self.images:
+            lines.append(
+                f"largest score error {max(check.score_error for check in self.images):.2g} of the score,"
+                f" smallest IoU {min(check.overlap for check in self.images):.4f}"
+            )
+        lines.append(
+            f"AP on {self.ap.images} images against {against}: {self.ap.reference:.4f} eager,"
+            f" {self.ap.artifact:.4f} artifact"
+        )
+        if self.largest_float16:
+            layer, value = self.largest_float16
+            lines.append(f"largest float16 value {value:.4g} in {layer} (65504 is the limit)")
+        lines += [f"- {reason}" for reason in self.reasons]
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,289 @@
+"""Run an artifact in its runtime beside the detector it was made of, and say what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import logging
+import math
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..data.dataset import DetectionData
+from ..data.read import read_data
+from ..detector import Detector
+from ..errors import ConfigError
+from ..files import write_atomically
+from ..loading import load
+from ..runtime.artifact import ArtifactHeader, certificate_files, write_header
+from . import reasons
+from .agreement import Agreement, Candidates, Found, Rules, compare, failure
+from .average_precision import average_precision
+from .certificate import Certificate, ImageCheck
+from .hashes import artifact_sha256, weights_sha256
+from .picture import draw_worst
+from .probes import Probe, probes
+from .reference import Answer, Artifact, Reference, as_found, attempt
+from .tolerance import TOLERANCES, Tolerance
+
+# Detections an image to look at: the score is lowered until there are so many, if need be.
+_WANTED = 20
+# What rounding to 8 bits may do to a detection. Of half of them: the rest may lie nearer to a threshold.
+_ALIKE = TOLERANCES["fp16"]._replace(score=0.2, box=0.2, pixels=1.0)
+
+
+def certify(
+    detector: Detector | str | PathLike[str],
+    artifact: str | PathLike[str],
+    data: DetectionData | str | PathLike[str] | None = None,
+    *,
+    split: str = "val",
+    images: int = 12,
+    evaluated: int = 200,
+    tolerance: Tolerance | None = None,
+) -> Certificate:
+    """Compare an artifact with the detector it was made of; the certificate goes into the artifact, beside it as
+    ARTIFACT.certificate.json, and what differs most as ARTIFACT.certificate.png (eager left, the artifact right).
+
+    detector: or its checkpoint. data: validation images of the user's, with which it should be done; drawn scenes
+    where none are given. images: how many of them to compare detection by detection, with ten more made of
+    them. evaluated: on how many to measure AP. tolerance: that of the artifact's precision if not given.
+    An artifact that fails says so in its header. Raises CheckpointError, ConfigError, DataError, SaveError.
+    """
+    from .. import runtime
+
+    path = Path(artifact)
+    runner = runtime.load(path)
+    if path.suffix == ".onnx" and find_spec("onnx") is None:
+        raise ConfigError(
+            f"{path}: certifying an ONNX artifact needs onnx, not installed here: pip install onnx"
+        )
+    if not isinstance(detector, Detector):
+        detector = load(detector)
+    header = runner.header
+    if data is not None and not isinstance(data, DetectionData):
+        data = read_data(data, split, labels=detector.labels)
+    if tolerance is None:
+        if header.precision not in TOLERANCES:
+            raise ConfigError(
+                f"{path}: no tolerance is known for precision {header.precision!r}; there are"
+                f" {', '.join(TOLERANCES)}."
+            )
+        tolerance = TOLERANCES[header.precision]
+    certificate, tried, worst = examine(
+        detector,
+        header,
+        lambda batch, score: runner(list(batch), score=score),
+        data,
+        images=images,
+        evaluated=evaluated,
+        tolerance=tolerance,
+    )
+    certificate = _sealed(certificate, detector, path, header, [worst.probe, *tried[:2]])
+    _write(certificate, path, header, worst, detector.labels)
+    return certificate
+
+
+class Worst(NamedTuple):
+    """The image with the largest difference, and what both found in it."""
+
+    probe: Probe
+    agreement: Agreement
+
+
+def examine(
+    detector: Detector,
+    header: ArtifactHeader,
+    artifact: Artifact,
+    data: DetectionData | None,
+    *,
+    images: int,
+    evaluated: int,
+    tolerance: Tolerance,
+) -> tuple[Certificate, list[Probe], Worst]:
+    """The comparison alone, what was compared, and the worst of it.
+
+    artifact: [H, W, 3] uint8 images and a score to Detections of each, of arrays or tensors.
+    """
+    detector = _at_size(detector, header.size)
+    iou = 0.7 if header.iou is None else header.iou
+    reference = Reference(detector, iou=iou, limit=header.limit, minimal=header.dynamic)
+    tried = probes(data, images)
+    answers = [reference.answer(probe.image) for probe in tried]
+    score = _score(reference, answers, header.floor)
+    checked = _compare_all(reference, tried, answers, artifact, score, tolerance)
+    ap = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
+    checks = tuple(_check(probe, agreement) for probe, agreement in zip(tried, checked, strict=True))
+    worst = Worst(*max(zip(tried, checked, strict=True), key=lambda pair: pair[1].badness))
+    against = [
+        *reasons.of_class_map(detector, header),
+        *reasons.of_preprocessing(detector, header),
+        *reasons.of_too_little(checks, score, header.floor, tolerance),
+        *reasons.of_differences(checks, worst.probe.name, worst.agreement, tolerance),
+        *reasons.of_average_precision(ap, tolerance),
+    ]
+    certificate = Certificate(
+        passed=not against,
+        reasons=tuple(against),
+        model=header.model,
+        target=header.target,
+        precision=header.precision,
+        tolerance=tolerance,
+        score=score,
+        images_from="drawn scenes" if data is None else f"the data's split {data.split}",
+        images=checks,
+        ap=ap,
+        largest_float16=None,
+        diverges=None,
+        artifact_sha256="",
+        weights_sha256="",
+        versions={**header.versions, **_versions(header.target)},
+    )
+    return certificate, tried, worst
+
+
+def _at_size(detector: Detector, size: tuple[int, int]) -> Detector:
+    """A copy in float32 that takes images at the artifact's size."""
+    preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
+    if next(detector.net.parameters()).dtype is not torch.float32:
+        raise ConfigError("A certificate compares with the float32 detector; load it from its checkpoint.")
+    return dataclasses.replace(detector, preprocess=preprocess)
+
+
+def _score(reference: Reference, answers: Sequence[Answer], floor: float) -> float:
+    """A threshold that leaves about _WANTED detections an image: 0.25, or lower; where scores lie far apart."""
+    found = [reference.detections(answer, floor).scores for answer in answers]
+    scores = np.sort(np.concatenate(found))[::-1].astype(np.float64)
+    wanted = _WANTED * len(answers)
+    if (scores > 0.25).sum() >= wanted or not len(scores):
+        return max(0.25, floor)
+    near = scores[int(wanted * 0.9) : int(wanted * 1.1) + 1]
+    gaps = near[:-1] / np.maximum(near[1:], np.finfo(np.float32).tiny)
+    if gaps.max(initial=1) < 1.0001:  # fewer detections than wanted, or scores that are all the same
+        return floor
+    return float(math.sqrt(near[gaps.argmax()] * near[gaps.argmax() + 1]))
+
+
+def _compare_all(
+    reference: Reference,
+    tried: Sequence[Probe],
+    answers: Sequence[Answer],
+    artifact: Artifact,
+    score: float,
+    tolerance: Tolerance,
+) -> list[Agreement]:
+    """Each image alone, then all of them in one call; the worse of the two for each. Where boxes are not judged,
+    the two must still be alike."""
+    labels = reference.detector.labels
+    images = [probe.image for probe in tried]
+    alone = [attempt(artifact, [image], score)[0] for image in images]
+    together = attempt(artifact, images, score)
+    agreements = []
+    for answer, *both in zip(answers, alone, together, strict=True):
+        expected = reference.detections(answer, score)
+        refused = next((came for came in both if isinstance(came, str)), None)
+        if refused is not None:
+            agreements.append(failure(expected, refused))
+            continue
+        candidates = reference.candidates(answer, score * (1 - 2 * tolerance.score))
+        rules = reference.rules(answer, score)
+        if not tolerance.boxes and not _alike(*map(as_found, both), rules, labels):
+            what = "alone the artifact answers otherwise than among other images"
+            agreements.append(failure(expected, what))
+            continue
+        compared = (compare(expected, as_found(came), candidates, rules, tolerance, labels) for came in both)
+        agreements.append(max(compared, key=lambda agreement: agreement.badness))
+    return agreements
+
+
+def _alike(alone: Found, together: Found, rules: Rules, labels: tuple[str, ...]) -> bool:
+    """Whether most detections are the same. Where rounding is coarse, not all need be: a batch may sum in another
+    order, and a sum then fall to the next level."""
+    itself = Candidates(*alone, np.arange(len(alone.scores)))
+    same = len(compare(alone, together, itself, rules, _ALIKE, labels).pairs)
+    return 2 * same >= max(len(alone.scores), len(together.scores))
+
+
+def _check(probe: Probe, agreement: Agreement) -> ImageCheck:
+    return ImageCheck(
+        probe.name,
+        (probe.image.shape[0], probe.image.shape[1]),
+        len(agreement.reference.scores),
+        len(agreement.artifact.scores),
+        len(agreement.pairs),
+        agreement.ties,
+        tuple(difference.what for difference in agreement.differences),
+        agreement.score_error,
+        agreement.overlap,
+        agreement.displacement,
+    )
+
+
+def _sealed(
+    certificate: Certificate,
+    detector: Detector,
+    path: Path,
+    header: ArtifactHeader,
+    looked_at: Sequence[Probe],
+) -> Certificate:
+    """With hashes and, for ONNX, with what can be seen inside the graph; the first probe is searched."""
+    against = list(certificate.reasons)
+    largest = diverges = None
+    if path.suffix == ".onnx":
+        from .divergence import look_inside
+
+        largest, diverges = look_inside(
+            _at_size(detector, header.size),
+            path,
+            [probe.image for probe in looked_at],
+            dynamic=header.dynamic,
+            precision=certificate.precision,
+            search=bool(against),
+        )
+        if largest and largest.overflows:
+            layer, value = largest
+            against.append(f"float16 overflow: {value:.4g} in {layer}, 65504 is the most it can hold")
+        if diverges:
+            against.append(f"the first layer that diverges is {diverges.layer}: {diverges.what}")
+    return dataclasses.replace(
+        certificate,
+        passed=not against,
+        reasons=tuple(against),
+        largest_float16=largest and tuple(largest),
+        diverges=diverges,
+        artifact_sha256=artifact_sha256(path),
+        weights_sha256=weights_sha256(detector),
+    )
+
+
+def _write(
+    certificate: Certificate,
+    path: Path,
+    header: ArtifactHeader,
+    worst: Worst,
+    labels: tuple[str, ...],
+) -> None:
+    write_header(path, dataclasses.replace(header, certificate=certificate.to_json()))
+    text = json.dumps(certificate.to_json(), ensure_ascii=False, indent=1, allow_nan=False)
+    in_words, in_a_picture = certificate_files(path)
+    write_atomically(in_words, text.encode())
+    picture = io.BytesIO()
+    draw_worst(worst.probe, worst.agreement, labels).save(picture, "PNG")
+    write_atomically(in_a_picture, picture.getvalue())
+    if not certificate.passed:
+        logging.getLogger("hsvdet").warning("%s is not certified: %s", path, certificate.reasons[0])
+
+
+def _versions(target: str) -> dict[str, str]:
+    names = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"], "executorch": ["executorch"]}.get(
+        target, []
+    )
+    return {name: metadata.version(name) for name in ["hsvdet", "torch", *names]}

@@ -1,0 +1,107 @@
+"""What an artifact is measured by: the detector as it was trained, not deployed, in float32, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import models
+from ..detector import Detector
+from ..errors import HsvdetError
+from ..postprocess import MOST_CANDIDATES, nms, to_pixels
+from ..structures import Prediction
+from .agreement import Candidates, Found, Rules
+
+
+class Answer(NamedTuple):
+    """The network's answer to one image. size: (height, width) of the image. scale: see `Rules`."""
+
+    prediction: Prediction
+    size: tuple[int, int]
+    scale: tuple[float, float]
+
+
+class NetworkInput(NamedTuple):
+    """images: [1, 3, H, W] float32. padding: [1, H, W] bool or None. scale: input pixels per pixel of the image
+    (y, x)."""
+
+    images: Tensor
+    padding: Tensor | None
+    scale: tuple[float, float]
+
+
+class Reference:
+    """minimal: whether the artifact leaves out padding as `Detector` does, or fills the whole canvas, as one of
+    fixed size must."""
+
+    def __init__(self, detector: Detector, *, iou: float, limit: int, minimal: bool):
+        self.detector, self.iou, self.limit, self.minimal = detector, iou, limit, minimal
+        self.model = models.find(detector.name)
+
+    @torch.inference_mode()
+    def answer(self, image: np.ndarray) -> Answer:
+        given = network_input(self.detector, image, self.minimal)
+        answer = self.detector.net.eval()(given.images, given.padding).answer
+        return Answer(answer, (image.shape[0], image.shape[1]), given.scale)
+
+    def rules(self, answer: Answer, score: float) -> Rules:
+        suppressed = self.model.postprocess is nms
+        return Rules(score, self.iou if suppressed else None, self.limit, self._one_class, answer.scale)
+
+    def detections(self, answer: Answer, score: float) -> Found:
+        found = self.model.detections(
+            answer.prediction, [answer.size], score=score, iou=self.iou, limit=self.limit
+        )
+        return Found(*(part.cpu().numpy() for part in found[0]))
+
+    def candidates(self, answer: Answer, score: float) -> Candidates:
+        logits = answer.prediction.logits[0].float()
+        softmax = logits.shape[-1] > len(self.detector.labels)  # with "no object" last
+        scores = logits.softmax(-1)[:, :-1] if softmax else logits.sigmoid()
+        query, label = (scores > score).nonzero(as_tuple=True)
+        values = scores[query, label]
+        if len(values) > MOST_CANDIDATES:
+            values, best = values.topk(MOST_CANDIDATES)
+            query, label = query[best], label[best]
+        boxes = to_pixels(answer.prediction.boxes[0, query], answer.size)
+        return Candidates(*(part.cpu().numpy() for part in (boxes, values, label, query)))
+
+    @property
+    def _one_class(self) -> bool:
+        return self.model.postprocess is not models.top_k
+
+
+def network_input(detector: Detector, image: np.ndarray, minimal: bool) -> NetworkInput:
+    """image: [H, W, 3] uint8. minimal: see `Preprocess.geometry`."""
+    canvas, at = detector.preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal=minimal)
+    padding = torch.ones(1, *canvas.shape[-2:], dtype=torch.bool, device=detector.device)
+    padding[:, at.top : at.top + at.height, at.left : at.left + at.width] = False
+    images = detector.preprocess.normalise(canvas[None]).to(detector.device)
+    scale = at.height / image.shape[0], at.width / image.shape[1]
+    return NetworkInput(images, padding if padding.any() else None, scale)
+
+
+# [H, W, 3] uint8 images and a score to Detections of each, of arrays or tensors.
+Artifact = Callable[[Sequence[np.ndarray], float], Sequence[Any]]
+
+
+def attempt(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> Sequence[Any]:
+    """Detections of each image, or the words in which the runtime refused them."""
+    try:
+        answers = artifact(images, score)
+    except HsvdetError:
+        raise
+    except Exception as error:  # every runtime has its own
+        reason = " ".join(str(error).split())
+        return [f"the runtime stops: {reason[-200:] or type(error).__name__}"] * len(images)
+    if len(answers) != len(images):
+        return [f"{len(answers)} answers to {len(images)} images"] * len(images)
+    return answers
+
+
+def as_found(detections: Any) -> Found:
+    return Found(*(np.asarray(part) for part in detections[:3]))

@@ -1,0 +1,358 @@
+"""COCO annotation files (Lin et al. 2014, arXiv 1405.0312; https://cocodataset.org/#format-data).
+
+One JSON file per split: "images", "annotations" with xywh boxes in pixels, "categories". Reading opens no
+image, unless the file leaves out its size.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from ..dataset import DetectionData
+from ..files import FileIndex, display, image_sizes, without_path
+from .repair import (
+    MALFORMED,
+    UNKNOWN_CLASS,
+    Classes,
+    Columns,
+    Entry,
+    Findings,
+    classes_of,
+    refuse_unasked,
+    to_records,
+)
+from .splits import ALL, finish, name_splits, split_name
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """splits: name to annotation file."""
+
+    root: Path
+    splits: dict[str, Path]
+    format: str = "coco"
+
+    def read(self, split: str, asked: Sequence[str] | None) -> DetectionData:
+        # The collector would walk through millions of new objects, none of them garbage, again and again.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return _Reader(self, split, self.splits[split], asked).read()
+        finally:
+            if collecting:
+                gc.enable()
+
+
+def find_coco(path: Path) -> CocoSource | None:
+    """A .json file; or a folder with annotations/instances_*.json (or any *.json there), with *.json files
+    named after splits, or with a _annotations.coco.json in each split's folder."""
+    if path.is_file():
+        if path.suffix.lower() != ".json":
+            return None
+        root = path.parent.parent if path.parent.name == "annotations" else path.parent
+        stem = path.parent.name if path.stem == "_annotations.coco" else path.stem
+        return CocoSource(root, {split_name(stem) or ALL: path})
+    for pattern in ("annotations/instances_*.json", "annotations/*.json"):
+        files = sorted(path.glob(pattern))
+        if files:
+            return CocoSource(path, _named({file.stem.removeprefix("instances_"): file for file in files}))
+    files = {file.parent.name: file for file in sorted(path.glob("*/_annotations.coco.json"))}
+    if not files:
+        files = {file.stem: file for file in sorted(path.glob("*.json"))}
+        if len(files) > 1:
+            files = {stem: file for stem, file in files.items() if split_name(stem)}
+        elif files and not split_name(next(iter(files))):
+            files = {ALL: next(iter(files.values()))}
+    return CocoSource(path, _named(files)) if files else None
+
+
+def _named(files: dict[str, Path]) -> dict[str, Path]:
+    return {name: files[stem] for name, stem in name_splits(files).items()}
+
+
+class _Reader:
+    """One annotation file on its way to records."""
+
+    def __init__(self, source: CocoSource, split: str, file: Path, asked: Sequence[str] | None):
+        self.source, self.split, self.file, self.asked = source, split, file, asked
+        self.file_name = display(file, source.root)
+        self.findings = Findings()
+
+    def read(self) -> DetectionData:
+        content = _load(self.file)
+        classes = self._classes(content["categories"])
+        entries, position = self._images(content["images"])
+        columns = self._boxes(content["annotations"], classes, position, entries)
+        kept = [i for i, entry in enumerate(entries) if entry is not None]
+        # Boxes of images that were left out have gone; close the gaps in the positions.
+        new_position = np.full(len(entries), -1, dtype=np.int64)
+        new_position[kept] = np.arange(len(kept))
+        columns = columns._replace(image=new_position[columns.image])
+        records = to_records([entries[i] for i in kept], columns, "annotation", self.findings)
+        return finish(self.source, self.split, records, classes, self.findings)
+
+    def _classes(self, categories: list) -> Classes:
+        own = []
+        for category in categories:
+            category_id = _integer(category.get("id")) if isinstance(category, dict) else None
+            if category_id is None:
+                raise DataError(f"{self.file}: every category needs an integer id, got {_brief(category)}.")
+            name = category.get("name")
+            own.append((category_id, str(category_id) if name is None else str(name).strip()))
+        if not own:
+            raise DataError(f"{self.file}: 'categories' is empty. List each class with its id and name.")
+        return classes_of(sorted(own, key=lambda item: item[0]), self.asked, self.file_name, self.findings)
+
+    def _images(self, images: list) -> tuple[list[Entry | None], dict[Any, int]]:
+        """Entries, None where an image is left out; and image id to position."""
+        finder = _ImageFinder(self.source.root, self.file, self.split)
+        entries: list[Entry | None] = []
+        position: dict[Any, int] = {}
+        by_path: dict[str, int] = {}
+        without_size: list[int] = []
+        for image in images:
+            name = image.get("file_name") if isinstance(image, dict) else None
+            image_id = image.get("id") if isinstance(image, dict) else None
+            if not isinstance(name, str) or not name or not isinstance(image_id, (int, str, float)):
+                what = f"An image without id or file_name: left out ({_brief(image)})."
+                self.findings.add("error", self.file_name, what)
+                continue
+            if isinstance(image_id, float):
+                image_id = int(image_id) if image_id.is_integer() else str(image_id)
+            path = finder.find(name)
+            if image_id in position:
+                self._same_id(image_id, name, path, entries[position[image_id]])
+                continue
+            position[image_id] = len(entries)
+            if path is None:
+                self.findings.add("error", name, "The image file does not exist: left out.")
+                entries.append(None)
+                continue
+            if path in by_path:
+                what = "Listed twice: used once, with the boxes of both."
+                self.findings.add("warning", name, what)
+                position[image_id] = by_path[path]
+                continue
+            by_path[path] = len(entries)
+            size = _integer(image.get("height")), _integer(image.get("width"))
+            if None in size or min(size) <= 0:
+                without_size.append(len(entries))
+            entries.append(Entry(image_id, path, size, name))
+        if images and not by_path:
+            raise DataError(
+                f"{self.file}: none of its {len(images):,} images was found, the first being"
+                f" {_brief(images[0])}."
+                f" Looked in {', '.join(finder.folders)}."
+            )
+        found = image_sizes([entries[i].path for i in without_size])
+        for i, size in zip(without_size, found, strict=True):
+            if isinstance(size, DataError):
+                self.findings.add(
+                    "error", entries[i].file, f"Left out: {without_path(size, entries[i].path)}"
+                )
+                entries[i] = None
+            else:
+                entries[i] = entries[i]._replace(size=size)
+        return entries, position
+
+    def _same_id(self, image_id: int | str, name: str, path: str | None, first: Entry | None) -> None:
+        if first is not None and path == first.path:
+            self.findings.add("warning", name, "Listed twice with the same id: used once.")
+        else:
+            other = f", already that of {first.file}" if first else ""
+            self.findings.add("error", name, f"Its image id {image_id} is not its own{other}: left out.")
+
+    def _boxes(
+        self,
+        annotations: list,
+        classes: Classes,
+        position: dict[Any, int],
+        entries: list[Entry | None],
+    ) -> Columns:
+        def file_of(image_id: Any) -> str:
+            at = position.get(image_id) if isinstance(image_id, (int, str, float)) else None
+            return entries[at].file if at is not None and entries[at] else self.file_name
+
+        try:
+            fields = _fields(annotations)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            # Something in the file is not as it should be: look at every annotation by itself.
+            sound = []
+            for i, annotation in enumerate(annotations):
+                reason = _defect(annotation)
+                if reason is None:
+                    sound.append(annotation)
+                else:
+                    where = f"annotation {_name(annotation, i)}: {reason}"
+                    image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+                    self.findings.count(MALFORMED, file_of(image_id), where)
+            annotations = sound
+            fields = _fields([_with_sound_area(annotation) for annotation in sound])
+        image_ids, category_ids, xywh, crowd, area = fields
+
+        number = np.array([_name(annotation, i) for i, annotation in enumerate(annotations)], dtype=np.int64)
+        image = _look_up(image_ids, position)
+        exists = np.array([entry is not None for entry in entries] + [False])  # position -1 is the last
+        strangers = np.flatnonzero(image < 0)
+        if len(strangers):
+            ids = Counter(str(image_ids[row]) for row in strangers)
+            self.findings.add(
+                "error",
+                self.file_name,
+                f"{len(strangers)} annotations of images that are not listed: left out"
+                f" (image ids {', '.join(list(ids)[:5])}{' ...' if len(ids) > 5 else ''}).",
+            )
+        own_ids = list(classes.names)
+        own = _look_up(category_ids, {category_id: i for i, category_id in enumerate(own_ids)})
+        for row in np.flatnonzero((own < 0) & exists[image]):
+            where = f"annotation {number[row]}: category_id {category_ids[row]}"
+            self.findings.count(UNKNOWN_CLASS, entries[image[row]].file, where)
+        usable = np.flatnonzero((own >= 0) & exists[image])
+        label = np.array([classes.contiguous[category_id] for category_id in own_ids], dtype=np.int64)[own]
+        unasked = usable[label[usable] < 0]
+        refuse_unasked((classes.names[own_ids[i]] for i in own[unasked]), classes.labels, str(self.file))
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+        return Columns(image, xyxy, label, crowd, area, number).rows(usable)
+
+
+class _ImageFinder:
+    """Where a COCO file's images are: its file names do not say."""
+
+    def __init__(self, root: Path, file: Path, split: str):
+        stem = file.stem.removeprefix("instances_")
+        here = [file.parent, file.parent / "images"]
+        names = (stem, split)
+        at_root = [root, root / "images", *(root / name for name in names)]
+        at_root += [folder for name in names for folder in (root / "images" / name, root / name / "images")]
+        self.folders = list(dict.fromkeys(str(folder.absolute()) for folder in here + at_root))
+        self._index = FileIndex()
+        self._order = list(self.folders)
+
+    def find(self, name: str) -> str | None:
+        if "\0" in name:
+            return None
+        for folder in self._order:
+            path = self._index.find(f"{folder}/{name}" if not name.startswith("/") else name)
+            if path:
+                if folder != self._order[0]:  # the next image is most likely in the same folder
+                    self._order.remove(folder)
+                    self._order.insert(0, folder)
+                return path
+        return None
+
+
+def _load(file: Path) -> dict:
+    try:
+        # Finds UTF-8, -16 and -32 by itself.
+        content = json.loads(file.read_bytes(), object_hook=_without_masks)
+    except OSError as error:
+        raise DataError(f"{file} cannot be opened: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is empty" if file.stat().st_size == 0 else f"{type(error).__name__}: {error}"
+        raise DataError(f"{file} is not a JSON file that can be read: {reason}.") from error
+    if isinstance(content, list):
+        raise DataError(f"{file} holds a list, as COCO results do; a COCO annotation file was expected.")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            found = ", ".join(list(content)[:8]) if isinstance(content, dict) else type(content).__name__
+            raise DataError(
+                f"{file} is not a COCO annotation file: the list {key!r} is missing (found: {found})."
+            )
+    return content
+
+
+def _without_masks(item: dict) -> dict:
+    """Forgets polygons while parsing: they are most of a large file, and gigabytes as Python objects."""
+    item.pop("segmentation", None)
+    return item
+
+
+def _fields(annotations: list[dict]) -> tuple[list, list, np.ndarray, np.ndarray, np.ndarray]:
+    """image ids, category ids, xywh [N, 4] float64, crowd [N] bool, area [N] float64 (NaN where not given).
+    Raises what Python raises if any annotation is not sound."""
+    number = len(annotations)
+    image_ids = [annotation["image_id"] for annotation in annotations]
+    category_ids = [annotation["category_id"] for annotation in annotations]
+    set(image_ids), set(category_ids)  # raises TypeError if one is a list or an object
+    xywh = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
+    if xywh.shape != (number, 4) and number:
+        raise ValueError("bbox")
+    crowd = [annotation.get("iscrowd", 0) in (1, "1") for annotation in annotations]
+    area = [annotation.get("area", math.nan) for annotation in annotations]
+    return (
+        image_ids,
+        category_ids,
+        xywh.reshape(-1, 4),
+        np.array(crowd, dtype=bool),
+        np.array(area, dtype=np.float64).reshape(number),
+    )
+
+
+def _defect(annotation: Any) -> str | None:
+    """Why an annotation cannot be used, or None."""
+    if not isinstance(annotation, dict):
+        return f"not an object but {_brief(annotation)}"
+    for key in ("image_id", "category_id", "bbox"):
+        if key not in annotation:
+            return f"no {key!r}"
+    for key in ("image_id", "category_id"):
+        if not isinstance(annotation[key], (int, str, float)):
+            return f"{key} is {_brief(annotation[key])}"
+    bbox = annotation["bbox"]
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return f"bbox expects 4 numbers, got {_brief(bbox)}"
+    try:
+        np.array(bbox, dtype=np.float64).reshape(4)
+    except (TypeError, ValueError, OverflowError):
+        return f"bbox expects 4 numbers, got {_brief(bbox)}"
+    return None
+
+
+def _with_sound_area(annotation: dict) -> dict:
+    """The annotation; an area that is not a number becomes NaN, for which the box's own is taken."""
+    try:
+        area = float(annotation.get("area", math.nan))
+    except (TypeError, ValueError, OverflowError):
+        area = math.nan
+    return {**annotation, "area": area}
+
+
+def _look_up(ids: list, position: dict[Any, int]) -> np.ndarray:
+    """[N] int64: the position of each id, -1 = unknown. "7" and 7 are the same id where no other is meant."""
+    found = np.fromiter((position.get(i, -1) for i in ids), dtype=np.int64, count=len(ids))
+    unknown = np.flatnonzero(found < 0)
+    if len(unknown):
+        loose = {str(key).strip(): value for key, value in position.items()}
+        for row in unknown:
+            found[row] = loose.get(str(ids[row]).strip(), -1)
+    return found
+
+
+def _name(annotation: Any, place: int) -> int:
+    """The annotation's id for messages, or its place in the list."""
+    value = annotation.get("id", place) if isinstance(annotation, dict) else place
+    return value if type(value) is int and abs(value) < 2**63 else place
+
+
+def _integer(value: Any) -> int | None:
+    """The integer that a JSON number or numeric string stands for, or None. One above 2^53 is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and abs(number) < 2**53 else None
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,237 @@
+"""Annotations as read, of a whole split in columns, to records: repaired, checked, grouped by image.
+
+Every reader ends here, so every format treats a bad box alike. Columns, because COCO has 860,000 boxes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import DataError, did_you_mean
+from ..dataset import Problem, Record
+
+
+class Kind(NamedTuple):
+    """A defect of boxes. phrase: completes "3 boxes ...", and says what was done with them."""
+
+    severity: str
+    phrase: str
+
+
+CLIPPED = Kind("warning", "partly outside the image: clipped to it")
+SWAPPED = Kind("warning", "with corners in the wrong order or a negative size: corners put in order")
+REPEATED = Kind("warning", "annotated twice, exactly alike: kept once")
+OUTSIDE = Kind("error", "wholly outside the image: left out")
+EMPTY = Kind("error", "without area: left out")
+NOT_FINITE = Kind("error", "with NaN or infinite numbers: left out")
+MALFORMED = Kind("error", "that cannot be read: left out")
+UNKNOWN_CLASS = Kind("error", "of an unknown class: left out")
+
+# Rounding, and conventions that differ by a pixel, put sound boxes this far outside. Clipped without a word.
+_TOLERANCE = 1.0
+
+
+class Findings:
+    """Problems while they are gathered: defects of boxes are counted per file, never listed one by one."""
+
+    def __init__(self):
+        self._single: list[Problem] = []
+        self._counts: dict[tuple[str, Kind], list] = {}
+
+    def add(self, severity: str, file: str, what: str) -> None:
+        self._single.append(Problem(severity, file, what))
+
+    def count(self, kind: Kind, file: str, where: str) -> None:
+        """One more box with this defect in this file. where: which one, used for the first."""
+        entry = self._counts.setdefault((file, kind), [0, where])
+        entry[0] += 1
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Errors first, then by file."""
+        counted = [
+            Problem(
+                kind.severity,
+                file,
+                f"1 box {kind.phrase} ({where})."
+                if number == 1
+                else f"{number} boxes {kind.phrase} (the first: {where}).",
+            )
+            for (file, kind), (number, where) in self._counts.items()
+        ]
+        return tuple(sorted(self._single + counted, key=lambda p: (p.severity != "error", p.file)))
+
+
+class Entry(NamedTuple):
+    """An image of the split. size: (height, width). file: what problems with its boxes are filed under."""
+
+    id: int | str
+    path: str
+    size: tuple[int, int]
+    file: str
+
+
+class Columns(NamedTuple):
+    """The boxes of a split, one row each.
+
+    image: [N] int64, position in the list of entries. xyxy: [N, 4] float64 pixels as annotated. label: [N]
+    int64 in 0..C-1 of the classes asked for. crowd: [N] bool. area: [N] float64, NaN = that of the box.
+    number: [N] int64, what the file calls the box: the annotation's id, the line, the place in the file.
+    """
+
+    image: np.ndarray
+    xyxy: np.ndarray
+    label: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    number: np.ndarray
+
+    def rows(self, index: np.ndarray) -> Columns:
+        return Columns(*(column[index] for column in self))
+
+
+def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: Findings) -> list[Record]:
+    """Repair the boxes and group them by image. unit: what `columns.number` counts, for the messages."""
+    columns = columns.rows(np.argsort(columns.image, kind="stable"))
+
+    def report(kind: Kind, rows: np.ndarray) -> None:
+        for row in np.flatnonzero(rows):
+            entry = entries[columns.image[row]]
+            corners = ", ".join(f"{value:g}" for value in columns.xyxy[row])
+            where = f"{unit} {columns.number[row]}: corners {corners} in {entry.size[1]}x{entry.size[0]}"
+            findings.count(kind, entry.file, where)
+
+    def leave_out(kind: Kind, rows: np.ndarray) -> None:
+        nonlocal columns
+        if rows.any():
+            report(kind, rows)
+            columns = columns.rows(~rows)
+
+    leave_out(NOT_FINITE, ~np.isfinite(columns.xyxy).all(1))
+    leave_out(REPEATED, _repeated(columns))
+
+    report(SWAPPED, (columns.xyxy[:, 2:] < columns.xyxy[:, :2]).any(1))
+    columns = columns._replace(
+        xyxy=np.concatenate(
+            [
+                np.minimum(columns.xyxy[:, :2], columns.xyxy[:, 2:]),
+                np.maximum(columns.xyxy[:, :2], columns.xyxy[:, 2:]),
+            ],
+            1,
+        )
+    )
+    leave_out(EMPTY, (columns.xyxy[:, 2:] == columns.xyxy[:, :2]).any(1))
+
+    sizes = np.array([entry.size[::-1] for entry in entries], dtype=np.float64).reshape(-1, 2)
+
+    def limits() -> np.ndarray:
+        return np.tile(sizes[columns.image], 2)
+
+    leave_out(OUTSIDE, (columns.xyxy[:, 2:] <= 0).any(1) | (columns.xyxy[:, :2] >= limits()[:, :2]).any(1))
+    inside = columns.xyxy.clip(0, limits())
+    report(CLIPPED, (np.abs(inside - columns.xyxy) > _TOLERANCE).any(1))
+    boxes = inside.astype(np.float32)
+    # A sliver can vanish in float32, or when the pixel it leans over the edge by is clipped.
+    vanished = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    leave_out(EMPTY, vanished)
+    boxes = boxes[~vanished]
+
+    own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area = np.where(columns.area > 0, columns.area, own_area).astype(np.float32)  # NaN > 0 is False
+    counts = np.bincount(columns.image, minlength=len(entries))[: len(entries)]
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    return [
+        Record(
+            entry.id,
+            entry.path,
+            entry.size,
+            boxes[start:end],
+            columns.label[start:end],
+            columns.crowd[start:end],
+            area[start:end],
+        )
+        for entry, start, end in zip(entries, starts.tolist(), ends.tolist(), strict=True)
+    ]
+
+
+def _repeated(columns: Columns) -> np.ndarray:
+    """[N] bool: equal to an earlier box of the same image, class and kind."""
+    keys = np.column_stack([columns.image, columns.label, columns.crowd, columns.xyxy])
+    order = np.lexsort(keys.T)  # stable: of equals, the first stays first
+    equal = (keys[order][1:] == keys[order][:-1]).all(1)
+    repeated = np.zeros(len(keys), dtype=bool)
+    repeated[order[1:][equal]] = True
+    return repeated
+
+
+class Classes(NamedTuple):
+    """The classes of a data set and how its own ids lead to the contiguous ones.
+
+    labels, category_ids: as in DetectionData. contiguous: own id to 0..C-1; -1 = a class of the data set
+    that was not asked for. names: own id to name.
+    """
+
+    labels: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    contiguous: dict[int, int]
+    names: dict[int, str]
+
+
+def classes_of(
+    own: Iterable[tuple[int, str]],
+    asked: Sequence[str] | None,
+    file: str,
+    findings: Findings,
+) -> Classes:
+    """own: (id, name) of the data set's classes, in the order wanted. asked: the names to have instead, in
+    their order; names are the key. Two ids with one name are one class, with the first id on output.
+    """
+    names: dict[int, str] = {}
+    first: dict[str, int] = {}
+    for category_id, name in own:
+        if category_id in names and names[category_id] != name:
+            raise DataError(
+                f"{file}: the class id {category_id} is used for {names[category_id]!r} and {name!r}."
+                " Give every class its own id."
+            )
+        names[category_id] = name
+        if first.setdefault(name, category_id) != category_id:
+            findings.add(
+                "warning",
+                file,
+                f"The class ids {first[name]} and {category_id} have one name, {name!r}: taken as one class.",
+            )
+    labels = tuple(first) if asked is None else tuple(asked)
+    if len(set(labels)) != len(labels):
+        raise DataError(f"labels expects every class name once, got {', '.join(labels)}.")
+    position = {name: i for i, name in enumerate(labels)}
+    free = max(names, default=0)
+    category_ids = []
+    for name in labels:
+        if name not in first:
+            free += 1
+        category_ids.append(first.get(name, free))
+    contiguous = {category_id: position.get(name, -1) for category_id, name in names.items()}
+    return Classes(labels, tuple(category_ids), contiguous, names)
+
+
+def refuse_unasked(names: Iterable[str], labels: Sequence[str], where: str) -> None:
+    """Raise DataError if there are boxes (names: their classes) of a class that was not asked for."""
+    counts = Counter(names)
+    if not counts:
+        return
+    name, number = counts.most_common(1)[0]
+    others = f" and {len(counts) - 1} more classes" if len(counts) > 1 else ""
+    raise DataError(
+        f"{where} has {number:,} boxes of {name!r}{others}, not among the classes asked for"
+        f" ({_shorten(labels)}).{did_you_mean(name, labels)}"
+        " Class names must be equal; remove those boxes or add the class."
+    )
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" ... {len(names)} in all" if len(names) > 5 else "")

@@ -1,7 +1,0 @@
-"""Whether an exported artifact detects what the detector does that it was made of: measured, written down, and
-refused where it does not. docs/certificate.md."""
-
-from .certify import certify
-from .statement import Certificate
-
-__all__ = ["Certificate", "certify"]

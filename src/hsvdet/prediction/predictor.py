@@ -1,0 +1,272 @@
+"""A detector on images, films and cameras: frame by frame (`stream`), or into a folder of pictures and JSON
+(`predict`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..detector import Detector
+from ..devices import find_device
+from ..errors import ConfigError, DataError
+from ..loading import load
+from ..runtime.detector import ArtifactDetector, is_artifact, refuse
+from ..structures import Detections
+from .results import ResultFolder
+from .sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
+from .video import frame_count
+
+_PIXELS_AT_ONCE = 64_000_000  # of frames that wait for the network, however large `batch` is
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """What `predict` did. images: with frames of films. objects: per class. failures: {"source", "reason"} of
+    what could not be read. seconds: from the first file opened to the last written. settings: how the network was
+    run, in words. complete: False where Ctrl-C ended it."""
+
+    out: str
+    images: int
+    objects: dict[str, int]
+    failures: list[dict[str, str]]
+    seconds: float
+    settings: str
+    complete: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "images_per_second": self.images_per_second}
+
+    @property
+    def images_per_second(self) -> float:
+        return round(self.images / max(self.seconds, 1e-3), 2)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {name}" for name, count in self.objects.items() if count)
+        skipped = f", {len(self.failures)} sources not read" if self.failures else ""
+        return (
+            f"{self.images} images, {sum(self.objects.values())} objects{f' ({counts})' if counts else ''}{skipped},"
+            f" {self.images_per_second} images/s\nPictures, detections.json and images.json: {self.out}"
+        )
+
+
+def stream(
+    detector: Detector | str | PathLike[str],
+    sources: SourceLike | Sequence[SourceLike],
+    *,
+    score: float = 0.25,
+    iou: float = 0.7,
+    limit: int = 300,
+    batch: int = 16,
+    size: tuple[int, int] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+    failed: Callable[[Failure], None] | None = None,
+) -> Iterator[tuple[Frame, Detections]]:
+    """Detections frame by frame, for films of any length: only a batch of frames is in memory.
+
+    detector: or the path of a checkpoint, or of an artifact of `hsvdet export`, for which size, device, precision
+    and compile are settled. sources: see `find_sources`. score: weaker detections are left out.
+    iou: of the suppression. limit: detections per image. batch: images at a time; one from a camera. size:
+    (height, width) of the network's input, instead of the detector's own. precision, compile: as of
+    `Detector.accelerate`, which every detector goes through; what it chose is logged in one line. failed: called
+    with each source that cannot be read; by default it is logged as a warning.
+    Raises CheckpointError, ConfigError, and DataError for a source that does not exist.
+    """
+    found = find_sources(sources)
+    detect = _detecting(_ready(detector, size, device, precision, compile), score, iou, limit, batch)
+    return _in_batches(found, detect, batch, failed or _warn)
+
+
+def predict(
+    detector: Detector | str | PathLike[str],
+    sources: SourceLike | Sequence[SourceLike],
+    out: str | PathLike[str],
+    *,
+    score: float = 0.25,
+    iou: float = 0.7,
+    limit: int = 300,
+    batch: int = 16,
+    size: tuple[int, int] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+    pictures: bool = True,
+    progress: bool = False,
+) -> PredictionReport:
+    """Detections of all sources into the folder `out`. Parameters as of `stream`.
+
+    detections.json is COCO's results format, a list of {"image_id", "category_id", "bbox": [left, top, width,
+    height], "score"}, with the category ids of the data set the detector was trained on, and boxes in pixels
+    of the upright image. images.json is COCO's image table: for each image id the file, its size, its picture,
+    and frame number and seconds in a film; the categories; and "failures". An image id is the number in the
+    file's name where all sources are images named by different numbers (as COCO's own are), else 1, 2, 3, ...
+
+    pictures: also draw. Pictures keep their path inside the folder they come from; where two have the same,
+    one gets "-2". JPEG and PNG stay what they are, other images become PNG, films MP4 (without sound). `out`
+    must be new, empty, or made by an earlier `predict`, whose files are then replaced; other files are never.
+    progress: show a bar on stderr.
+
+    What cannot be read is skipped with a warning and counted. Ctrl-C is the way to end a camera's film; in
+    other runs it stops them. In both, what was found until then is written first. Raises DataError if no
+    source could be read, SaveError if `out` cannot be written, and as `stream`.
+    """
+    folder = Path(out)
+    found = [source for source in find_sources(sources) if not _is_inside(source, folder)]
+    if not found:
+        raise DataError(
+            f"All sources are in {folder}, where the results go. Choose another folder for the results."
+        )
+    detector = _ready(detector, size, device, precision, compile)
+    detect = _detecting(detector, score, iou, limit, batch)
+    failures: list[Failure] = []
+
+    def failed(failure: Failure) -> None:
+        failures.append(failure)
+        _warn(failure)
+
+    images, start = 0, time.perf_counter()
+    stopped: KeyboardInterrupt | None = None
+    with ResultFolder(folder, detector, found, pictures) as results, _progress(found, progress) as advance:
+        # Closed before the folder is: threads that decode ahead end with it.
+        with closing(_in_batches(found, detect, batch, failed)) as answers:
+            try:
+                for frame, detections in answers:
+                    results.add(frame, detections)
+                    images += 1
+                    advance()
+            except KeyboardInterrupt as interrupt:
+                stopped = interrupt
+        reasons = [{"source": str(failure.source), "reason": str(failure.error)} for failure in failures]
+        if images:
+            results.finish(reasons, complete=stopped is None)
+    if stopped is not None and not any(source.kind == "live" for source in found):
+        raise stopped
+    if not images and failures:
+        first = failures[0].error
+        raise (
+            first
+            if len(failures) == 1
+            else DataError(f"None of {len(failures)} sources can be read. {first}")
+        )
+    return PredictionReport(
+        out=str(folder),
+        images=images,
+        objects={label: results.counts[i] for i, label in enumerate(detector.labels)},
+        failures=reasons,
+        seconds=round(time.perf_counter() - start, 3),
+        settings=detector.describe(),
+        complete=stopped is None,
+    )
+
+
+Detect = Callable[[list[Frame]], list[Detections]]
+
+
+def _ready(
+    detector: Detector | str | PathLike[str],
+    size: tuple[int, int] | None,
+    device: str,
+    precision: str,
+    compile: bool,
+) -> Detector | ArtifactDetector:
+    if is_artifact(detector):
+        refuse(
+            detector, size=size is not None, device=device not in ("auto", "cpu"),
+            precision=precision != "auto", compile=compile,
+        )  # fmt: skip
+        artifact = ArtifactDetector(detector)
+        logging.getLogger("hsvdet").info("predicting by %s", artifact.describe())
+        return artifact
+    place = find_device(device)
+    if not isinstance(detector, Detector):
+        detector = load(detector)
+    if size is not None:
+        preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
+        detector = dataclasses.replace(detector, preprocess=preprocess)
+    detector = detector.to(place).accelerate(precision, compile=compile)
+    logging.getLogger("hsvdet").info("predicting on %s", detector.describe())
+    return detector
+
+
+def _detecting(
+    detector: Detector | ArtifactDetector, score: float, iou: float, limit: int, batch: int
+) -> Detect:
+    if batch < 1 or limit < 1:
+        raise ConfigError(f"batch and limit expect numbers from 1 on; got {batch} and {limit}.")
+    if not (0 <= score <= 1 and 0 <= iou <= 1):
+        raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
+    return lambda frames: detector(
+        [frame.image for frame in frames], score=score, iou=iou, limit=limit, batch=batch
+    )
+
+
+def _in_batches(
+    sources: Sequence[Source], detect: Detect, batch: int, failed: Callable[[Failure], None]
+) -> Iterator[tuple[Frame, Detections]]:
+    waiting: list[Frame] = []
+    pixels = 0
+    with closing(read_frames(sources)) as frames:
+        for frame in frames:
+            if isinstance(frame, Failure):
+                failed(frame)
+                continue
+            waiting.append(frame)
+            pixels += frame.image[0].numel()
+            if len(waiting) >= batch or pixels >= _PIXELS_AT_ONCE or frame.source.kind == "live":
+                yield from zip(waiting, detect(waiting), strict=True)
+                waiting, pixels = [], 0
+    if waiting:
+        yield from zip(waiting, detect(waiting), strict=True)
+
+
+def _warn(failure: Failure) -> None:
+    logging.getLogger("hsvdet").warning("skipped: %s", failure.error)
+
+
+def _is_inside(source: Source, folder: Path) -> bool:
+    """Whether it could be a picture of an earlier run."""
+    return source.kind in ("image", "video") and Path(source.location).absolute().is_relative_to(
+        folder.absolute()
+    )
+
+
+@contextmanager
+def _progress(sources: Sequence[Source], shown: bool) -> Iterator[Callable[[], None]]:
+    if not shown or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("predict"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("predict", total=_count(sources))
+        yield lambda: bar.advance(task)
+
+
+def _count(sources: Sequence[Source]) -> int | None:
+    """How many frames there will be; None where that cannot be known."""
+    counts = [1 if source.kind == "image" else _frames_of(source) for source in sources]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _frames_of(source: Source) -> int | None:
+    try:
+        return frame_count(source.location) if source.kind == "video" else None
+    except DataError:  # without PyAV; said when the film is opened
+        return None

@@ -1,0 +1,275 @@
+"""What `predict` looks at: files, folders, patterns, cameras and URLs, to frames in order."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from http.client import HTTPException
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from tempfile import NamedTemporaryFile
+from typing import Any, Literal, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from torch import Tensor
+
+from ..data.files import walk
+from ..data.images import read_image
+from ..data.pixels import IMAGE_SUFFIXES, image_size
+from ..errors import DataError
+from .video import VIDEO_SUFFIXES, read_video, without_password
+
+SourceLike = str | int | PathLike[str]
+
+_PATIENCE = 30  # seconds without a byte from a server
+_LARGEST_IMAGE = 100 * 2**20  # bytes of a download
+_LARGEST_VIDEO = 2 * 2**30
+_CHUNK = 2**20
+_STREAMED = ("multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
+_AT_ONCE = 4  # images that are decoded while the network works
+
+
+class Source(NamedTuple):
+    """One image, film, camera or stream, not opened yet.
+
+    location: a path or URL. name: for the results: the path inside the folder it was found in, or the last
+    part of the location. kind: "url" is known as image or film only when it is fetched; "live" never ends.
+    """
+
+    location: str
+    name: str
+    kind: Literal["image", "video", "url", "live"]
+
+    def __str__(self) -> str:
+        return without_password(self.location)
+
+
+class Frame(NamedTuple):
+    """image: [3, H, W] uint8 RGB, upright. number (from 0) and seconds (from the first frame on): of films
+    and cameras, None for images."""
+
+    image: Tensor
+    source: Source
+    number: int | None = None
+    seconds: float | None = None
+
+
+class Failure(NamedTuple):
+    """A source that could not be read, or not to its end."""
+
+    source: Source
+    error: DataError
+
+
+def find_sources(sources: SourceLike | Sequence[SourceLike]) -> list[Source]:
+    """Images and films in the order they are given, those of a folder or a pattern sorted as people count.
+
+    sources: one or several of: an image or video file of any name; a folder, searched with all below it
+    (hidden names left out, link loops entered once); a pattern with *, ? or ** that names files; the number
+    of a camera; a URL (http and https: image, video or stream; rtsp, rtmp, udp, srt: stream). In folders and
+    patterns, files with the suffix of an image or a video count. With several sources, names of a folder's
+    files begin with the folder's name.
+
+    Raises DataError when a source does not exist or has no image and no video in it.
+    """
+    if isinstance(sources, str | int | PathLike):
+        sources = [sources]
+    if not sources:
+        raise DataError(
+            "A source is expected: an image, video, folder, pattern, camera number or URL; got none."
+        )
+    texts = [str(source) if isinstance(source, int) else os.fspath(source) for source in sources]
+    return [found for text in texts for found in _expand(text, len(texts) > 1)]
+
+
+def read_frames(sources: Iterable[Source]) -> Iterator[Frame | Failure]:
+    """The frames of all sources in order; a Failure in the place of what cannot be read. Images are decoded
+    a few ahead, in threads."""
+    upcoming = iter(sources)
+    waiting: deque[tuple[Source, Future[Tensor] | None]] = deque()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        while True:
+            while len(waiting) < _AT_ONCE and (source := next(upcoming, None)) is not None:
+                reading = pool.submit(read_image, source.location) if source.kind == "image" else None
+                waiting.append((source, reading))
+            if not waiting:
+                return
+            source, reading = waiting.popleft()
+            try:
+                if reading is not None:
+                    yield Frame(reading.result(), source)
+                else:
+                    yield from _open(source)
+            except DataError as error:
+                yield Failure(source, error)
+
+
+def _open(source: Source) -> Iterator[Frame]:
+    if source.kind == "url":
+        yield from _fetch(source)
+    else:
+        yield from _film(source, source.location, live=source.kind == "live")
+
+
+def _film(source: Source, location: str, live: bool = False) -> Iterator[Frame]:
+    for number, (image, seconds) in enumerate(read_video(location, str(source), live=live)):
+        yield Frame(image, source, number, seconds)
+
+
+def _expand(text: str, several: bool) -> list[Source]:
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    if scheme in ("http", "https"):
+        return [Source(text, _name_of_url(text), "url")]
+    if scheme in ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "rtp"):
+        return [Source(text, _name_of_url(text), "live")]
+    if scheme:
+        raise DataError(f"{text}: URLs expect http, https, rtsp, rtmp, udp, tcp, srt or rtp; got {scheme}.")
+    path = Path(text).expanduser()
+    exists = os.path.exists(path)  # False also for what cannot be a path
+    if text.isdecimal() and not exists:
+        return [_camera(int(text))]
+    if os.path.isdir(path):
+        inside = path.name or path.resolve().name if several else ""
+        return _in_folder(path, inside)
+    if exists:
+        if re.fullmatch(r"/dev/video\d+", str(path)):
+            return [_camera(int(path.name.removeprefix("video")))]
+        return [Source(str(path), path.name, _kind(path))]
+    if glob.has_magic(text):
+        return _by_pattern(str(path))
+    raise DataError(f"{text} does not exist. {_EXPECTED}")
+
+
+_EXPECTED = "An image, video, folder, pattern, camera number or URL was expected."
+
+
+def _camera(number: int) -> Source:
+    device = f"/dev/video{number}"
+    if not os.path.exists(device):
+        there = sorted(glob.glob("/dev/video*"), key=_as_counted)
+        raise DataError(
+            f"camera {number} expects the device {device}, which does not exist;"
+            f" cameras here: {', '.join(there) or 'none'}."
+        )
+    return Source(device, f"camera-{number}", "live")
+
+
+def _kind(path: Path) -> Literal["image", "video"]:
+    """By the suffix; of other files by their content."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return "video"
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        try:
+            image_size(path)
+        except DataError:
+            return "video"
+    return "image"
+
+
+def _in_folder(folder: Path, inside: str) -> list[Source]:
+    paths = sorted(walk(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES, []), key=_as_counted)
+    if not paths:
+        raise DataError(
+            f"{folder} has no image and no video in it or below. Looked for"
+            f" {', '.join(sorted(IMAGE_SUFFIXES))}; {', '.join(sorted(VIDEO_SUFFIXES))}."
+        )
+    return [
+        Source(
+            path,
+            (PurePosixPath(inside) / Path(path).relative_to(folder).as_posix()).as_posix(),
+            _kind(Path(path)),
+        )
+        for path in paths
+    ]
+
+
+def _by_pattern(pattern: str) -> list[Source]:
+    found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True), key=_as_counted)]
+    paths = [
+        path for path in found if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and path.is_file()
+    ]
+    if not paths:
+        what = f"names {len(found)} files or folders, but no image and no video" if found else "names no file"
+        raise DataError(f"The pattern {pattern} {what}.")
+    # Names begin below the last folder that is spelled out.
+    parts = Path(pattern).parts
+    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    return [Source(str(path), path.relative_to(fixed).as_posix(), _kind(path)) for path in paths]
+
+
+def _as_counted(path: str) -> list[Any]:
+    """A sorting key by which frame2 comes before frame10, and folders stay together."""
+    return [
+        [
+            (0, int(part), "") if part.isdecimal() else (1, 0, part)
+            for part in re.split(r"(\d+)", name)
+            if part
+        ]
+        for name in path.split(os.sep)
+    ]
+
+
+def _name_of_url(url: str) -> str:
+    parts = urlsplit(url)
+    name = unquote(PurePosixPath(parts.path).name) or parts.hostname or "stream"
+    return re.sub(r"[\x00-\x1f/\\:]", "_", name).lstrip(".") or "stream"
+
+
+def _fetch(source: Source) -> Iterator[Frame]:
+    """An image or a film behind a URL, through a temporary file; what never ends is read as a stream."""
+    from importlib.metadata import version
+
+    try:
+        request = Request(source.location, headers={"User-Agent": f"hsvdet/{version('hsvdet')}"})
+        with urlopen(request, timeout=_PATIENCE) as response, NamedTemporaryFile(prefix="hsvdet-") as file:
+            kind = response.headers.get_content_type()
+            suffix = PurePosixPath(urlsplit(response.url).path).suffix.lower()
+            if kind == "text/html":
+                raise DataError(f"{source} is a web page; the URL of an image or a video was expected.")
+            streamed = kind in _STREAMED or suffix == ".m3u8"
+            image = kind.startswith("image/") or suffix in IMAGE_SUFFIXES
+            if not streamed:
+                _download(response, file, str(source), _LARGEST_IMAGE if image else _LARGEST_VIDEO)
+            response.close()
+            if streamed:
+                yield from _film(source, source.location, live=True)
+            elif image or _kind(Path(file.name)) == "image":
+                yield Frame(_read_named(file.name, source), source)
+            else:
+                yield from _film(source, file.name)
+    except HTTPError as error:
+        raise DataError(
+            f"{source} cannot be fetched: the server says {error.code} {error.reason}."
+        ) from error
+    except (URLError, HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise DataError(f"{source} cannot be fetched: {str(reason).rstrip('.')}.") from error
+
+
+def _download(response, file, name: str, limit: int) -> None:
+    expected = int(response.headers.get("Content-Length") or 0)
+    size = 0
+    while expected <= limit and size <= limit and (chunk := response.read(_CHUNK)):
+        size += len(chunk)
+        file.write(chunk)
+    if max(expected, size) > limit:
+        raise DataError(f"{name} has more than {limit // 2**20} MiB. Download it and give the file.")
+    if size < expected:
+        raise DataError(f"{name} broke off after {size:,} of {expected:,} bytes.")
+    if not size:
+        raise DataError(f"{name} is empty (0 bytes).")
+    file.flush()
+
+
+def _read_named(path: str, source: Source) -> Tensor:
+    """Errors name the URL instead of the temporary file."""
+    try:
+        return read_image(path)
+    except DataError as error:
+        raise DataError(str(error).replace(path, str(source))) from error

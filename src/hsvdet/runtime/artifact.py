@@ -1,0 +1,208 @@
+"""What an exported artifact says about itself, inside its own file: read and written here, without PyTorch.
+
+An ONNX file has it in `metadata_props`, an OpenVINO model in `rt_info`, each under the key "hsvdet" as one JSON
+text; what other runtimes read has it in a file beside it, `NAME.json`. docs/export.md describes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ..errors import CheckpointError
+
+FORMAT = 1
+KEY = "hsvdet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactHeader:
+    """model, config, labels, category_ids, preprocess, licence, source: as in the checkpoint it was made of.
+
+    target: onnx, openvino, ... precision: fp32, bf16, fp16 or int8. size: (height, width) of the network's input;
+    with `dynamic`, the largest: each image then has the smallest canvas that it fits. score: what a detection
+    must pass to be counted; floor: weaker ones are not in the output at all. iou: of the suppression, None for
+    models without. limit: rows of the output. versions: of the packages that made it. float32: layers that were
+    kept in full precision. certificate: what `deploy/certificate` found, or None.
+    """
+
+    model: str
+    config: dict[str, Any]
+    labels: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    preprocess: dict[str, Any]
+    licence: str
+    source: str
+    target: str
+    precision: str
+    size: tuple[int, int]
+    dynamic: bool
+    score: float
+    floor: float
+    iou: float | None
+    limit: int
+    versions: dict[str, str] = field(default_factory=dict)
+    float32: tuple[str, ...] = ()
+    certificate: dict[str, Any] | None = None
+
+    @property
+    def certified(self) -> bool:
+        return bool(self.certificate and self.certificate.get("passed"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ArtifactHeader:
+        """Raises CheckpointError for another format or a header that lacks something; unknown keys are ignored."""
+        version = content.get("format")
+        if version != FORMAT:
+            newer = " Install a newer hsvdet." if isinstance(version, int) and version > FORMAT else ""
+            raise CheckpointError(f"artifact format {version}; this hsvdet reads format {FORMAT}.{newer}")
+        values = {}
+        for item in dataclasses.fields(cls):
+            if item.name in content:
+                value = content[item.name]
+                values[item.name] = tuple(value) if isinstance(value, list) else value
+            elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+                raise CheckpointError(f"its hsvdet header lacks {item.name!r}. Export it again.")
+        return cls(**values)
+
+
+def read_header(path: str | PathLike[str]) -> ArtifactHeader:
+    """The header of an artifact. Raises CheckpointError, naming the file, where there is none or it is unsound."""
+    path = existing(path)
+    match path.suffix:
+        case ".onnx":
+            text = _onnx_metadata(path).get(KEY)
+        case ".xml":
+            text = _openvino_entry(_openvino_tree(path)).get("value")
+        case _:
+            beside = sidecar(path)
+            text = beside.read_text(encoding="utf-8") if beside.is_file() else None
+    return parse_header(text, path)
+
+
+def write_header(path: str | PathLike[str], header: ArtifactHeader) -> None:
+    """Put the header into an artifact, instead of the one it has. Atomic. Raises OSError and CheckpointError."""
+    from ..files import write_atomically
+
+    path = existing(path)
+    text = json.dumps(header.to_json(), ensure_ascii=False, allow_nan=False)
+    match path.suffix:
+        case ".onnx":
+            import onnx
+
+            model = onnx.load(path)
+            set_onnx_header(model, header)
+            write_atomically(path, model.SerializeToString())
+        case ".xml":
+            tree = _openvino_tree(path)
+            _openvino_entry(tree).set("value", text)
+            write_atomically(path, ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True))
+        case _:
+            write_atomically(sidecar(path), text.encode())
+
+
+def set_onnx_header(model, header: ArtifactHeader) -> None:
+    """model: an onnx.ModelProto in memory. Also `names`, class names by index, for readers that know only that."""
+    from onnx.helper import set_model_props
+
+    text = json.dumps(header.to_json(), ensure_ascii=False, allow_nan=False)
+    others = {entry.key: entry.value for entry in model.metadata_props}
+    names = json.dumps(dict(enumerate(header.labels)), ensure_ascii=False)
+    set_model_props(model, {**others, KEY: text, "names": names})
+
+
+def parse_header(text: str | None, path: str | PathLike[str]) -> ArtifactHeader:
+    """The JSON text to a header. Raises CheckpointError naming `path`."""
+    if text is None:
+        raise CheckpointError(
+            f"{path}: no hsvdet header in it, so its output means nothing to hsvdet. Export it"
+            " with `hsvdet export`."
+        )
+    try:
+        return ArtifactHeader.from_json(json.loads(text))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path}: its hsvdet header is not readable JSON. Export it again.") from None
+
+
+def existing(path: str | PathLike[str]) -> Path:
+    """Raises CheckpointError where there is no such file. A Core ML package is a folder."""
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such artifact. `hsvdet export` writes one.")
+    return path
+
+
+def sidecar(path: Path) -> Path:
+    """Where the header of a file is that cannot hold one."""
+    return path.with_name(path.name + ".json")
+
+
+def _onnx_metadata(path: Path) -> dict[str, str]:
+    """Through ONNX Runtime, which every place that uses the artifact has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has an exception class for every status, and no common one
+        raise CheckpointError(f"{path}: not an ONNX model that can be read ({_first_line(error)}).") from None
+    return session.get_modelmeta().custom_metadata_map
+
+
+def _openvino_tree(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(path.read_bytes())
+    except ElementTree.ParseError as error:
+        raise CheckpointError(f"{path}: not an OpenVINO model that can be read ({error}).") from None
+
+
+def _openvino_entry(tree: ElementTree.Element) -> ElementTree.Element:
+    """<net> ... <rt_info><hsvdet value="..."/></rt_info></net>, made where it is missing."""
+    info = tree.find("rt_info")
+    info = ElementTree.SubElement(tree, "rt_info") if info is None else info
+    entry = info.find(KEY)
+    return ElementTree.SubElement(info, KEY) if entry is None else entry
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def rejected_path(path: Path) -> Path:
+    """NAME.rejected.SUFFIX: what an artifact is called until it is certified, and stays called where it is not."""
+    return path.with_name(f"{path.stem}.rejected{path.suffix}")
+
+
+def hand_over(path: Path) -> None:
+    """Give the artifact at `rejected_path(path)`, with its certificate, the name it was asked for, instead of one
+    that may be there; what an earlier rejection left is gone with it. Raises OSError."""
+    rejected = rejected_path(path)
+    # The artifact itself comes last: once it has its name, all that belongs to it has too.
+    belonging = zip(certificate_files(rejected), certificate_files(path), strict=True)
+    for old, new in (*belonging, *zip(parts(rejected)[::-1], parts(path)[::-1], strict=True)):
+        if old.exists():
+            os.replace(old, new)
+
+
+def parts(path: Path) -> list[Path]:
+    """The files an artifact consists of: its own, and what it cannot be used without. Not all need be there."""
+    return [path, path.with_suffix(".bin") if path.suffix == ".xml" else sidecar(path)]
+
+
+def certificate_files(path: Path) -> tuple[Path, Path]:
+    """Where the certificate of an artifact is: JSON and picture."""
+    return tuple(path.with_name(f"{path.name}.certificate.{kind}") for kind in ("json", "png"))

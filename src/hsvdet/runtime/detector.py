@@ -1,0 +1,65 @@
+"""Artifacts where a checkpoint may stand: in `hsvdet.predict`, `stream` and `val`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.dataset import DetectionData
+from ..data.pixels import read_pixels
+from ..detector import Detector
+from ..errors import ConfigError
+from ..structures import Detections
+from .runner import SUFFIXES, Runner, load
+
+
+def is_artifact(detector: Detector | str | PathLike[str]) -> bool:
+    return not isinstance(detector, Detector) and Path(detector).suffix in SUFFIXES
+
+
+def refuse(path: str | PathLike[str], **options: bool) -> None:
+    """Raises ConfigError for the first option that is given: what the artifact has settled."""
+    for name, given in options.items():
+        if given:
+            raise ConfigError(
+                f"{path}: {name} is for checkpoints; an artifact runs as it was exported, in its runtime."
+            )
+
+
+class ArtifactDetector:
+    """An artifact, called as a `Detector` is: tensors in, tensors out. Everything else is the header's."""
+
+    def __init__(self, path: str | PathLike[str]):
+        self.runner: Runner = load(path)
+        header = self.runner.header
+        self.name, self.licence = header.model, header.licence
+        self.labels, self.category_ids = header.labels, header.category_ids
+
+    def __call__(
+        self, images: Sequence[Tensor], *, score: float, iou: float, limit: int, batch: int
+    ) -> list[Detections]:
+        """images: [3, H, W] uint8 each. Raises ConfigError for what the artifact does not hold."""
+        arrays = [image.permute(1, 2, 0).numpy() for image in images]
+        found = self.runner(arrays, score=score, iou=iou, limit=limit, batch=batch)
+        return [Detections(*(torch.from_numpy(part) for part in one[:3])) for one in found]
+
+    def describe(self) -> str:
+        """How it is run, in one line."""
+        header = self.runner.header
+        return f"{header.target}, {header.precision}, {'' if header.certified else 'not '}certified"
+
+    def on_data(
+        self, data: DetectionData, *, score: float, iou: float, limit: int, batch: int
+    ) -> dict[int | str, Detections]:
+        """By image id. Raises DataError naming an image that cannot be read, ConfigError as above."""
+        found: dict[int | str, Detections] = {}
+        for start in range(0, len(data), batch):
+            records = data.records[start : start + batch]
+            images = [torch.from_numpy(read_pixels(record.path)).permute(2, 0, 1) for record in records]
+            answers = self(images, score=score, iou=iou, limit=limit, batch=batch)
+            found |= {record.id: answer for record, answer in zip(records, answers, strict=True)}
+        return found

@@ -1,0 +1,87 @@
+"""ImageNet weights for the backbone of a detector that is to be trained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..backbones.resnet import ResNet
+from ..backbones.resnet_vd import ResNetVd
+from ..checkpoint import load_tensors
+from ..conversion.foreign import read_weights
+from ..conversion.rename import Rule, rename
+from ..conversion.rt_detr import backbone_original
+from ..conversion.shared_rules import resnet_transformers
+from ..detector import Detector
+from ..errors import CheckpointError, ConfigError
+
+# What Detector.source says of a network that is new but for its backbone, before the name of the file.
+NEW_BUT_BACKBONE = "random initialisation, backbone from "
+
+_CLASSIFIER = Rule(r"(?:fc|classifier(?:\.\d)?)\.(?:weight|bias)", None)
+_STATISTICS = r"(?P<leaf>weight|bias|running_mean|running_var)"
+
+
+def _vd(rest: str):
+    """Our name for one of timm's in a stage; we count stages and convolutions from 0."""
+
+    def name(match: re.Match) -> str:
+        number = int(match.groupdict().get("number") or 1) - 1
+        inside = rest.format(number=number, leaf=match["leaf"])
+        return f"stages.{int(match['stage']) - 1}.{match['block']}.{inside}"
+
+    return name
+
+
+_BLOCK = r"layer(?P<stage>\d)\.(?P<block>\d+)"
+_VD_OF_TIMM = [
+    Rule(r".+\.num_batches_tracked", None),
+    *(Rule(rf"conv1\.{3 * n}\.weight", f"stem.{n}.conv.weight") for n in range(3)),
+    *(Rule(rf"conv1\.{3 * n + 1}\.{_STATISTICS}", rf"stem.{n}.norm.\g<leaf>") for n in range(2)),
+    Rule(rf"bn1\.{_STATISTICS}", r"stem.2.norm.\g<leaf>"),
+    Rule(rf"{_BLOCK}\.conv(?P<number>\d)\.(?P<leaf>weight)", _vd("convolutions.{number}.conv.{leaf}")),
+    Rule(rf"{_BLOCK}\.bn(?P<number>\d)\.{_STATISTICS}", _vd("convolutions.{number}.norm.{leaf}")),
+    Rule(rf"{_BLOCK}\.downsample\.1\.(?P<leaf>weight)", _vd("shortcut.conv.{leaf}")),
+    Rule(rf"{_BLOCK}\.downsample\.2\.{_STATISTICS}", _vd("shortcut.norm.{leaf}")),
+]
+
+
+def start_backbone(detector: Detector, weights: str | Path) -> int:
+    """Copy a classifier's weights into the backbone of a new detector, whose `source` then says so: training
+    gives the backbone a rate of its own. Returns how many tensors. Files and errors: as `load_backbone`;
+    ConfigError where the backbone is no ResNet.
+    """
+    backbone = getattr(detector.net, "backbone", None)
+    if not isinstance(backbone, ResNet | ResNetVd):
+        raise ConfigError(
+            f"{detector.name} has no ResNet to start from ImageNet; models of the DETR lineage have. Start it from"
+            " weights of the whole model."
+        )
+    count = load_backbone(backbone, weights)
+    detector.source = f"{NEW_BUT_BACKBONE}{Path(weights).name}"
+    return count
+
+
+def load_backbone(backbone: ResNet | ResNetVd, path: str | Path) -> int:
+    """Copy a classifier's weights into `backbone`, all of them but its last layer. Returns how many tensors.
+
+    path: for a ResNet one of the same depth from torchvision or timm (a state dict in .pth or .safetensors), or
+    a folder of Hugging Face; for a ResNet-vd the authors' file, or timm's resnet50d or resnet101d (its smaller
+    ones have no projection in the first stage). Nothing in it is executed. Raises CheckpointError for a file
+    that is damaged or unsafe, or a network of another kind or depth.
+    """
+    path = Path(path)
+    given, rules = read_weights(path).tensors, resnet_transformers(r"(?:resnet\.)?")
+    if isinstance(backbone, ResNetVd):
+        rules = _VD_OF_TIMM
+        if any("res_layers." in name for name in given):
+            given = {f"backbone.{name}": tensor for name, tensor in given.items()}
+            rules = backbone_original(frozen=True)
+    tensors = rename(given, [_CLASSIFIER, *rules], str(path)).tensors
+    tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
+    if not tensors:
+        raise CheckpointError(f"{path}: expected the weights of a ResNet; there is nothing of one in it.")
+    # How many batches a normalisation has seen says nothing to a new training.
+    fresh = {k: v for k, v in backbone.state_dict().items() if k.endswith(".num_batches_tracked")}
+    load_tensors(backbone, {**fresh, **tensors}, str(path))
+    return len(tensors)

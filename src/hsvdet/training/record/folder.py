@@ -1,0 +1,106 @@
+"""The folder of a run: who may write into it, and everything that is written (docs/training.md lists it)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ...data.batch import normalised
+from ...errors import ConfigError, SaveError
+from ...evaluate import Evaluation, write_report
+from ...structures import Batch
+from ..plan import Plan
+from .curves import Curves
+from .log import Board, Row, versions, write_json, write_results, write_training_pictures
+from .state import State, check_settings, read_state, unwritten, write_state
+
+
+class Folder:
+    """`plan.out`. Only rank 0 writes; `open` first, then `begin`, and `close` at the end."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.path = plan, plan.out
+        self.state_path = plan.out / "resume.safetensors"
+        self._curves = Curves(plan.out / "curves.png")
+        self._board: Board | None = None
+
+    def open(self, resume: bool) -> bool:
+        """Whether there is a run to go on with. Refuses what would overwrite one, or change its settings."""
+        if resume and self.state_path.is_file():
+            check_settings(self.state_path, read_state(self.state_path).settings, self.plan.settings)
+            return True
+        if any(
+            (self.path / name).exists() for name in ("resume.safetensors", "last.safetensors", "results.csv")
+        ):
+            raise ConfigError(
+                f"{self.path} already holds a run. Continue it with resume, or choose another folder."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SaveError(f"{self.path} cannot be made: {error.strerror or error}.") from error
+        return False
+
+    def begin(self, history: list[Row], described: Mapping[str, Any]) -> None:
+        """run.json and the logs, those of a resumed run without what comes again."""
+        validation = self.plan.validation_data
+        images = {
+            "train": len(self.plan.training_data),
+            "val": 0 if validation is None else len(validation),
+        }
+        write_json(
+            self.path / "run.json",
+            {"settings": self.plan.settings, "images": images, **described, "versions": versions()},
+        )
+        self._board = Board(self.path / "tensorboard", len(history) + 1)
+        if history:
+            write_results(self.path / "results.csv", history)
+
+    def save_state(self, state: State, name: str = "resume.safetensors") -> None:
+        write_state(self.path / name, state)
+
+    def save_checkpoint(self, name: str, net: nn.Module, row: Row) -> None:
+        trained = dataclasses.replace(
+            self.plan.detector, net=net, source=self.plan.trained_source, extra={"training": dict(row)}
+        )
+        path = self.path / f"{name}.safetensors"
+        try:
+            trained.save(path)
+        except OSError as error:
+            raise SaveError(unwritten(path, error)) from error
+
+    def log(self, history: list[Row]) -> None:
+        """After an epoch: the table, TensorBoard, the curves."""
+        write_results(self.path / "results.csv", history)
+        self._board.add(history[-1])
+        self._curves.draw(history)
+
+    def picture(self, epoch: int, batch: Batch) -> None:
+        """The first batch of an epoch: train_batch.jpg at the start, another when the augmentation changes."""
+        recipe, epochs = self.plan.recipe, self.plan.epochs
+        if epoch == 0:
+            name = "train_batch.jpg"
+        elif recipe.stage(epoch, epochs) != recipe.stage(epoch - 1, epochs):
+            name = f"train_batch_{recipe.stage(epoch, epochs)}.jpg"
+        else:
+            return
+        detector = self.plan.detector
+        shown = normalised(batch, detector.preprocess)
+        write_training_pictures(self.path / name, shown, detector.labels, detector.preprocess)
+
+    def finish(self, history: list[Row], evaluation: Evaluation | None) -> None:
+        """The curves of the whole run, and the report on its best weights."""
+        self._curves.draw(history, finished=True)
+        if evaluation is None:
+            return
+        try:
+            write_report(evaluation, self.path / "val")
+        except OSError as error:
+            raise SaveError(f"{self.path / 'val'} cannot be written: {error.strerror or error}.") from error
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()

@@ -1,0 +1,122 @@
+"""What a run leaves to look at: results.csv, run.json, TensorBoard, pictures, and what is in a row of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...draw import draw_detections, draw_grid
+from ...errors import SaveError
+from ...preprocess import Preprocess
+from ...structures import Batch, Detections
+from .state import write_file
+
+Row = dict[str, float | int | None]
+
+_PICTURES = 16
+
+
+def write_results(path: Path, rows: list[Row]) -> None:
+    """One row an epoch; the whole file each time, so that a resumed run neither repeats nor loses one."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+    write_file(path, text.getvalue().encode())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for package in ("hsvdet", "torch", "torchvision", "lightning", "numpy", "pillow", "faster-coco-eval"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def write_training_pictures(
+    path: Path, batch: Batch, labels: tuple[str, ...], preprocess: Preprocess
+) -> None:
+    """A contact sheet of the first images of a batch, as the network sees them, with their boxes."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    pictures = []
+    padding = batch.padding if batch.padding is not None else [None] * len(batch.images)
+    for image, target, hidden in list(zip(batch.images, batch.targets, padding, strict=True))[:_PICTURES]:
+        pixels = ((image.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        left = top = 0
+        height, width = pixels.shape[-2:]
+        if hidden is not None:
+            rows, columns = (
+                (~hidden).any(1).nonzero()[:, 0].tolist(),
+                (~hidden).any(0).nonzero()[:, 0].tolist(),
+            )
+            top, height, left, width = rows[0], len(rows), columns[0], len(columns)
+        cx, cy, w, h = (target.boxes * torch.tensor([width, height, width, height])).unbind(-1)
+        xyxy = torch.stack([cx - w / 2 + left, cy - h / 2 + top, cx + w / 2 + left, cy + h / 2 + top], -1)
+        boxes = Detections(xyxy, torch.full((len(xyxy),), torch.nan), target.labels)
+        pictures.append(draw_detections(pixels, boxes, labels))
+    content = io.BytesIO()
+    draw_grid(pictures).save(content, format="JPEG", quality=90)
+    write_file(path, content.getvalue())
+
+
+class Board:
+    """The TensorBoard log. Rows of a resumed run replace those of the same epochs."""
+
+    def __init__(self, folder: Path, first_epoch: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder = folder
+        try:
+            self.writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def add(self, row: Row) -> None:
+        try:
+            for name, value in row.items():
+                if name != "epoch" and isinstance(value, int | float) and math.isfinite(value):
+                    self.writer.add_scalar(name, value, int(row["epoch"]))
+            self.writer.flush()
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def close(self) -> None:
+        """Never fails: it is called on the way out of a failed run, too."""
+        try:
+            self.writer.close()
+        except OSError:
+            pass
+
+    def _unwritten(self, error: OSError) -> SaveError:
+        return SaveError(
+            f"{self.folder} cannot be written: {error.strerror or error}. Make room, then continue with resume."
+        )
+
+
+def losses_of_the_answer(names: Iterable[str]) -> list[str]:
+    """Without those of inner decoder layers, proposals and noised queries; the files have all of them."""
+    parts = [name.removeprefix("loss/") for name in names if name.startswith("loss/")]
+    return [part for part in parts if "/" not in part]
+
+
+def _short(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

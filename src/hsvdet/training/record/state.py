@@ -1,0 +1,157 @@
+"""A run on disk that can be continued: tensors by name and one JSON header, no pickle (docs/training.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...checkpoint import read_checkpoint, write_checkpoint
+from ...errors import CheckpointError, ConfigError, SaveError
+from ...files import write_atomically
+
+KIND = "resume"
+
+
+class Position(NamedTuple):
+    """Where a run is: epoch and the batches done of it (all of them: its validation is next), counted from 0,
+    and optimizer steps tried since the start."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass
+class Diary:
+    """Where a run is and what it has noted; with the learner's tensors, all that a state on disk holds.
+
+    history: a row of results.csv for each epoch done. losses: sums over the batches of the epoch under way,
+    by name, float64. seconds: that its steps took. assignment: which object each query answered for at the end
+    of the epoch before (stability.py), or None.
+    """
+
+    position: Position = Position()
+    history: list[dict[str, float | int | None]] = field(default_factory=list)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    assignment: Tensor | None = None
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Those of a batch."""
+        for name, value in losses.items():
+            if name not in self.losses:
+                self.losses[name] = torch.zeros((), dtype=torch.float64, device=value.device)
+            self.losses[name] += value
+
+    def turn(self, assignment: Tensor | None) -> None:
+        """To the next epoch."""
+        self.position = Position(self.position.epoch + 1, 0, self.position.step)
+        self.losses, self.seconds, self.assignment = {}, 0.0, assignment
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        matching = {} if self.assignment is None else {"assignment": self.assignment}
+        return {"losses": self.losses, "matching": matching}
+
+    def numbers(self) -> dict[str, Any]:
+        return {"history": self.history, "seconds": self.seconds}
+
+    @classmethod
+    def restored(cls, state: State, device: torch.device) -> Diary:
+        losses = {name: value.to(device) for name, value in state.tensors["losses"].items()}
+        history, seconds = state.header["history"], state.header["seconds"]
+        return cls(state.position, history, losses, seconds, state.tensors["matching"].get("assignment"))
+
+
+class State(NamedTuple):
+    """tensors: {"net" | "average" | "optimizer" | "losses" | "matching": {name: tensor}}. settings: what must not
+    change. header: everything else, as JSON."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    position: Position
+    settings: dict[str, Any]
+    header: dict[str, Any]
+
+
+def write_state(path: Path, state: State) -> None:
+    """Atomic. Raises SaveError."""
+    tensors = {
+        f"{part}:{name}": tensor for part, named in state.tensors.items() for name, tensor in named.items()
+    }
+    header = {
+        "kind": KIND,
+        "position": state.position._asdict(),
+        "settings": state.settings,
+        "state": state.header,
+    }
+    try:
+        write_checkpoint(path, tensors, header)
+    except OSError as error:
+        raise SaveError(unwritten(path, error)) from error
+
+
+def read_state(path: Path) -> State:
+    """Raises CheckpointError."""
+    tensors, header = read_checkpoint(path)
+    if header.get("kind") != KIND:
+        raise CheckpointError(
+            f"{path}: not the state of a training run. It is made by training as `resume.safetensors`."
+        )
+    parts: dict[str, dict[str, Tensor]] = {
+        part: {} for part in ("net", "average", "optimizer", "losses", "matching")
+    }
+    for key, tensor in tensors.items():
+        part, name = key.split(":", 1)
+        parts[part][name] = tensor
+    return State(parts, Position(**header["position"]), header["settings"], header["state"])
+
+
+def check_settings(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ConfigError naming every setting that is not what the saved run had."""
+    before, after = _flatten(saved), _flatten(now)
+    changed = [
+        f"{name} (was {_brief(before.get(name))}, now {_brief(after.get(name))})"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{path.parent} holds a run with other settings: {', '.join(changed)}."
+            " Resume with the same ones, or train into another folder."
+        )
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Atomic. Raises SaveError."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise SaveError(unwritten(path, error)) from error
+
+
+def unwritten(path: Path, error: OSError) -> str:
+    return (
+        f"{path} cannot be written: {error.strerror or error}. What was there before is unharmed."
+        " Make room, then continue with resume."
+    )
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name, as JSON would give them back."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.loads(json.dumps(value))
+    return flat
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
