@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import models, runtime
+from .. import models
 from ..data.dataset import DetectionData
 from ..data.read import read_data
 from ..detector import Detector
@@ -24,6 +24,7 @@ from ..files import write_atomically
 from ..loading import load
 from ..postprocess import nms
 from ..runtime.artifact import ArtifactHeader, hand_over, parts, rejected_path, set_onnx_header, write_header
+from ..runtime.runner import SUFFIXES as RUNNABLE
 from .graph import ExportGraph
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def export(
         versions={package: version(package) for package in ("hsvdet", "torch")},
         float32=_kept_in_float32(graph, detector, precision, images, dynamic),
     )
-    certified = certify and SUFFIXES[to] in runtime.SUFFIXES
+    certified = certify and SUFFIXES[to] in RUNNABLE
     written = rejected_path(path) if certified else path
     try:
         _write(written, graph, detector, header, images)
