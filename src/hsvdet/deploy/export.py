@@ -171,7 +171,7 @@ def export(
         why = f"hsvdet does not run {to} artifacts" if certify else "it was not asked for"
         notes.append(f"Not certified: {why}. Nothing has compared its detections with the detector's.")
     else:
-        from ..certificate import inspection as compare
+        from ..certificate import certify as compare
 
         certificate = compare(detector, written, calibrate if data is None and precision == "int8" else data)
         if certificate.passed:
