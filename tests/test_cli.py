@@ -238,6 +238,8 @@ def test_train_val_predict_and_train_on(run, squares, tmp_path):
         0,
         "--set",
         "width=0.0625",
+        "--set",
+        "smallest_side=0",
         "--device",
         "cpu",
     ]
@@ -245,6 +247,8 @@ def test_train_val_predict_and_train_on(run, squares, tmp_path):
     assert code == 0, err
     best = json.loads(out)["best"]
     assert hsvdet.load(best).labels == ("person", "bus") and hsvdet.load(best).config.width == 0.0625
+    described = json.loads((tmp_path / "a/run.json").read_text())
+    assert described["settings"]["recipe"]["smallest_side"] == 0
 
     code, out, err = run("train", "hsv-det-n", "--data", squares, "--out", tmp_path / "a", *few)
     assert code == 2 and "already holds a run" in err

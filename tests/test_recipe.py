@@ -6,7 +6,8 @@ from torch import nn
 
 from hsvdet.detector import create
 from hsvdet.errors import ConfigError
-from hsvdet.models import MODELS
+from hsvdet.models import MODELS, find
+from hsvdet.structures import Target
 from hsvdet.training.ema import AveragedNet
 from hsvdet.training.optimizer import (
     load_optimizer_tensors,
@@ -34,6 +35,23 @@ def test_an_unknown_recipe_or_number_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match="warmup_steps expects a whole number"):
         find_recipe("plain", {"warmup_steps": "many"})
     assert find_recipe("plain", {"weight_decay": 0}).weight_decay == 0.0
+
+
+@pytest.mark.parametrize("name", ["yolov8-n", "hsv-det-n"])
+def test_an_object_between_the_anchors_is_learned_unless_the_recipe_says_otherwise(name):
+    net = tiny(name).net.eval()
+    output = net(torch.rand(1, 3, 64, 64))
+    box = torch.tensor([[32.0, 32, 6, 6]]) / 64  # the nearest anchors are 4 px away in x and y
+    targets = [Target(torch.tensor([0]), box)]
+
+    def box_loss(recipe):
+        return find(name).criterion(recipe)(output, targets)["box"].item()
+
+    recipe = find_recipe(find(name).recipe)
+    assert recipe.smallest_side == 16 and box_loss(recipe) > 0
+    assert box_loss(find_recipe(recipe, {"smallest_side": 0})) == 0
+    with pytest.raises(ConfigError, match="smallest_side expects 0 or more"):
+        find_recipe("plain", {"smallest_side": -1})
 
 
 def test_images_are_mixed_only_in_the_hybrid_stage():

@@ -10,6 +10,7 @@ from ..boxes import complete_iou, cxcywh_to_xyxy
 from ..layers.tokens import salience
 from ..structures import DenseOutput, Target
 from .normaliser import mean_over_processes
+from .numbers import LossNumbers
 from .task_aligned import task_aligned_assignment
 
 
@@ -17,9 +18,9 @@ class DenseCriterion(nn.Module):
     """(DenseOutput, targets) to weighted losses {"class", "box", "distribution"[, "selector"]}.
 
     All are sums over the global batch divided by the sum of its target scores (at least 1), so the gradient
-    does not depend on how images are spread over processes. Gains: the YOLOv8 settings. A network with
-    learned token selectors also learns to find objects with them: `selector_gain` times a focal loss
-    against the salience map (layers/tokens.py).
+    does not depend on how images are spread over processes. Gains and numbers of the assignment: the YOLOv8
+    settings. A network with learned token selectors also learns to find objects with them: `selector_gain`
+    times a focal loss against the salience map (layers/tokens.py).
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class DenseCriterion(nn.Module):
         top: int = 10,
         alpha: float = 0.5,
         beta: float = 6.0,
-        smallest_side: float = 0.0,
+        smallest_side: float = LossNumbers.smallest_side,
     ):
         super().__init__()
         self.class_gain, self.box_gain = class_gain, box_gain

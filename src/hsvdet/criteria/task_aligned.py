@@ -37,8 +37,10 @@ def task_aligned_assignment(
 
     scores: [B, A, C] class probabilities. boxes: [B, A, 4] xyxy pixels. anchors: [A, 2] pixels.
     target_labels: [B, N], target_boxes: [B, N, 4] xyxy pixels, target_real: [B, N] bool, False for filling.
-    An anchor claimed by several objects goes to the one it overlaps most. smallest_side: for choosing
-    candidates only, sides of objects are at least this many pixels, so that tiny objects have some.
+    An anchor claimed by several objects goes to the one it overlaps most. smallest_side: a side d counts as
+    max(d, smallest_side) pixels when candidates are chosen, and only then, so that an object smaller than the
+    steps between anchors has some. With 16, as the reference of YOLOv8. (STAL, in YOLO26, arXiv 2606.03748,
+    raises sides under 8 to 16 and leaves those of 8 to 16: a larger object may then have fewer candidates.)
     """
     batch, total, _ = scores.shape
     objects = target_boxes.shape[1]

@@ -11,6 +11,7 @@ from torch import nn
 from ..criteria.class_losses import FocalLoss, SoftmaxLoss, VarifocalLoss
 from ..criteria.dense import DenseCriterion
 from ..criteria.matching import MatchingCosts
+from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion, SetWeights
 from ..errors import ConfigError, did_you_mean
 from ..postprocess import best_class, nms, top_k
@@ -47,15 +48,16 @@ class Model(NamedTuple):
     """One row of the table.
 
     net: (config, number of classes) to the network. config: a frozen dataclass, all the numbers of it.
-    criterion: makes the loss. postprocess: `nms`, `top_k` or `best_class` of postprocess.py, as the answer is
-    to be read. preprocess: what it was designed for. recipe: the name of its training recipe
-    (training/recipe.py). licence: of the design as written here; published weights have their own.
+    criterion: makes the loss, with the numbers of a recipe. postprocess: `nms`, `top_k` or `best_class` of
+    postprocess.py, as the answer is to be read. preprocess: what it was designed for. recipe: the name of its
+    training recipe (training/recipe.py). licence: of the design as written here; published weights have their
+    own.
     """
 
     family: str
     net: Callable[[Any, int], nn.Module]
     config: Any
-    criterion: Callable[[], nn.Module]
+    criterion: Callable[[LossNumbers], nn.Module]
     postprocess: Callable
     preprocess: Preprocess
     recipe: str
@@ -86,35 +88,40 @@ _STRETCH = Preprocess(size=(640, 640), resize="stretch", antialias=True)
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), antialias=True)
 _SHORTEST = Preprocess(size=(800, 1333), resize="shortest", **_IMAGENET)
 _FIT = Preprocess(size=(320, 320), resize="fit", **_IMAGENET)
+_USUAL = LossNumbers()
 
 
-def _softmax() -> SetCriterion:
+def _softmax(numbers: LossNumbers = _USUAL) -> SetCriterion:
     return SetCriterion(SoftmaxLoss(), costs=MatchingCosts(class_=1.0), weights=SetWeights(class_=1.0))
 
 
-def _focal() -> SetCriterion:
+def _focal(numbers: LossNumbers = _USUAL) -> SetCriterion:
     return SetCriterion(FocalLoss())
 
 
-def _light_focal() -> SetCriterion:
+def _light_focal(numbers: LossNumbers = _USUAL) -> SetCriterion:
     return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0))
 
 
-def _focal_of_real_noise() -> SetCriterion:
+def _focal_of_real_noise(numbers: LossNumbers = _USUAL) -> SetCriterion:
     return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")
 
 
-def _focal_with_foreground() -> SetCriterion:
+def _focal_with_foreground(numbers: LossNumbers = _USUAL) -> SetCriterion:
     return SetCriterion(FocalLoss(), proposals="foreground")
 
 
-def _varifocal() -> SetCriterion:
+def _varifocal(numbers: LossNumbers = _USUAL) -> SetCriterion:
     return SetCriterion(VarifocalLoss(), weights=SetWeights(class_=1.0))
+
+
+def _task_aligned(numbers: LossNumbers = _USUAL) -> DenseCriterion:
+    return DenseCriterion(smallest_side=numbers.smallest_side)
 
 
 def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:
     return {
-        name: Model(family, net, config, DenseCriterion, nms, _LETTERBOX, recipe, note=note)
+        name: Model(family, net, config, _task_aligned, nms, _LETTERBOX, recipe, note=note)
         for name, config in configs.items()
     }
 

@@ -89,7 +89,7 @@ class Learner:
                 raise ConfigError("sync_norm expects CUDA devices. Leave it out.")
             net = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
         self.net = net
-        self.criterion = models.find(plan.detector.name).criterion().to(device)
+        self.criterion = models.find(plan.detector.name).criterion(recipe).to(device)
         self.wrapped, self.optimizer = fabric.setup(
             net, make_optimizer(net, recipe, plan.warm, plan.trained_backbone)
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..criteria.numbers import LossNumbers
 from ..data.augmentation import Augmentation
 from ..detector import override
 from ..errors import ConfigError, did_you_mean
@@ -16,7 +17,7 @@ MIXING = ("mosaic", "mixup", "copy_paste", "multi_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(LossNumbers):
     """The numbers of a training run. AdamW, a linear warm-up, then a cosine or a drop.
 
     A run has three stages, in shares of its epochs: integrate, without images being mixed (mosaic, mixup,
@@ -38,7 +39,8 @@ class Recipe:
       in a run of fewer than 10 ramps. 0: no average.
     frozen_norm_batch: batch statistics of trained weights are kept when fewer images than this share them.
     sync_norm: batch statistics over all processes (CUDA only).
-    The rest: as in `Augmentation` (data/augmentation.py), in full in the hybrid stage.
+    The rest: as in `Augmentation` (data/augmentation.py), in full in the hybrid stage; and in `LossNumbers`
+    (criteria/numbers.py).
     """
 
     epochs: int = 100
@@ -107,6 +109,7 @@ class Recipe:
                 raise ConfigError(f"{name} expects a number above 0, got {getattr(self, name)}.")
         for name in (
             "weight_decay", "gate_rate", "sampling_rate", "gate_limit", "warmup_epochs", "warmup_steps",
+            "smallest_side",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} expects 0 or more, got {getattr(self, name)}.")
