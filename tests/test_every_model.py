@@ -9,7 +9,15 @@ import hsvdet
 from hsvdet.layers.tokens import sampled_padding
 from hsvdet.models import MODELS, find
 from hsvdet.models.costs import COSTS
-from hsvdet.structures import DenseOutput, QueryOutput, Target
+from hsvdet.structures import (
+    Denoised,
+    DenoisingGroups,
+    DenseOutput,
+    DualOutput,
+    Prediction,
+    QueryOutput,
+    Target,
+)
 
 THIN = {"width": 0.0625}  # of YOLOv8 and HSV-DET
 SMALL = {name: {} for name in MODELS if name.endswith("-tiny")} | {
@@ -59,6 +67,40 @@ def test_a_step_gives_finite_losses_and_a_gradient_to_every_parameter(detector):
     without = [name for name, p in detector.net.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
     assert all(p.grad.isfinite().all() for p in detector.net.parameters() if p.grad is not None)
+
+
+def test_every_prediction_of_an_output_has_a_name(detector):
+    output = detector.net.train()(*batch(), objects(3, 2))
+    inside = [id(part) for part in predictions_in(output)]
+    names = [name for name, _ in output.predictions()]
+    assert sorted(inside) == sorted(id(prediction) for _, prediction in output.predictions())
+    assert len(set(names)) == len(names)
+
+
+def predictions_in(part):
+    if isinstance(part, Prediction):
+        return [part]
+    return [found for item in part for found in predictions_in(item)] if isinstance(part, tuple) else []
+
+
+def test_a_dense_and_a_query_head_together_name_all_their_predictions():
+    def made():
+        return Prediction(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
+
+    def head(twin):
+        return DenseOutput(
+            made(), torch.zeros(1, 2, 4), torch.zeros(2, 2), torch.ones(2), torch.ones(1, 4), twin=twin
+        )
+
+    groups = DenoisingGroups(*[torch.zeros(0, dtype=torch.int64)] * 4, groups=1)
+    query = QueryOutput((made(), made()), made(), Denoised((made(), made()), groups))
+    output = DualOutput(made(), head(head(None)), query)
+    inside = [id(part) for part in predictions_in(output)]
+    assert sorted(inside) == sorted(id(prediction) for _, prediction in output.predictions())
+    assert [name for name, _ in output.predictions()] == [
+        "answer", "dense answer", "dense one-to-many", "decoder layer 0", "decoder layer 1",
+        "proposals", "denoised layer 0", "denoised layer 1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (2, 0), (80, 1)], ids=["none", "some", "more than queries"])

@@ -10,7 +10,7 @@ import torch
 from .data.batch import normalised
 from .errors import ConfigError
 from .preprocess import Preprocess
-from .structures import Batch, Target
+from .structures import Batch
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,10 +45,7 @@ def move(batch: Batch, device: torch.device, preprocess: Preprocess) -> Batch:
     """A batch on the device, images normalised there, channels last in memory."""
     images = batch.images.to(device, non_blocking=True)
     padding = None if batch.padding is None else batch.padding.to(device, non_blocking=True)
-    targets = [
-        Target(target.labels.to(device, non_blocking=True), target.boxes.to(device, non_blocking=True))
-        for target in batch.targets
-    ]
+    targets = [target.to(device, non_blocking=True) for target in batch.targets]
     moved = normalised(Batch(images, padding, targets, batch.infos), preprocess)
     return moved._replace(images=moved.images.contiguous(memory_format=torch.channels_last))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # `hsvdet.runtime` has Detections of numpy arrays, and no PyTorch
+    import torch
     from torch import Tensor
 
 
@@ -45,10 +46,22 @@ class Sample(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The objects of one image. labels: [N] int64 in 0..C-1. boxes: [N, 4] float32, fractions."""
+    """What is known of one image. What is not known must not be trained as background.
+
+    labels: [N] int64 in 0..C-1. boxes: [N, 4] float32, fractions. ignored: [M, 4] float32, fractions: regions of
+    which nothing is known, such as crowds; None: there are none. labelled: [C] bool, True for the classes that
+    are annotated in this image; None: all are.
+    """
 
     labels: Tensor
     boxes: Tensor
+    ignored: Tensor | None = None
+    labelled: Tensor | None = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Target:
+        return Target(
+            *(part if part is None else part.to(device, non_blocking=non_blocking) for part in self)
+        )
 
 
 class Batch(NamedTuple):
@@ -67,13 +80,24 @@ class Prediction(NamedTuple):
     boxes: Tensor
 
 
+class Selection(NamedTuple):
+    """What a learned token selector answered: its loss is criteria/selection.py.
+
+    logits: [B, h, w] float32, one for each token of a map. stride: pixels per cell of the map.
+    """
+
+    logits: Tensor
+    stride: int
+
+
 class DenseOutput(NamedTuple):
     """A dense head's answer, with what its loss needs. A = number of anchor points over all levels = Q.
 
     distances: [B, A, 4 * R] logits of the left, top, right, bottom distance bins, side-major.
     anchors: [A, 2] xy of the points in input pixels. strides: [A] pixels. extents: [B, 4] where each image
     lies inside the input (left, top, width, height) in pixels: what fractions are fractions of.
-    selector_scores: a [B, h, w] map of logits for each learned token selector in the network.
+    selections: of each learned token selector in the network. twin: the one-to-many twin of a one-to-one head,
+    training only.
     """
 
     prediction: Prediction
@@ -81,11 +105,17 @@ class DenseOutput(NamedTuple):
     anchors: Tensor
     strides: Tensor
     extents: Tensor
-    selector_scores: tuple[Tensor, ...] = ()
+    selections: tuple[Selection, ...] = ()
+    twin: DenseOutput | None = None
 
     @property
     def answer(self) -> Prediction:
         return self.prediction
+
+    def predictions(self) -> list[tuple[str, Prediction]]:
+        """All of them, by name."""
+        twin = [] if self.twin is None else [("one-to-many", self.twin.prediction)]
+        return [("answer", self.prediction), *twin]
 
 
 class DenoisingGroups(NamedTuple):
@@ -114,16 +144,49 @@ class QueryOutput(NamedTuple):
     """A query decoder's answer. layers: the Prediction of every decoder layer, the last one being the answer.
 
     proposals: the first guess of a two-stage model, before the decoder, or None; of all tokens or of the
-    chosen ones, as the paper trains it. denoised: training only.
+    chosen ones, as the paper trains it. denoised: training only. selections: as in DenseOutput.
     """
 
     layers: tuple[Prediction, ...]
     proposals: Prediction | None = None
     denoised: Denoised | None = None
+    selections: tuple[Selection, ...] = ()
 
     @property
     def answer(self) -> Prediction:
         return self.layers[-1]
+
+    def predictions(self) -> list[tuple[str, Prediction]]:
+        """All of them, by name. The last decoder layer is the answer."""
+        named = [(f"decoder layer {number}", layer) for number, layer in enumerate(self.layers)]
+        if self.proposals is not None:
+            named.append(("proposals", self.proposals))
+        if self.denoised is not None:
+            named += [
+                (f"denoised layer {number}", layer) for number, layer in enumerate(self.denoised.layers)
+            ]
+        return named
+
+
+class DualOutput(NamedTuple):
+    """A detector with a dense and a query head. answer: of both, merged: what is read. dense: of the one-to-one
+    dense head, in training with its twin. query: of the decoder. parents: [B, Q] int64, the anchor from which
+    each query was made, or None where queries are learned. selections: as in DenseOutput, of the whole network.
+    """
+
+    answer: Prediction
+    dense: DenseOutput
+    query: QueryOutput
+    parents: Tensor | None = None
+    selections: tuple[Selection, ...] = ()
+
+    def predictions(self) -> list[tuple[str, Prediction]]:
+        """All of them, by name."""
+        dense = [(f"dense {name}", prediction) for name, prediction in self.dense.predictions()]
+        return [("answer", self.answer), *dense, *self.query.predictions()]
+
+
+Output = DenseOutput | QueryOutput | DualOutput
 
 
 class Detections(NamedTuple):

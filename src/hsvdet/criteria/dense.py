@@ -74,18 +74,16 @@ class DenseCriterion(nn.Module):
             * (distribution_focal_loss(distances, reach).mean(-1) * weight).sum()
             / total,
         }
-        if output.selector_scores:
+        if output.selections:
             losses["selector"] = self.selector_gain * self._selector_loss(output, targets)
         return losses
 
     def _selector_loss(self, output: DenseOutput, targets: list[Target]) -> Tensor:
         objects = output.extents.new_tensor(float(sum(len(target.labels) for target in targets)))
         objects = mean_over_processes(objects, least=1)
-        steps = {int((output.strides == s).sum()): int(s) for s in output.strides.unique().tolist()}
         loss = output.extents.new_zeros(())
-        for scores in output.selector_scores:
-            size = tuple(scores.shape[-2:])
-            wanted = salience(targets, output.extents, size, steps[size[0] * size[1]])
+        for scores, stride in output.selections:
+            wanted = salience(targets, output.extents, tuple(scores.shape[-2:]), stride)
             surprise = (wanted - scores.sigmoid()).square()
             loss = (
                 loss + (surprise * F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")).sum()

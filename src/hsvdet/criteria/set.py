@@ -48,7 +48,7 @@ class SetCriterion(nn.Module):
 
     def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
         device = output.answer.boxes.device
-        targets = [Target(target.labels.to(device), target.boxes.to(device).float()) for target in targets]
+        targets = [target.to(device) for target in targets]
         total = self._total(targets, device)
         losses = {}
         for i, layer in enumerate(output.layers):
@@ -59,7 +59,7 @@ class SetCriterion(nn.Module):
         if output.proposals is not None:
             wanted = targets
             if self.proposals == "foreground":
-                wanted = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
+                wanted = [target._replace(labels=torch.zeros_like(target.labels)) for target in targets]
             pairs = match(output.proposals, wanted, self.class_loss, self.costs, "proposals")
             losses |= self._losses(output.proposals, wanted, pairs, total, "proposals/")
         if output.denoised is not None:
@@ -106,7 +106,8 @@ def _objects(targets: list[Target], pairs: Match) -> Target:
     counts = [len(target.labels) for target in targets]
     starts = torch.tensor([0, *counts[:-1]], device=pairs.image.device).cumsum(0)
     index = starts[pairs.image] + pairs.target
-    labels, boxes = (torch.cat(parts) for parts in zip(*targets, strict=True))
+    labels = torch.cat([target.labels for target in targets])
+    boxes = torch.cat([target.boxes for target in targets]).float()
     return Target(labels[index], boxes[index])
 
 

@@ -65,7 +65,7 @@ def noised_queries(
     """Every object of the batch `groups` times, with noise; None where no image has an object."""
     if groups == 0 or not any(len(target.labels) for target in targets):
         return None
-    labels, boxes = (torch.cat(parts) for parts in zip(*targets, strict=True))
+    labels, boxes = _all_objects(targets)
     # Labels are drawn before boxes, group by group and image by image.
     labels = noise_labels(labels.repeat(groups), label_noise, num_classes)
     boxes = noise_boxes(boxes.repeat(groups, 1), box_noise)
@@ -84,11 +84,16 @@ def contrastive_queries(
     if longest == 0 or most == 0:
         return None
     groups = max(1, most // longest)
-    labels, boxes = (torch.cat(parts) for parts in zip(*targets, strict=True))
+    labels, boxes = _all_objects(targets)
     positive = torch.tensor([True, False], device=labels.device).repeat(groups).repeat_interleave(len(labels))
     labels = noise_labels(labels.repeat(2 * groups), label_noise, num_classes)
     boxes = move_corners(boxes.repeat(2 * groups, 1), box_noise, ~positive)
     return _place(targets, labels, boxes, positive, groups)
+
+
+def _all_objects(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+    """labels [M] and boxes [M, 4] of the batch, image by image."""
+    return torch.cat([target.labels for target in targets]), torch.cat([target.boxes for target in targets])
 
 
 def _place(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from ..layers.tokens import cell_padding, content_extents, salience
-from ..structures import DenseOutput
+from ..structures import DenseOutput, Selection
 from .yolov8 import YoloV8, YoloV8Config, double
 
 STRIDES = {"P3": 8, "P4": 16, "P5": 32}
@@ -69,7 +69,7 @@ class HsvDet(YoloV8):
                 return (self.down3.conv, first), *((tower[0].conv, first) for tower in towers)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> DenseOutput:
-        scores: list[Tensor] = []
+        selections: list[Selection] = []
 
         def with_context(name: str, level: Tensor) -> Tensor:
             if name not in self.sparse_global:
@@ -81,7 +81,7 @@ class HsvDet(YoloV8):
             hidden = None if padding is None else cell_padding(padding, size)
             output = self.sparse_global[name](level, hidden, ranking)
             if output.scores is not None:
-                scores.append(output.scores)
+                selections.append(Selection(output.scores, STRIDES[name]))
             return output.map
 
         p3 = self.stage3(self.stage2(self.stem(images)))
@@ -92,4 +92,4 @@ class HsvDet(YoloV8):
         p4 = self.bottom_up4(torch.cat([self.down3(p3), p4], 1))
         p5 = self.bottom_up5(torch.cat([self.down4(p4), p5], 1))
         output = self.head([p3, p4, p5], images, padding)
-        return output._replace(selector_scores=tuple(scores))
+        return output._replace(selections=tuple(selections))

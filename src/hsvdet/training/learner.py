@@ -17,7 +17,7 @@ from .. import models
 from ..checkpoint import load_tensors
 from ..devices import move
 from ..errors import ConfigError, NonFiniteError
-from ..structures import Batch, QueryOutput
+from ..structures import Batch, Output
 from .ema import AveragedNet
 from .optimizer import (
     gates,
@@ -175,7 +175,7 @@ class Learner:
         """By name, weighted. Raises NonFiniteError, in every process, where predictions cannot be matched."""
         images, padding, targets, _ = move(batch, self.device, self.plan.detector.preprocess)
         output = self.wrapped(images, padding, targets)
-        if self.fabric.world_size > 1 and isinstance(output, QueryOutput):
+        if self.fabric.world_size > 1:
             _check_together(output, self.device)
         return self.criterion(output, targets)
 
@@ -214,14 +214,13 @@ class Learner:
         return getattr(self.fabric.strategy.precision, "scaler", None)
 
 
-def _check_together(output: QueryOutput, device: torch.device) -> None:
+def _check_together(output: Output, device: torch.device) -> None:
     """Raises NonFiniteError in every process if a prediction of any is not finite; without words in those whose
     are. Matching would raise in one process alone, and the others wait for it in the criterion for ever."""
-    named = {f"decoder layer {number}": layer for number, layer in enumerate(output.layers)}
-    if output.proposals is not None:
-        named["proposals"] = output.proposals
     parts = [
-        (f"{name}.{part}", tensor) for name, pair in named.items() for part, tensor in pair._asdict().items()
+        (f"{name}.{part}", tensor)
+        for name, prediction in output.predictions()
+        for part, tensor in prediction._asdict().items()
     ]
     sound = torch.stack([tensor.isfinite().all() for _, tensor in parts]).tolist()
     bad = [name for (name, _), fine in zip(parts, sound, strict=True) if not fine]
