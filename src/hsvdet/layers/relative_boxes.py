@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .initialise import start_still
 from .position import sine_of_coordinates
 from .transformer import Mlp
 
@@ -33,9 +34,7 @@ class RelativeBoxBias(nn.Module):
     def __init__(self, heads: int, width: int = 128):
         super().__init__()
         self.width = width
-        self.mlp = Mlp(width, width, heads, depth=2)
-        nn.init.zeros_(self.mlp.layers[-1].weight)
-        nn.init.zeros_(self.mlp.layers[-1].bias)
+        self.mlp = start_still(Mlp(width, width, heads, depth=2))
 
     def forward(self, boxes: Tensor) -> Tensor:
         relations = sine_of_coordinates(relative_boxes(boxes.detach()), self.width // 4)
