@@ -24,13 +24,13 @@ sys.path.insert(0, str(ROOT / "tests" / "parity"))
 from filler import fill, picture  # noqa: E402
 from lineage import lineage_image, lineage_tensor  # noqa: E402
 
+from hsvdet.checkpoint import load_tensors  # noqa: E402
 from hsvdet.conversion import conditional_detr as conditional_rules  # noqa: E402
 from hsvdet.conversion import dab_detr as dab_rules  # noqa: E402
 from hsvdet.conversion import deformable_detr as deformable_rules  # noqa: E402
 from hsvdet.conversion import detr as detr_rules  # noqa: E402
 from hsvdet.conversion import rt_detr as rt_detr_rules  # noqa: E402
 from hsvdet.conversion.rename import rename  # noqa: E402
-from hsvdet.detector import load_tensors  # noqa: E402
 from hsvdet.models import find  # noqa: E402
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig  # noqa: E402
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig  # noqa: E402

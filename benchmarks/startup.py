@@ -33,5 +33,10 @@ def cpu_seconds(arguments: list[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-for name, arguments in COMMANDS.items():
-    print(f"{name:38} {min(cpu_seconds(arguments) for _ in range(RUNS)):6.2f} s")
+def main() -> None:
+    for name, arguments in COMMANDS.items():
+        print(f"{name:38} {min(cpu_seconds(arguments) for _ in range(RUNS)):6.2f} s")
+
+
+if __name__ == "__main__":
+    main()
