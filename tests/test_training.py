@@ -2,13 +2,13 @@ import dataclasses
 import errno
 import json
 import logging
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import hsvdet.checkpoint
 from hsvdet.detector import create
 from hsvdet.errors import ConfigError, NonFiniteError, SaveError
 from hsvdet.loading import load
@@ -140,7 +140,7 @@ def _infinite_gradient(loss):
 def test_a_full_disk_stops_the_run_in_one_line_and_harms_nothing(tmp_path, monkeypatch):
     data = squares(tmp_path)
     out = tmp_path / "run"
-    sync, left = hsvdet.checkpoint.os.fsync, [9]
+    sync, left = os.fsync, [9]
 
     def fsync(handle):
         left[0] -= 1
@@ -148,7 +148,7 @@ def test_a_full_disk_stops_the_run_in_one_line_and_harms_nothing(tmp_path, monke
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr(hsvdet.checkpoint.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(SaveError, match="No space left on device") as caught:
         train(tiny(), (data, None), out, epochs=8, batch=4, workers=0, progress=False)
     assert "\n" not in str(caught.value) and "resume" in str(caught.value)
