@@ -1,17 +1,31 @@
 # make demo   the whole path in a few minutes: install, draw scenes, train, evaluate, detect
-# make test   install, and run the test suite
+# make test   all that CI runs: make check, then the test suite
+# make check  the quick part of it: ruff, its formatter
+# make types  pyright
 # make clean  remove what these made, except runs/
 
 VENV := .venv
 BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
-.PHONY: demo test clean
+.PHONY: demo test check lint format types clean
 
 demo: $(VENV)/.video
 	$(BIN)/hsvdet demo
 
-test: $(VENV)/.test
+test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Each is also a pre-commit hook (.pre-commit-config.yaml).
+check: lint format
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+
+format: $(VENV)/.test
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.test
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
