@@ -1,0 +1,123 @@
+"""The house by floor: what may import what. An import inside a function, or only for types, counts as any other."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import hsvdet
+
+ROOT = Path(hsvdet.__file__).parent
+
+# A room (a folder or a file of src/hsvdet) imports only rooms of the floors below its own. The root and __main__ are
+# the roof: the root names the public functions, and nothing inside takes them from there.
+FLOORS = [
+    "hsvdet __main__",
+    "cli",
+    "demonstration benchmarking explainer",
+    "training",
+    "prediction",
+    "deploy",
+    "certificate",
+    "validation",
+    "runtime",
+    "loading",
+    "conversion profiler",
+    "detector hub",
+    "inference checkpoint",
+    "devices models evaluate",
+    "backbones criteria data draw",
+    "layers postprocess preprocess files",
+    "boxes",
+    "structures errors",
+]
+FLOOR = {room: -number for number, row in enumerate(FLOORS) for room in row.split()}
+
+
+class Import(NamedTuple):
+    importer: str  # "models.detr" for hsvdet/models/detr.py, "hsvdet" for the root
+    imported: str
+    place: str  # file:line
+
+
+def imports_of(root: Path) -> list[Import]:
+    """Every import of one file of the package by another."""
+    found = []
+    files = {_name(path, root): path for path in sorted(root.rglob("*.py"))}
+    for name, path in files.items():
+        package = path.relative_to(root).parent.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [name.name.split(".") for name in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                start = [root.name, *package[: len(package) + 1 - node.level]] if node.level else []
+                base = [*start, *(node.module or "").split(".")] if node.module else start
+                # `from .layers import conv` imports a file where there is such a file, else a name of the folder's.
+                modules = [[*base, name.name] for name in node.names]
+                modules = [m if ".".join(m[1:]) in files else base for m in modules]
+            for module in modules:
+                if module[0] == root.name:
+                    imported = ".".join(module[1:]) or root.name
+                    found.append(Import(name, imported, f"{path.relative_to(root)}:{node.lineno}"))
+    return found
+
+
+def _name(path: Path, root: Path) -> str:
+    return (
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        or root.name
+    )
+
+
+def upward(imports: list[Import], floor: dict[str, int]) -> list[str]:
+    """Imports of a room that does not stand below the importer's, one line each."""
+    lines = []
+    for importer, imported, place in imports:
+        upper, lower = importer.split(".")[0], imported.split(".")[0]
+        if upper != lower and floor[lower] >= floor[upper]:
+            lines.append(f"{place}: {upper} imports {lower}, which does not stand below it")
+    return lines
+
+
+def test_every_room_stands_on_a_floor():
+    rooms = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert rooms - {"__init__"} | {"hsvdet"} == set(FLOOR)
+
+
+def test_no_import_runs_up_a_floor():
+    assert upward(imports_of(ROOT), FLOOR) == []
+
+
+def test_no_two_files_import_each_other():
+    graph: dict[str, set[str]] = {}
+    for importer, imported, _ in imports_of(ROOT):
+        graph.setdefault(importer, set()).add(imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" is imported by ".join(error.args[1]))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ..detector import Detector",
+        "from .. import detector",
+        "import hsvdet.detector",
+        "from hsvdet import detector",
+        "from .. import create",
+        "def build():\n    from ..detector import Detector",
+        "if TYPE_CHECKING:\n    from ..detector import Detector",
+    ],
+)
+def test_an_import_that_runs_up_is_found(tmp_path, line):
+    root = tmp_path / "hsvdet"
+    (root / "layers").mkdir(parents=True)
+    for file in ("__init__.py", "detector.py", "errors.py", "layers/__init__.py"):
+        (root / file).touch()
+    (root / "layers" / "conv.py").write_text(f"from ..errors import ConfigError\n{line}\n")
+    (found,) = upward(imports_of(root), FLOOR)
+    assert found.startswith("layers/conv.py:")
