@@ -73,8 +73,9 @@ def crowded_scenes(seed: int, images: int = 24) -> tuple[list[Record], dict[int,
     return records, found
 
 
-def pycocotools_run(records, found, ignored=None):
-    """COCOeval after evaluate and accumulate. ignored: {image id: [N] bool}, objects to set aside."""
+def pycocotools_run(records, found, ignored=None, most=100):
+    """COCOeval after evaluate and accumulate. ignored: {image id: [N] bool}, objects to set aside. most: how many
+    detections of an image and class may count."""
     coco = pytest.importorskip("pycocotools.coco")
     cocoeval = pytest.importorskip("pycocotools.cocoeval")
 
@@ -116,6 +117,7 @@ def pycocotools_run(records, found, ignored=None):
         item.update(id=i, area=item["bbox"][2] * item["bbox"][3])
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = Evaluator(index(truth), index(guesses), "bbox")
+        evaluator.params.maxDets = [1, 10, most]
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -165,7 +167,7 @@ def test_occlusion_bins_equal_pycocotools_with_the_other_objects_ignored(seed, t
     occlusion = {item.id: np.array(largest_iou_by_loops(item)) for item in records}
 
     # Who was found, with which score, by pycocotools' matching at IoU 0.5 among all objects.
-    plain = pycocotools_run(records, found)
+    plain = pycocotools_run(records, found, most=1000)
     truth, guesses = plain.cocoGt.anns, plain.cocoDt.anns
     found_score, false_positives = {}, []
     for image in (image for image in plain.evalImgs if image and image["aRng"] == [0, 1e10]):
@@ -177,7 +179,7 @@ def test_occlusion_bins_equal_pycocotools_with_the_other_objects_ignored(seed, t
             elif not ignore:
                 false_positives.append(guesses[guess]["score"])
     threshold = sorted(false_positives, reverse=True)[len(records)]
-    assert evaluation.score_at_fppi1 == threshold
+    assert evaluation.recalls.score_at_fppi1 == threshold
 
     assert sum(bin.objects for bin in evaluation.occlusion) == evaluation.objects
     assert all(bin.objects for bin in evaluation.occlusion[:5])
@@ -201,8 +203,8 @@ def test_occlusion_bins_equal_pycocotools_with_the_other_objects_ignored(seed, t
             strong = [found_score.get(i, 0) > threshold for i in members]
             assert bin.recall_at_fppi1 == pytest.approx(np.mean(strong))
 
-    assert evaluation.visibility is not None
-    assert sum(bin.objects for bin in evaluation.visibility) == evaluation.objects
+    visibility = evaluation.recalls.visibility
+    assert visibility is not None and sum(bin.objects for bin in visibility) == evaluation.objects
 
 
 def test_only_boxes_that_occur_twice_open_the_last_occlusion_bin(tmp_path):
@@ -221,12 +223,15 @@ def test_an_object_on_the_edge_of_two_occlusion_bins_is_in_the_upper_one(tmp_pat
     assert math.isnan(bins[2].ap) and bins[3].ap == 0
 
 
-@pytest.mark.parametrize(("louder", "recall"), [(99, 1.0), (100, 0.0)])
-def test_recall_stops_after_a_hundred_detections_of_a_class(louder, recall, tmp_path):
-    alarms = [(200, 200, 220, 220, 0.9, 0)] * louder
-    answer = detections([*alarms, (0, 0, 10, 10, 0.5, 0), *[(0, 0, 9, 9, 0.8, 1)] * 9])
-    evaluation = evaluate_detections(split([record(1, [[0, 0, 10, 10]], [0])], tmp_path), {1: answer})
-    assert evaluation.occlusion[0].recall == recall and evaluation.occlusion[0].recall_at_fppi1 == 0
+def test_average_precision_counts_a_hundred_detections_of_a_class_and_recall_all_of_them(tmp_path):
+    corners = np.array([(x, y) for x in range(0, 300, 20) for y in range(0, 200, 20)], dtype=float)
+    boxes = np.concatenate([corners, corners + 10], 1)  # 150
+    answer = detections([(*box, 0.5, 0) for box in boxes])
+    evaluation = evaluate_detections(split([record(1, boxes, [0] * 150)], tmp_path), {1: answer})
+    assert evaluation.stats["ar100"] == pytest.approx(2 / 3) and evaluation.recalls.recall == 1
+    assert [(bin.fewest, bin.most, bin.recall_at_fppi1) for bin in evaluation.recalls.by_count] == [
+        (101, 200, 1)
+    ]
 
 
 @pytest.mark.parametrize(("score", "recall"), [(0.75, 1.0), (0.65, 0.0)])
@@ -234,7 +239,7 @@ def test_recall_at_one_false_positive_per_image_counts_scores_above_the_next_one
     data = split([record(1, [[0, 0, 10, 10]], [0]), record(2, [], [])], tmp_path)
     alarms = [(200, 200, 220, 220, alarm, 1) for alarm in (0.9, 0.8, 0.7, 0.6)]
     evaluation = evaluate_detections(data, {1: detections([*alarms, (0, 0, 10, 10, score, 0)])})
-    assert evaluation.score_at_fppi1 == pytest.approx(0.7)
+    assert evaluation.recalls.score_at_fppi1 == pytest.approx(0.7)
     assert evaluation.occlusion[0].recall == 1 and evaluation.occlusion[0].recall_at_fppi1 == recall
 
 

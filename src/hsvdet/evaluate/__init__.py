@@ -1,7 +1,8 @@
 """How good detections are: average precision, occlusion, confusion, duplicates; a report with pictures."""
 
 from .duplicates import Duplicates, duplicates_per_object
-from .evaluation import Evaluation, evaluate_detections, merge_by_image
+from .evaluation import Evaluation
+from .measure import evaluate_detections, merge_by_image
 from .report import write_report
 
 __all__ = [

@@ -1,25 +1,18 @@
-"""Detections of a whole data set in, one Evaluation out."""
+"""What was measured on a data set: as an object, as JSON, and as a table for people."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..data.dataset import DetectionData
-from ..structures import Detections
-from .average_precision import STATS, coco_scores
-from .confusion import confusion_matrix
-from .duplicates import Duplicates, duplicates_per_object, summarise_duplicates
-from .occlusion import OcclusionBin, VisibilityBin, crowding
-from .pairing import Pair, pair_up
-
-Item = TypeVar("Item")
+from .average_precision import STATS
+from .duplicates import Duplicates
+from .occlusion import OcclusionBin
+from .recall import CountBin, Recalls
 
 
 class ClassScores(NamedTuple):
@@ -41,7 +34,8 @@ class Evaluation:
     stats: COCO's twelve numbers: ap (IoU .5 to .95), ap50, ap75, ap_small (area < 32²), ap_medium, ap_large
     (> 96²), ar1, ar10, ar100 (detections per image and class), ar_small, ar_medium, ar_large.
     classes: per class, in the order of the data set's labels. precision: [C, 101] at IoU 0.5 for recall 0,
-    0.01, ... 1. confusion: see `confusion_matrix`. occlusion, visibility, score_at_fppi1: see `Crowding`.
+    0.01, ... 1. confusion: see `confusion_matrix`. recalls: over all objects and by crowding. occlusion: its
+    bins of occlusion, with AP.
     duplicates_before: of raw predictions, None where not given; duplicates_after: of the detections.
     """
 
@@ -52,9 +46,8 @@ class Evaluation:
     classes: tuple[ClassScores, ...]
     precision: np.ndarray
     confusion: np.ndarray
+    recalls: Recalls
     occlusion: tuple[OcclusionBin, ...]
-    visibility: tuple[VisibilityBin, ...] | None
-    score_at_fppi1: float
     duplicates_before: Duplicates | None
     duplicates_after: Duplicates
 
@@ -66,6 +59,50 @@ class Evaluation:
     def ap50(self) -> float:
         return self.stats["ap50"]
 
+    @property
+    def recall_at_fppi1(self) -> float:
+        return self.recalls.recall_at_fppi1
+
+    def table(self) -> str:
+        """For people: the twelve numbers, classes (worst last), recall by crowding, duplicates."""
+        recalls = self.recalls
+        parts = [f"{self.images} images, {self.objects} objects, {self.detections} detections"]
+        for names in (STATS[:6], STATS[6:]):
+            titles = [name.upper().replace("_", " ") for name in names]
+            parts.append(_columns([titles, [_text(self.stats[name]) for name in names]]))
+        ranked = sorted(self.classes, key=lambda scores: (math.isnan(scores.ap), -_or_zero(scores.ap)))
+        parts.append(_rows(["class", "objects", "AP", "AP50", "AR100"], ranked))
+        found = ["objects", "recall", "recall at 1 FP/image"]
+        parts.append(_rows(["occlusion", "objects", "AP", "AP50", *found[1:]], self._occlusion_rows()))
+        if recalls.visibility:
+            parts.append(
+                _rows(["visible", *found], [[_span(*row[:2]), *row[2:]] for row in recalls.visibility])
+            )
+        if len(recalls.by_count) > 1:
+            counts = [[_counted(row), *row[2:]] for row in recalls.by_count]
+            parts.append(_rows(["objects in image", "images", *found], counts))
+        parts.append("\n".join(self._remarks()))
+        return "\n\n".join(parts)
+
+    def _occlusion_rows(self) -> list[Sequence]:
+        """The bins, the occluded ones together, and all."""
+        recalls, occluded = self.recalls, self.recalls.occluded
+        return [
+            *([_span(*row[:2]), *row[2:]] for row in self.occlusion),
+            [_span(*occluded[:2]), occluded.objects, "", "", *occluded[3:]],
+            ["all", self.objects, self.ap, self.ap50, recalls.recall, recalls.recall_at_fppi1],
+        ]
+
+    def _remarks(self) -> list[str]:
+        recalls = self.recalls
+        score = recalls.score_at_fppi1
+        which = "all detections" if math.isnan(score) else f"detections scoring over {score:.3f}"
+        remarks = [f"1 FP/image: {which}, {recalls.false_positives:.2f} false positives an image"]
+        if self.duplicates_before:
+            remarks.append(_duplicate_text("before suppression", self.duplicates_before))
+        remarks.append(_duplicate_text("detections", self.duplicates_after))
+        return remarks
+
     def to_json(self) -> dict:
         """Plain numbers, lists and dicts, NaN as None. The precision-recall curves are left out."""
         return _plain(
@@ -74,114 +111,22 @@ class Evaluation:
                 "objects": self.objects,
                 "detections": self.detections,
                 **self.stats,
-                "classes": [scores._asdict() for scores in self.classes],
-                "occlusion": [scores._asdict() for scores in self.occlusion],
-                "visibility": self.visibility and [scores._asdict() for scores in self.visibility],
-                "score_at_fppi1": self.score_at_fppi1,
-                "duplicates_before": self.duplicates_before and self.duplicates_before._asdict(),
-                "duplicates_after": self.duplicates_after._asdict(),
+                "classes": self.classes,
+                **self.recalls._asdict(),
+                "occlusion": self.occlusion,
+                "duplicates_before": self.duplicates_before,
+                "duplicates_after": self.duplicates_after,
                 "confusion": self.confusion.tolist(),
             }
         )
 
-    def table(self) -> str:
-        """For people: the twelve numbers, classes (worst last), occlusion bins and duplicates."""
-        parts = [f"{self.images} images, {self.objects} objects, {self.detections} detections"]
-        parts.append(_columns([[name.upper().replace("_", " ") for name in STATS[:6]], self._row(STATS[:6])]))
-        parts.append(_columns([[name.upper().replace("_", " ") for name in STATS[6:]], self._row(STATS[6:])]))
-        ranked = sorted(self.classes, key=lambda scores: (math.isnan(scores.ap), -_or_zero(scores.ap)))
-        parts.append(_columns([["class", "objects", "AP", "AP50", "AR100"], *map(_texts, ranked)]))
-        header = ["occlusion", "objects", "AP", "AP50", "recall", "recall at 1 FP/image"]
-        parts.append(_columns([header, *map(_bin_texts, self.occlusion)]))
-        if self.visibility:
-            header = ["visible", "objects", "recall", "recall at 1 FP/image"]
-            parts.append(_columns([header, *map(_bin_texts, self.visibility)]))
-        if self.duplicates_before:
-            parts.append(_duplicate_text("before suppression", self.duplicates_before))
-        parts.append(_duplicate_text("detections", self.duplicates_after))
-        return "\n\n".join(parts)
-
-    def _row(self, names: Sequence[str]) -> list[str]:
-        return [_text(self.stats[name]) for name in names]
-
-
-def evaluate_detections(
-    data: DetectionData,
-    detections: Mapping[int | str, Detections],
-    *,
-    candidates: Mapping[int | str, Tensor] | None = None,
-) -> Evaluation:
-    """Everything we measure, on one split.
-
-    detections: by image id, boxes in pixels of the original image, labels as indices of `data.labels`; an
-    image without an entry has none. candidates: by image id, what `duplicates_per_object` counted on the raw
-    predictions. Average precision equals pycocotools'. 5000 images with 90 detections each take about 20 s.
-
-    Raises DataError for an empty split, an image or a class that the data set does not have; NonFiniteError
-    for NaN or infinite scores or boxes, naming the image.
-    """
-    pairs = pair_up(data, detections)
-    count = len(data.labels)
-    coco = coco_scores(pairs, count)
-    crowded = crowding(pairs, count)
-    objects = np.bincount(
-        np.concatenate([pair.truth_labels[~pair.crowd] for pair in pairs]), minlength=count
-    ).tolist()
-    return Evaluation(
-        images=len(pairs),
-        objects=sum(objects),
-        detections=sum(len(pair.scores) for pair in pairs),
-        stats=coco.stats,
-        classes=tuple(
-            ClassScores(*row)
-            for row in zip(
-                data.labels,
-                objects,
-                *(column.tolist() for column in (coco.class_ap, coco.class_ap50, coco.class_ar100)),
-                strict=True,
-            )
-        ),
-        precision=coco.precision,
-        confusion=confusion_matrix(pairs, count),
-        occlusion=crowded.occlusion,
-        visibility=crowded.visibility,
-        score_at_fppi1=crowded.score_at_fppi1,
-        duplicates_before=None if candidates is None else summarise_duplicates(candidates.values()),
-        duplicates_after=summarise_duplicates(_duplicates(pair, count) for pair in pairs),
-    )
-
-
-def merge_by_image(parts: Iterable[Mapping[int | str, Item]]) -> dict[int | str, Item]:
-    """One mapping by image id from those of several processes; the first of a repeated id stays.
-
-    A distributed sampler repeats images so that all processes have equally many; counted twice, they would
-    change the result. Gather the mappings of all processes first (`all_gather_object` takes unequal lengths).
-    """
-    merged: dict[int | str, Item] = {}
-    for part in parts:
-        for image_id, item in part.items():
-            merged.setdefault(image_id, item)
-    return merged
-
-
-def _duplicates(pair: Pair, classes: int) -> Tensor:
-    """Detections have one class each: in every other class their score is 0."""
-    labels = torch.from_numpy(pair.labels)
-    scores = torch.zeros(len(labels), classes, dtype=torch.float64)
-    scores[torch.arange(len(labels)), labels] = torch.from_numpy(pair.scores)
-    real = ~pair.crowd
-    return duplicates_per_object(
-        torch.from_numpy(pair.boxes),
-        scores,
-        torch.from_numpy(pair.truth[real]),
-        torch.from_numpy(pair.truth_labels[real]),
-    )
-
 
 def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -196,28 +141,27 @@ def _text(value: str | int | float) -> str:
     return str(value)
 
 
-def _texts(row: Iterable) -> list[str]:
-    return [_text(value) for value in row]
+def _span(low: float, high: float) -> str:
+    return f"{low:g} to {high:g}"
 
 
-def _bin_texts(scores: OcclusionBin | VisibilityBin) -> list[str]:
-    return [f"{scores.low:g} to {scores.high:g}", *_texts(scores[2:])]
+def _counted(row: CountBin) -> str:
+    return f"over {row.fewest - 1}" if row.most is None else _span(row.fewest, row.most)
 
 
 def _duplicate_text(what: str, duplicates: Duplicates) -> str:
     return f"Per object found, {what}: mean {_text(duplicates.mean)}, largest {duplicates.largest}"
 
 
-def _columns(rows: list[list[str]]) -> str:
-    """The first column to the left, numbers to the right."""
+def _rows(header: list[str], rows: Iterable[Iterable]) -> str:
+    return _columns([header, *([_text(value) for value in row] for row in rows)], first=str.ljust)
+
+
+def _columns(rows: list[list[str]], first=str.rjust) -> str:
+    """Numbers to the right; first: where the first column goes."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    first = str.ljust if rows[0][0] in ("class", "occlusion", "visible") else str.rjust
+    sides = [first, *[str.rjust] * (len(widths) - 1)]
     return "\n".join(
-        "  ".join(
-            [
-                first(row[0], widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
+        "  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip()
         for row in rows
     )

@@ -13,6 +13,7 @@ from ..errors import DataError, NonFiniteError, did_you_mean
 from ..structures import Detections
 
 UNMATCHED, IGNORED = -1, -2
+MATCHING_IOU = 0.5
 
 
 class Pair(NamedTuple):
@@ -82,35 +83,25 @@ def match(overlap: np.ndarray, crowd: np.ndarray, threshold: float) -> np.ndarra
     """COCO's greedy matching: [D] index of the object each detection takes, or UNMATCHED, or IGNORED when
     only a crowd region is under it. overlap: [D, N], by descending score, 0 where the class is wrong.
 
-    Each detection takes the free object it overlaps most (the later one when equal, as COCO does).
+    Each detection takes the free object it overlaps most (the later one when equal, as COCO does). So what the
+    first n detections take does not depend on those after them.
     """
     matches = np.full(len(overlap), UNMATCHED)
-    if not overlap.size:
-        return matches
-    free = ~crowd
-    for i in np.flatnonzero(overlap.max(1) >= threshold):
-        row = np.where(free, overlap[i], -1.0)
-        best = len(row) - 1 - row[::-1].argmax()
-        if row[best] >= threshold:
-            matches[i] = best
-            free[best] = False
-        elif (overlap[i] >= threshold)[crowd].any():
-            matches[i] = IGNORED
+    near = overlap >= threshold
+    matches[near[:, crowd].any(1)] = IGNORED
+    detections, objects = np.nonzero(near & ~crowd)
+    by_overlap = np.lexsort((-objects, -overlap[detections, objects], detections))
+    taken: set[int] = set()
+    last = -1
+    for detection, best in zip(detections[by_overlap].tolist(), objects[by_overlap].tolist(), strict=True):
+        if detection != last and best not in taken:
+            matches[detection] = best
+            taken.add(best)
+            last = detection
     return matches
 
 
-def match_within_class(pair: Pair, threshold: float) -> np.ndarray:
-    """`match` among boxes of the same class: the true positives of average precision at this IoU."""
+def match_within_class(pair: Pair) -> np.ndarray:
+    """`match` among boxes of the same class: the true positives of average precision at IoU 0.5."""
     overlap = overlaps(pair.boxes, pair.truth, pair.crowd)
-    return match(overlap * (pair.labels[:, None] == pair.truth_labels), pair.crowd, threshold)
-
-
-def strongest_per_class(pair: Pair, limit: int) -> Pair:
-    """Only the `limit` highest scores of every class: COCO's largest number of detections."""
-    if len(pair.labels) <= limit:
-        return pair
-    order = np.argsort(pair.labels, kind="stable")
-    by_class = pair.labels[order]
-    keep = np.empty(len(order), dtype=bool)
-    keep[order] = np.arange(len(order)) - np.searchsorted(by_class, by_class) < limit
-    return pair._replace(boxes=pair.boxes[keep], scores=pair.scores[keep], labels=pair.labels[keep])
+    return match(overlap * (pair.labels[:, None] == pair.truth_labels), pair.crowd, MATCHING_IOU)

@@ -1,0 +1,140 @@
+"""What is measured of crowds, against counts in plain Python that share no code with it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hsvdet.data.dataset import DetectionData, Record
+from hsvdet.evaluate import evaluate_detections
+from hsvdet.structures import Detections
+
+CLASSES = ("a", "b", "c")
+
+
+def crowded_images(
+    seed: int, images: int = 12, classes: int = 3
+) -> tuple[DetectionData, dict[int, Detections]]:
+    """Objects in heaps, some of them crowd regions; detections around them and elsewhere, with tied scores; an
+    image without objects, one without detections."""
+    random = np.random.default_rng(seed)
+    records, found = [], {}
+    for image in range(images):
+        count = int(random.integers(1, 30)) if image else 0
+        centre = random.uniform(20, 180, (max(1, count // 4), 2))[
+            random.integers(0, max(1, count // 4), count)
+        ]
+        corner, side = centre + random.normal(0, 8, (count, 2)), random.uniform(15, 40, (count, 2))
+        boxes = np.concatenate([corner, corner + side], 1).astype(np.float32)
+        labels, crowd = random.integers(0, classes, count), random.random(count) < 0.1
+        records.append(Record(image, "", (240, 240), boxes, labels, crowd, side.prod(1).astype(np.float32)))
+        if image == 1:
+            continue
+        around = np.repeat(boxes, 2, 0) + random.normal(0, 3, (2 * count, 4))
+        noise = random.uniform(0, 150, (8, 2))
+        guess = np.concatenate([around, np.concatenate([noise, noise + random.uniform(10, 60, (8, 2))], 1)])
+        guess[:, 2:] = np.maximum(guess[:, 2:], guess[:, :2] + 1)
+        classes_of = np.concatenate([np.repeat(labels, 2), random.integers(0, classes, 8)])
+        scores = np.sort(random.integers(1, 40, len(guess)) / 40)[::-1].copy()
+        order = random.permutation(len(guess))
+        found[image] = Detections(
+            torch.from_numpy(guess[order]).float(),
+            torch.from_numpy(scores),
+            torch.from_numpy(classes_of[order]),
+        )
+    return DetectionData(records, CLASSES[:classes], tuple(range(classes)), Path(), "val", "coco"), found
+
+
+def iou(a, b) -> float:
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def inside(a, b) -> float:
+    """The share of a in b."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]))
+
+
+def found_and_wrong(data: DetectionData, found: dict[int, Detections], over: float):
+    """Of the detections that score over `over`: the (image, object) found, and the number of false positives."""
+    hits, alarms = set(), 0
+    for record in data.records:
+        if record.id not in found:
+            continue
+        boxes, scores, labels = (part.tolist() for part in found[record.id])
+        truth = record.boxes.tolist()
+        for box, score, label in sorted(zip(boxes, scores, labels, strict=True), key=lambda row: -row[1]):
+            if score <= over:
+                continue
+            own = [n for n in range(len(truth)) if record.labels[n] == label]
+            best, best_iou = None, 0.5
+            for n in own:
+                if record.crowd[n] or (record.id, n) in hits or iou(box, truth[n]) < best_iou:
+                    continue
+                best, best_iou = n, iou(box, truth[n])
+            if best is not None:
+                hits.add((record.id, best))
+            elif not any(record.crowd[n] and inside(box, truth[n]) >= 0.5 for n in own):
+                alarms += 1
+    return hits, alarms
+
+
+def recall_of(hits: set, members: list) -> float:
+    return sum(member in hits for member in members) / len(members) if members else math.nan
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_recall_at_one_false_positive_an_image_equals_a_count_in_plain_python(seed):
+    data, found = crowded_images(seed)
+    scores = sorted({score for answer in found.values() for score in answer.scores.tolist()})
+    # The lowest threshold with at most one false positive an image, by trying all of them.
+    over = next(s for s in [-1.0, *scores] if found_and_wrong(data, found, s)[1] <= len(data.records))
+    hits, alarms = found_and_wrong(data, found, over)
+    every = found_and_wrong(data, found, -1.0)[0]
+    recalls = evaluate_detections(data, found).recalls
+    assert recalls.score_at_fppi1 == over and recalls.false_positives == alarms / len(data.records)
+
+    objects = [(r.id, n) for r in data.records for n in range(len(r.labels)) if not r.crowd[n]]
+    assert (recalls.recall, recalls.recall_at_fppi1) == pytest.approx(
+        (recall_of(every, objects), recall_of(hits, objects))
+    )
+    boxes = {(r.id, n): r.boxes[n].tolist() for r in data.records for n in range(len(r.labels))}
+    nearest = {
+        one: max((iou(boxes[one], boxes[o]) for o in objects if o[0] == one[0] and o != one), default=0)
+        for one in objects
+    }
+    for bin in [*recalls.occlusion, recalls.occluded]:
+        members = [one for one in objects if bin.low <= nearest[one] < bin.high]
+        assert bin.objects == len(members)
+        assert (bin.recall, bin.recall_at_fppi1) == pytest.approx(
+            (recall_of(every, members), recall_of(hits, members)), nan_ok=True
+        )
+    assert sum(bin.objects for bin in recalls.occlusion) == len(objects)
+    count = {r.id: sum(one[0] == r.id for one in objects) for r in data.records}
+    for bin in recalls.by_count:
+        images = [id for id, number in count.items() if bin.fewest <= number <= bin.most]
+        members = [one for one in objects if one[0] in images]
+        assert (bin.images, bin.objects) == (len(images), len(members))
+        assert (bin.recall, bin.recall_at_fppi1) == pytest.approx(
+            (recall_of(every, members), recall_of(hits, members))
+        )
+    assert sum(bin.objects for bin in recalls.by_count) == len(objects)
+
+
+def test_where_false_positives_are_fewer_than_images_every_detection_counts():
+    data, found = crowded_images(0)
+    few = {image: Detections(*(part[:1] for part in answer)) for image, answer in found.items()}
+    recalls = evaluate_detections(data, few).recalls
+    hits, alarms = found_and_wrong(data, few, -1.0)
+    assert 0 < alarms <= len(data.records) and math.isnan(recalls.score_at_fppi1)
+    assert recalls.recall_at_fppi1 == recalls.recall > 0 and recalls.false_positives == alarms / len(
+        data.records
+    )
