@@ -77,7 +77,7 @@ def test_matching_is_the_cheapest_of_all_assignments():
         total = 0.0
         for j, one in enumerate(single):
             only = [Target(target.labels[[j]], target.boxes[[j]])]
-            losses = SetCriterion(SoftmaxLoss())._losses(one, only, match(one, only, SoftmaxLoss(), MatchingCosts()),
+            losses = SetCriterion(SoftmaxLoss()).losses_of(one, only, match(one, only, SoftmaxLoss(), MatchingCosts()),
                                                          torch.tensor(1.0), "")  # fmt: skip
             class_cost = -one.logits[0, 0].softmax(-1)[target.labels[j]]
             total += class_cost + losses["l1"] + losses["giou"] - 2

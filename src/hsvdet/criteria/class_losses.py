@@ -87,6 +87,28 @@ class VarifocalLoss:
         return (weight * surprise).sum() / total
 
 
+@dataclass(frozen=True)
+class MatchabilityLoss:
+    """The class score of a matched query is to be IoU^gamma of its box (MAL: DEIM, Huang et al. 2025, arXiv
+    2412.04234, equation 4). Against `VarifocalLoss`, positives of a poor box count as much as those of a good one.
+
+    Negatives are weighted by p^gamma. The matching cost is the focal one.
+    """
+
+    gamma: float = 1.5
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return FocalLoss().cost(logits, labels)
+
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+        hot = one_hot(labels, logits)
+        wanted = hot * quality.detach().unsqueeze(-1) ** self.gamma
+        p = logits.detach().float().sigmoid()
+        weight = torch.where(hot > 0, 1.0, p**self.gamma)
+        surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+        return (weight * surprise).sum() / total
+
+
 def one_hot(labels: Tensor, logits: Tensor) -> Tensor:
     """labels [B, Q], -1 for none, to float32 [B, Q, C] of zeros and ones."""
     hot = torch.zeros(logits.shape, device=logits.device)

@@ -49,30 +49,33 @@ class SetCriterion(nn.Module):
     def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
         device = output.answer.boxes.device
         targets = [target.to(device) for target in targets]
-        total = self._total(targets, device)
+        total = self.total(targets, device)
         losses = {}
         for i, layer in enumerate(output.layers):
             last = i == len(output.layers) - 1
             name = "" if last else f"layer{i}/"
             pairs = match(layer, targets, self.class_loss, self.costs, f"decoder layer {i}")
-            losses |= self._losses(layer, targets, pairs, total, name)
+            losses |= self.losses_of(layer, targets, pairs, total, name)
         if output.proposals is not None:
             wanted = targets
             if self.proposals == "foreground":
                 wanted = [target._replace(labels=torch.zeros_like(target.labels)) for target in targets]
             pairs = match(output.proposals, wanted, self.class_loss, self.costs, "proposals")
-            losses |= self._losses(output.proposals, wanted, pairs, total, "proposals/")
+            losses |= self.losses_of(output.proposals, wanted, pairs, total, "proposals/")
         if output.denoised is not None:
             losses |= self._denoised(output.denoised, targets, total)
         return losses
 
-    def _total(self, targets: list[Target], device: torch.device) -> Tensor:
+    def total(self, targets: list[Target], device: torch.device) -> Tensor:
+        """Objects of the global batch, at least 1, for `mean_over_processes`' way of dividing."""
         count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
         return mean_over_processes(count, least=1)
 
-    def _losses(
-        self, prediction: Prediction, targets: list[Target], pairs: Match, total: Tensor, name: str
+    def losses_of(
+        self, prediction: Prediction, targets: list[Target], pairs: Match, total: Tensor, name: str = ""
     ) -> dict[str, Tensor]:
+        """{"class", "l1", "giou"}, after `name`, of queries that learn the objects of their pairs, and of the others,
+        which learn to find nothing; sums divided by `total`."""
         wanted = _objects(targets, pairs)
         labels = torch.full(prediction.logits.shape[:2], -1, device=prediction.logits.device)
         labels[pairs.image, pairs.query] = wanted.labels
@@ -97,7 +100,7 @@ class SetCriterion(nn.Module):
             learning = layer, targets, pairs
             if self.denoised_rows == "real":
                 learning = _only(layer, targets, pairs)
-            losses |= self._losses(*learning, total * groups.groups, f"denoised{i}/")
+            losses |= self.losses_of(*learning, total * groups.groups, f"denoised{i}/")
         return losses
 
 

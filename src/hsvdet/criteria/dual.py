@@ -1,0 +1,74 @@
+"""The loss of a detector with a dense and a query head, and of queries that are deduplicated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import DualOutput, QueryOutput, Target
+from .class_losses import MatchabilityLoss, VarifocalLoss
+from .matching import match, match_by, match_many, overlap_cost
+from .normaliser import mean_over_processes
+from .set import SetCriterion, SetWeights
+
+
+class DualCriterion(nn.Module):
+    """(DualOutput, targets) to the losses of the dense head, under "dense/", and of the queries, which are both of
+    the whole detector; and of its token selectors.
+
+    dense, query, selection: criteria of DenseOutput, QueryOutput, and of any output with selections.
+    """
+
+    def __init__(self, dense: nn.Module, query: nn.Module, selection: nn.Module):
+        super().__init__()
+        self.dense, self.query, self.selection = dense, query, selection
+
+    def at(self, progress: float) -> None:
+        """progress: the share of the run that is done, 0 to 1."""
+        for part in (self.dense, self.query):
+            at = getattr(part, "at", None)
+            if at is not None:
+                at(progress)
+
+    def forward(self, output: DualOutput, targets: list[Target]) -> dict[str, Tensor]:
+        dense = {f"dense/{name}": loss for name, loss in self.dense(output.dense, targets).items()}
+        return self.query(output.query, targets) | dense | self.selection(output, targets)
+
+
+class DeduplicatedCriterion(nn.Module):
+    """(QueryOutput whose last layer is a deduplication, targets) to {"class"} of that layer, and {"class", "l1",
+    "giou"} of the others under "layer<i>/".
+
+    Layers before the last learn several queries for each object (`match_many`), which is how they learn fast and
+    find much; the last learns which one is to stay: matched one to one, its classes alone, for boxes that are
+    fixed (MDS-DETR, arXiv 2605.23507). Sums are divided by the number of positive queries of the global batch.
+    late: the share of the run from which the last layer is matched by `overlap_cost`.
+    """
+
+    def __init__(self, *, late: float = 0.78):
+        super().__init__()
+        self.many = SetCriterion(MatchabilityLoss(), weights=SetWeights(class_=1.0))
+        self.one = SetCriterion(VarifocalLoss(), weights=SetWeights(class_=1.0))
+        self.late = late
+        self.at(0.0)
+
+    def at(self, progress: float) -> None:
+        """progress: the share of the run that is done, 0 to 1."""
+        self.is_late = progress >= self.late
+
+    def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
+        *layers, last = output.layers
+        device = last.boxes.device
+        targets = [target.to(device) for target in targets]
+        losses = {}
+        for i, layer in enumerate(layers):
+            pairs = match_many(layer, targets, name=f"decoder layer {i}")
+            total = mean_over_processes(torch.tensor(float(len(pairs.query)), device=device), least=1)
+            losses |= self.many.losses_of(layer, targets, pairs, total, f"layer{i}/")
+        name = f"decoder layer {len(layers)}"
+        if self.is_late:
+            pairs = match_by(overlap_cost, last, targets, name)
+        else:
+            pairs = match(last, targets, self.one.class_loss, self.one.costs, name)
+        kept = self.one.losses_of(last, targets, pairs, self.one.total(targets, device))
+        return losses | {"class": kept["class"]}
