@@ -27,6 +27,13 @@ def the_same_every_time(monkeypatch):
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Training runs in this process draw no curves and write no report: most of the time of a tiny run."""
+    monkeypatch.setattr("hsvdet.training.record.curves.Curves.draw", lambda *_, **__: None)
+    monkeypatch.setattr("hsvdet.training.record.folder.write_report", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A checkpoint of a very narrow yolov8-n at 64 x 64, random weights, with category ids 3 and 7."""

@@ -1,4 +1,4 @@
-"""The network under training, and one step of it: forward, criterion, sum, backward, step, average.
+"""The network under training, and one step of it: objective, sum, backward, step, average.
 
 It knows no model, no file and no data set: a window of batches goes in, losses come out.
 """
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from .. import models
 from ..checkpoint import load_tensors
-from ..devices import move
 from ..errors import ConfigError, NonFiniteError
-from ..structures import Batch, Output
+from ..structures import Batch
 from .ema import AveragedNet
+from .objective import FailedElsewhere, Objective, tell_progress
 from .optimizer import (
     gates,
     load_optimizer_tensors,
@@ -45,29 +45,52 @@ class Step(NamedTuple):
 
 
 class NotFinite(Exception):
-    """A prediction, loss or gradient of a step, in any process; the network is what it was before. losses: as
-    in `Step`, up to the batch that failed. complaint: what was said of a prediction in this process, or ""."""
+    """A prediction, loss or gradient of a step, in any process; the network is what it was before.
 
-    def __init__(self, losses: list[dict[str, Tensor]], gradient_norm: float, complaint: str = ""):
+    losses: of each batch of the window, by name, up to the one that failed. complaint: what was said of this
+    process's predictions for the next one, where these were the reason.
+    """
+
+    def __init__(
+        self, losses: list[dict[str, Tensor]], gradient_norm: float = math.nan, complaint: str | None = None
+    ):
         super().__init__(losses, gradient_norm, complaint)
         self.losses, self.gradient_norm, self.complaint = losses, gradient_norm, complaint
 
     def explain(self, window: list[Batch]) -> tuple[str, list[str]]:
         """In a sentence, and the paths of the images in question. Every process must come, with its window."""
-        here = [
-            ({name: value.item() for name, value in losses.items()}, [info.path for info in batch.infos])
-            for losses, batch in zip(self.losses, window, strict=False)
-        ]
-        parts = gather((here, self.complaint))
-        batches = [item for part, _ in parts for item in part]
-        bad = [item for item in batches if not all(map(math.isfinite, item[0].values()))] or batches
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in bad[0][0].items())
-        plain = (
+        reports = gather(self._report(window))
+        suspects = [path for report in reports for path in report.suspects]
+        paths = suspects or [path for report in reports for path in report.images]
+        for report in reports:
+            if report.complaint is not None:
+                return report.complaint, paths
+        chosen = next((report for report in reports if report.suspects), reports[0])
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in chosen.losses.items())
+        return (
             f"the loss or its gradient is not finite (losses: {losses}; gradient norm {self.gradient_norm:.4g})."
-            " A lower learning_rate, or precision fp32, often helps."
+            " A lower learning_rate, or precision fp32, often helps.",
+            paths,
         )
-        complaints = [complaint for _, complaint in parts if complaint]
-        return complaints[0] if complaints else plain, [path for _, paths in bad for path in paths]
+
+    def _report(self, window: list[Batch]) -> _Report:
+        losses = [{name: value.item() for name, value in batch.items()} for batch in self.losses]
+        paths = [[info.path for info in batch.infos] for batch in window]
+        bad = [number for number, of in enumerate(losses) if not all(map(math.isfinite, of.values()))]
+        shown = losses[bad[0] if bad else 0] if losses else {}
+        if self.complaint is not None:
+            bad.append(len(losses))
+        return _Report(self.complaint, shown, [path for n in bad for path in paths[n]], sum(paths, []))
+
+
+class _Report(NamedTuple):
+    """What a process knows of a failed step. losses: of a batch where one is not finite, if there is one.
+    suspects: the images of such batches. images: of all."""
+
+    complaint: str | None
+    losses: dict[str, float]
+    suspects: list[str]
+    images: list[str]
 
 
 class Learner:
@@ -89,10 +112,11 @@ class Learner:
                 raise ConfigError("sync_norm expects CUDA devices. Leave it out.")
             net = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
         self.net = net
-        self.criterion = models.find(plan.detector.name).criterion(recipe).to(device)
         self.wrapped, self.optimizer = fabric.setup(
             net, make_optimizer(net, recipe, plan.warm, plan.trained_backbone)
         )
+        criterion = models.find(plan.detector.name).criterion(recipe).to(device)
+        self.objective = Objective(self.wrapped, criterion, device, plan.detector.preprocess)
         decay = recipe.ema_decay if self.steps >= 10 * recipe.ema_ramp else recipe.ema_decay_small
         self.average = AveragedNet(net, decay, recipe.ema_ramp)
         self._gates = gates(net)
@@ -124,6 +148,7 @@ class Learner:
         torch._foreach_copy_(self._buffers_before, self._buffers)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(position.step, group["scale"])
+        self._tell_progress(position.step)
         try:
             return self._step(window, position, signal)
         except NotFinite:
@@ -160,10 +185,11 @@ class Learner:
             self._set_norm_momentum(position.step * self.plan.accumulate + number)
             with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(window) - 1):
                 try:
-                    losses = self.losses(batch)
+                    losses = self.objective(batch)
                 except NonFiniteError as error:
-                    unmatched = {"matching": torch.tensor(math.nan)} if str(error) else {}
-                    raise NotFinite([*found, unmatched], math.nan, str(error)) from None
+                    raise NotFinite(found, complaint=str(error)) from None
+                except FailedElsewhere:
+                    raise NotFinite(found) from None
                 self.fabric.backward(sum(losses.values()) / len(window))
             found.append({name: value.detach() for name, value in losses.items()})
         norm = self.fabric.clip_gradients(
@@ -171,20 +197,19 @@ class Learner:
         )
         return found, norm
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """By name, weighted. Raises NonFiniteError, in every process, where predictions cannot be matched."""
-        images, padding, targets, _ = move(batch, self.device, self.plan.detector.preprocess)
-        output = self.wrapped(images, padding, targets)
-        if self.fabric.world_size > 1:
-            _check_together(output, self.device)
-        return self.criterion(output, targets)
-
     def _set_norm_momentum(self, batches: int) -> None:
         """Running statistics of a new network start as the mean over the batches seen, not from 0 and 1: else
         these are still felt after a hundred steps, and every short run validates badly."""
         if not self.plan.warm:
             for module, momentum in self._norms:
                 module.momentum = max(momentum, 1 / (batches + 1))
+
+    def _tell_progress(self, step: int) -> None:
+        tell_progress(step / self.steps, self.net, self.average.net, self.objective.criterion)
+
+    def finish(self) -> None:
+        """The networks are to be as at the end of the run."""
+        tell_progress(1.0, self.net, self.average.net)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a state on disk holds of it, with `numbers`."""
@@ -209,28 +234,11 @@ class Learner:
         self.average.steps = state.header["average_steps"]
         if state.header["scaler"] is not None:
             self._scaler().load_state_dict(state.header["scaler"])
+        # As after the last step: what is next may be its epoch's validation.
+        self._tell_progress(max(0, state.position.step - 1))
 
     def _scaler(self):
         return getattr(self.fabric.strategy.precision, "scaler", None)
-
-
-def _check_together(output: Output, device: torch.device) -> None:
-    """Raises NonFiniteError in every process if a prediction of any is not finite; without words in those whose
-    are. Matching would raise in one process alone, and the others wait for it in the criterion for ever."""
-    parts = [
-        (f"{name}.{part}", tensor)
-        for name, prediction in output.predictions()
-        for part, tensor in prediction._asdict().items()
-    ]
-    sound = torch.stack([tensor.isfinite().all() for _, tensor in parts]).tolist()
-    bad = [name for (name, _), fine in zip(parts, sound, strict=True) if not fine]
-    if largest([float(len(bad))], device)[0]:
-        raise NonFiniteError(
-            f"{bad[0]} holds NaN or infinity, so it cannot be matched with objects. Lower the learning rate, or"
-            " train with --precision fp32."
-            if bad
-            else ""
-        )
 
 
 def _seed(*key: int) -> int:

@@ -42,7 +42,7 @@ class Run:
         to_validate = validation_loader(fabric, plan)
         self.validator = Validator(fabric, plan, to_validate) if to_validate is not None else None
         self.learner = Learner(fabric, plan, self.steps_per_epoch)
-        criterion = self.learner.criterion
+        criterion = self.learner.objective.criterion
         self.stability = Stability(fabric, plan, criterion) if isinstance(criterion, SetCriterion) else None
         self.folder = Folder(plan)
         self.progress = Progress(plan.epochs, len(self.loader), progress and self.rank == 0)
@@ -178,6 +178,7 @@ class Run:
         tensors, header = read_checkpoint(best)
         for net in (detector.net, self.learner.average.net):
             load_tensors(net.eval(), tensors, best.name)
+        self.learner.finish()
         detector.source, detector.extra = self.plan.trained_source, {"training": header["training"]}
         evaluation = self._validate()
         if self.rank:

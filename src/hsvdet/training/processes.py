@@ -70,7 +70,7 @@ def agree(fabric: Fabric, check: Callable[[], bool]) -> bool:
 
 def gather(item: Any) -> list[Any]:
     """The item of every process, in the order of ranks; any object. Every process must come."""
-    if not _several():
+    if not several():
         return [item]
     items: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item)
@@ -79,7 +79,7 @@ def gather(item: Any) -> list[Any]:
 
 def largest(values: list[float], device: torch.device) -> list[float]:
     """The largest over all processes of each value."""
-    if not _several():
+    if not several():
         return values
     tensor = torch.tensor(values, dtype=torch.float32, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
@@ -88,7 +88,7 @@ def largest(values: list[float], device: torch.device) -> list[float]:
 
 def average_in_place(tensor: torch.Tensor) -> torch.Tensor:
     """The mean over all processes."""
-    if _several():
+    if several():
         dist.all_reduce(tensor)
         tensor /= dist.get_world_size()
     return tensor
@@ -96,7 +96,7 @@ def average_in_place(tensor: torch.Tensor) -> torch.Tensor:
 
 def same_as_first(tensors: list[torch.Tensor]) -> None:
     """Give every process the tensors of rank 0, in place."""
-    if _several():
+    if several():
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
@@ -107,5 +107,6 @@ def stop_processes() -> None:
         dist.destroy_process_group()
 
 
-def _several() -> bool:
+def several() -> bool:
+    """Whether this is one of several processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
