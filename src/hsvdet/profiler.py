@@ -255,7 +255,7 @@ def block_cost(block: SparseGlobal, height: int, width: int) -> BlockCost:
     tokens = n if config.dense_path == "value" else k  # that are projected where it is written as it reads
     extra = min(config.context, height) * min(config.context, width) + config.registers
     attention = 2 * k * (k + extra) * c
-    scorer = n * (c * (c // 4) + c // 4) if config.selector == "learned" else 0
+    scorer = block.scorer.multiply_adds(n)
     literal = 4 * tokens * matrix + 2 * extra * matrix + attention + scorer
     if block.heads > 1:
         return BlockCost(literal, 4 * k * matrix + 2 * extra * matrix + attention + scorer, gate)

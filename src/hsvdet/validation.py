@@ -18,6 +18,7 @@ from .detector import Detector
 from .devices import autocast, default_workers, find_device, move
 from .errors import ConfigError
 from .evaluate import Evaluation, duplicates_per_object, evaluate_detections, write_report
+from .layers.selection import selectors_of
 from .loading import load
 from .runtime.detector import ArtifactDetector, is_artifact, refuse
 from .structures import Batch, Detections
@@ -109,7 +110,7 @@ def find_all(
     """Run `net` (of the detector's kind, in evaluation mode) over batches. between: called after each."""
     model = models.find(detector.name)
     # The upper bound among token selectors looks at the objects, in evaluation as well.
-    oracle = getattr(detector.config, "selector", None) == "oracle"
+    oracle = any(selector.needs_targets for selector in selectors_of(net))
     found = Found({}, {})
     for batch in batches:
         batch = move(batch, device, detector.preprocess)

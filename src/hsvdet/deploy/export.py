@@ -21,6 +21,7 @@ from ..data.read import read_data
 from ..detector import Detector
 from ..errors import ConfigError, SaveError
 from ..files import write_atomically
+from ..layers.selection import selectors_of
 from ..loading import load
 from ..postprocess import nms
 from ..runtime.artifact import ArtifactHeader, hand_over, parts, rejected_path, set_onnx_header, write_header
@@ -220,12 +221,12 @@ def _path(detector: Detector | str | PathLike[str], to: str, out: str | PathLike
 
 
 def _check_selector(detector: Detector) -> None:
-    selector = getattr(detector.config, "selector", None)
-    if selector in ("random", "oracle"):
-        raise ConfigError(
-            f"{detector.name} selects its tokens by {selector!r}, which is for experiments: an artifact would"
-            " not answer the same twice, or without annotations. Train with another selector."
-        )
+    for selector in selectors_of(detector.net):
+        if selector.needs_targets or not selector.repeatable:
+            raise ConfigError(
+                f"{detector.name} selects its tokens {selector.ranking}, which is for experiments: an artifact would"
+                " not answer the same twice, or without annotations. Train with another option `selector`."
+            )
 
 
 def _images(detector: Detector, precision: str, calibrate) -> list[np.ndarray]:

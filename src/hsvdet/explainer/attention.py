@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..layers.attention import MultiHeadAttention
+from ..layers.selection import TokenSelector
 from ..layers.sparse_global import Diagnosis, SparseGlobalConfig
 from .capture import Call, as_heard
 from .view import Cells, View, inside
@@ -57,7 +58,7 @@ class Samples(NamedTuple):
         return float((self.weights * inside(self.points, box)).sum() / len(self.weights))
 
 
-class Selection(NamedTuple):
+class Selected(NamedTuple):
     """What a block of sparse global attention did to an image.
 
     chosen: [h, w] bool, the tokens that took part. index: [k] their cells, row by row, or None for all tokens, when
@@ -68,6 +69,7 @@ class Selection(NamedTuple):
     index: np.ndarray | None
     weights: np.ndarray
     config: SparseGlobalConfig
+    selector: TokenSelector
     diagnosis: Diagnosis
 
     def heat(self, row: int, column: int) -> Heat:
@@ -124,7 +126,7 @@ def real_cells(call: Call, cells: Cells) -> np.ndarray | None:
     return ~hidden[0].flatten()[: cells[0] * cells[1]].reshape(cells).cpu().numpy()
 
 
-def selection_of(call: Call) -> Selection:
+def selection_of(call: Call) -> Selected:
     """Of a block of sparse global attention that has attention (not its linear control)."""
     module, x = call.module, call.inputs["x"]
     padding: Tensor | None = call.inputs["padding"]
@@ -137,11 +139,12 @@ def selection_of(call: Call) -> Selection:
         taken = np.zeros(cells, dtype=bool)
         taken.flat[index[0].cpu().numpy()] = True
         chosen = chosen & taken
-    return Selection(
+    return Selected(
         chosen,
         None if index is None else index[0].cpu().numpy(),
         _numpy(weights[0]),
         module.config,
+        module.scorer,
         diagnosis,
     )
 

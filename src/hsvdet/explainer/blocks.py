@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from .attention import Heat, Selection, selection_of
+from .attention import Heat, Selected, selection_of
 from .capture import Call
 from .panel import REFERENCE, Panel
 from .scene import Drawing, Row, Scene, Subject, sheets
@@ -16,14 +16,6 @@ _PLACES = {
     "P5": "after the backbone",
     "P4": "after the neck's first merge",
     "P3": "after the neck's second merge",
-}
-_RANKINGS = {
-    "energy": "those of the largest squared norm",
-    "l2": "those of the largest norm",
-    "l1": "those of the largest l1 norm",
-    "mean": "those of the largest mean",
-    "random": "by chance",
-    "learned": "those of the largest learned score",
 }
 
 
@@ -89,13 +81,12 @@ def _draw_block(scene: Scene, name: str, call: Call) -> list[Drawing]:
     )
 
 
-def _notes(scene: Scene, selected: Selection, k: int) -> list[str]:
+def _notes(scene: Scene, selected: Selected, k: int) -> list[str]:
     config, diagnosis = selected.config, selected.diagnosis
     total, chosen, heads = selected.chosen.size, int(selected.chosen.sum()), len(selected.weights)
     if selected.index is not None:
-        ranking = _RANKINGS.get(config.selector, config.selector)
-        how = f"{k:,} of {total:,} tokens are selected, {ranking}."
-    elif config.selector == "all":
+        how = f"{k:,} of {total:,} tokens are selected, {selected.selector.ranking}."
+    elif selected.selector.takes_all:
         how = f"Full attention among all {total:,} tokens: the selector is all."
     else:
         how = (
@@ -116,7 +107,7 @@ def _notes(scene: Scene, selected: Selection, k: int) -> list[str]:
     ]
 
 
-def _extra(selected: Selection, heat: Heat) -> str:
+def _extra(selected: Selected, heat: Heat) -> str:
     """What goes to tokens without a place."""
     shares = (
         (selected.config.context, heat.pooled, "pooled tokens"),

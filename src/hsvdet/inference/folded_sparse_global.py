@@ -49,8 +49,7 @@ class FoldedSparseGlobal(SparseAttention):
             self.value = block.value
         if self.config.registers:
             self.registers = block.registers
-        if self.config.selector == "learned":
-            self.scorer = block.scorer
+        self.scorer = block.scorer
         self.output = nn.Linear(self.channels, self.channels, bias=False)
         self.output.weight = nn.Parameter(output)
         self.dense: nn.Module = nn.Identity()
@@ -62,7 +61,7 @@ class FoldedSparseGlobal(SparseAttention):
         self, x: Tensor, padding: Tensor | None = None, salience: Tensor | None = None
     ) -> SparseGlobalOutput:
         """x: [B, C, H, W]. padding: [B, H, W] bool over the cells. salience: [B, H, W], oracle's ranking."""
-        scores = self.scorer(x) if self.config.selector == "learned" else None
+        scores = self._logits(x)
         index = self._select(x, scores, padding, salience)
         delta = self._delta(x, scores, index, padding)
         height, width = x.shape[2:]

@@ -1,4 +1,4 @@
-"""Which tokens of a map are worth the dear operations: rankings, fixed and learned. In float32 always."""
+"""Which tokens of a map are worth the expensive operations: rankings, fixed and learned. In float32 always."""
 
 from __future__ import annotations
 
@@ -9,49 +9,130 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .precision import layer_norm, linear, without_autocast
 
-SELECTORS = ("energy", "l2", "l1", "mean", "random", "learned", "oracle", "all")
 
+class TokenSelector(nn.Module):
+    """A map of `channels`, [B, C, H, W], to a score for each token, [B, H, W] float32; higher is taken first.
 
-def rank_tokens(selector: str, x: Tensor, salience: Tensor | None) -> Tensor:
-    """x: [B, C, H, W] to a score for each token [B, H, W], higher is taken first, for selectors without weights.
+    The second argument of `forward`, salience [B, H, W], is for those that rank by objects.
 
-    salience: [B, H, W], what "oracle" ranks by; ConfigError where it is missing.
+    needs_targets: it ranks by objects, which a network has only where there are annotations. repeatable: the
+    same map is always ranked the same. learned: its scores are logits, which are trained by a loss of their own
+    (criteria/selection.py) and weigh what the selected tokens receive. takes_all: nothing is ranked, all tokens
+    are selected. ranking: in words, after "the tokens are selected, ".
     """
-    x = x.float()  # a square of a half-precision feature overflows
-    match selector:
-        case "energy":
-            return x.square().sum(1)
-        case "l2":
-            return x.square().sum(1).sqrt()
-        case "l1":
-            return x.abs().sum(1)
-        case "mean":
-            return x.mean(1)
-        case "random":
-            return torch.rand(x.shape[0], *x.shape[2:], device=x.device)
-        case "oracle" if salience is not None:
-            return salience
-        case "oracle":
+
+    needs_targets = False
+    repeatable = True
+    learned = False
+    takes_all = False
+    ranking = ""
+
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def multiply_adds(self, tokens: int) -> int:
+        """Of the matrices it multiplies that many tokens with."""
+        return 0
+
+
+class Energy(TokenSelector):
+    ranking = "those of the largest squared norm"
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        return x.float().square().sum(1)  # a square of a half-precision feature overflows
+
+
+class Norm(TokenSelector):
+    ranking = "those of the largest norm"
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        return x.float().square().sum(1).sqrt()
+
+
+class AbsoluteSum(TokenSelector):
+    ranking = "those of the largest l1 norm"
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        return x.float().abs().sum(1)
+
+
+class Mean(TokenSelector):
+    ranking = "those of the largest mean"
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        return x.float().mean(1)
+
+
+class Chance(TokenSelector):
+    repeatable = False
+    ranking = "by chance"
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        return torch.rand(x.shape[0], *x.shape[2:], device=x.device)
+
+
+class Oracle(TokenSelector):
+    """The objects themselves: an upper bound. Raises ConfigError without salience."""
+
+    needs_targets = True
+    ranking = "those where objects are"
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        if salience is None:
             raise ConfigError(
                 "selector oracle ranks tokens by the objects and expects targets; none came."
                 " Use it with data that has boxes, or choose another selector."
             )
-        case _:
-            raise ConfigError(f"selector {selector} does not rank tokens.")
+        return salience
 
 
-class TokenScorer(nn.Module):
-    """[B, C, H, W] to one logit a token [B, H, W], float32: layer norm, C to C/4, SiLU, 1."""
+class AllTokens(TokenSelector):
+    takes_all = True
+    ranking = "all of them"
+
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
+        return torch.zeros(x.shape[0], *x.shape[2:], device=x.device)
+
+
+class TokenScorer(TokenSelector):
+    """A learned logit a token: layer norm, C to C/4, SiLU, 1."""
+
+    learned = True
+    ranking = "those of the largest learned score"
 
     def __init__(self, channels: int):
-        super().__init__()
+        super().__init__(channels)
         self.norm = nn.LayerNorm(channels)
         self.reduce = nn.Linear(channels, channels // 4)
         self.score = nn.Linear(channels // 4, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, salience: Tensor | None = None) -> Tensor:
         with without_autocast(x):
             tokens = layer_norm(self.norm, x.float().permute(0, 2, 3, 1))
             return linear(self.score, F.silu(linear(self.reduce, tokens))).squeeze(-1)
+
+    def multiply_adds(self, tokens: int) -> int:
+        return tokens * (self.reduce.weight.numel() + self.score.weight.numel())
+
+
+# By the name in a configuration.
+SELECTORS: dict[str, type[TokenSelector]] = {
+    "energy": Energy,
+    "l2": Norm,
+    "l1": AbsoluteSum,
+    "mean": Mean,
+    "random": Chance,
+    "learned": TokenScorer,
+    "oracle": Oracle,
+    "all": AllTokens,
+}
+
+
+def selectors_of(net: nn.Module) -> list[TokenSelector]:
+    """All token selectors of a network; none in most."""
+    return [module for module in net.modules() if isinstance(module, TokenSelector)]

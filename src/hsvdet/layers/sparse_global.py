@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .position import rotate_2d, sincos_2d
 from .precision import layer_norm, linear, without_autocast
-from .selection import SELECTORS, TokenScorer, rank_tokens
+from .selection import SELECTORS, TokenSelector
 
 GATES = ("none", "fixed", "scalar", "channel", "outproj_zero")
 
@@ -60,7 +60,7 @@ class SparseGlobalConfig:
 
     def __post_init__(self):
         for name, allowed in {
-            "selector": SELECTORS,
+            "selector": tuple(SELECTORS),
             "gate": GATES,
             "dense_path": ("value", "identity", "linear_control"),
             "position": ("none", "sincos", "rope"),
@@ -118,7 +118,7 @@ class SparseAttention(nn.Module):
     (inference/folded_sparse_global.py) have this in common.
 
     channels: C of the map. stride: pixels per cell, which places tokens and sizes k "auto". A subclass has the
-    layers `query`, `key`, `norm`, `value`, and `registers` and `scorer` where the configuration asks for them.
+    layers `query`, `key`, `norm`, `value` and `scorer`, and `registers` where the configuration asks for them.
     """
 
     query: nn.Linear
@@ -126,7 +126,7 @@ class SparseAttention(nn.Module):
     value: nn.Linear
     norm: nn.LayerNorm
     registers: Tensor
-    scorer: TokenScorer
+    scorer: TokenSelector
 
     def __init__(self, channels: int, stride: int, config: SparseGlobalConfig):
         super().__init__()
@@ -142,7 +142,7 @@ class SparseAttention(nn.Module):
     def tokens_selected(self, height: int, width: int) -> int:
         """k for a map of height x width cells: never more than there are."""
         total, k = height * width, self.config.k
-        if self.config.selector == "all":
+        if self.scorer.takes_all:
             return total
         if isinstance(total, torch.SymInt):  # a graph for maps of any size
             if isinstance(k, float):
@@ -162,10 +162,13 @@ class SparseAttention(nn.Module):
         """Where a call of `forward` with the same arguments looks: the selected tokens, [B, k] best first, or None
         for all of them; and their attention [B, heads, k, k + extra], float32, whose rows sum to 1: to the
         selected tokens, then to the pooled and the learned ones. The selector "random" chooses anew."""
-        scores = self.scorer(x) if self.config.selector == "learned" else None
-        index = self._select(x, scores, padding, salience)
+        index = self._select(x, self._logits(x), padding, salience)
         queries, keys, _, allowed = self._attention_input(x, index, padding)
         return index, _weights(queries, keys, allowed)
+
+    def _logits(self, x: Tensor) -> Tensor | None:
+        """[B, H, W] float32 of a learned selector."""
+        return self.scorer(x) if self.scorer.learned else None
 
     def _select(
         self, x: Tensor, scores: Tensor | None, padding: Tensor | None, salience: Tensor | None
@@ -175,9 +178,7 @@ class SparseAttention(nn.Module):
         if not isinstance(k, torch.SymInt) and k >= x.shape[2] * x.shape[3]:
             return None
         with torch.no_grad(), without_autocast(x):
-            ranking = (
-                scores.detach() if scores is not None else rank_tokens(self.config.selector, x, salience)
-            )
+            ranking = scores.detach() if scores is not None else self.scorer(x, salience)
             if padding is not None:
                 ranking = ranking.masked_fill(padding, -torch.inf)
             return ranking.flatten(1).topk(k).indices
@@ -266,8 +267,7 @@ class SparseGlobal(SparseAttention):
             nn.init.zeros_(self.output.weight)
         if config.registers:
             self.registers = nn.Parameter(torch.randn(config.registers, channels) * channels**-0.5)
-        if config.selector == "learned":
-            self.scorer = TokenScorer(channels)
+        self.scorer = SELECTORS[config.selector](channels)
         if config.dense_path == "linear_control":
             # The same number of parameters as the arm it is compared with; what attention needs is unused.
             self.requires_grad_(False)
@@ -282,7 +282,7 @@ class SparseGlobal(SparseAttention):
         """x: [B, C, H, W]. padding: [B, H, W] bool over the cells. salience: [B, H, W], oracle's ranking."""
         if self.config.dense_path == "linear_control":
             return SparseGlobalOutput(self._add(x, self._dense(x)), None)
-        scores = self.scorer(x) if self.config.selector == "learned" else None
+        scores = self._logits(x)
         index = self._select(x, scores, padding, salience)
         delta = self._attention_delta(x, scores, index, padding)  # [B, C, k]
         hidden = None if padding is None else tokens_at(padding.flatten(1), index)
@@ -305,8 +305,7 @@ class SparseGlobal(SparseAttention):
         change = (added.float().norm() / norm).item()
         if self.config.dense_path == "linear_control":
             return Diagnosis(gate, change, 0.0, 1.0, 0.0)
-        scores = self.scorer(x) if self.config.selector == "learned" else None
-        index = self._select(x, scores, padding, salience)
+        index = self._select(x, self._logits(x), padding, salience)
         queries, keys, values, allowed = self._attention_input(x, index, padding)
         weights, values = _weights(queries, keys, allowed), values.float()
         if allowed is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..layers.selection import selectors_of
 from ..layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from ..layers.tokens import cell_padding, content_extents, salience
 from ..structures import DenseOutput, Selection
@@ -53,7 +54,7 @@ class HsvDet(YoloV8):
         self.sparse_global = nn.ModuleDict(
             {name: SparseGlobal(channels[name], STRIDES[name], config) for name in config.insert}
         )
-        self.selector = config.selector
+        self.ranks_by_objects = any(selector.needs_targets for selector in selectors_of(self))
 
     def readers(self, name: str) -> tuple[tuple[nn.Conv2d, slice], ...]:
         """The convolutions that read the map after block `name`, and which of their input channels it is."""
@@ -76,7 +77,7 @@ class HsvDet(YoloV8):
                 return level
             size = level.shape[-2:]
             ranking = None
-            if self.selector == "oracle" and targets is not None:
+            if self.ranks_by_objects and targets is not None:
                 ranking = salience(targets, content_extents(images, padding), size, STRIDES[name])
             hidden = None if padding is None else cell_padding(padding, size)
             output = self.sparse_global[name](level, hidden, ranking)
