@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import complete_iou, cxcywh_to_xyxy
-from ..layers.tokens import salience
 from ..structures import DenseOutput, Target
 from .normaliser import mean_over_processes
 from .numbers import LossNumbers
+from .salience import AnchorScores
+from .selection import SelectionLoss
 from .task_aligned import task_aligned_assignment
 
 
@@ -19,8 +20,7 @@ class DenseCriterion(nn.Module):
 
     All are sums over the global batch divided by the sum of its target scores (at least 1), so the gradient
     does not depend on how images are spread over processes. Gains and numbers of the assignment: the YOLOv8
-    settings. A network with learned token selectors also learns to find objects with them: `selector_gain`
-    times a focal loss against the salience map (layers/tokens.py).
+    settings. A network with learned token selectors also learns to find objects with them, by `selection`.
     """
 
     def __init__(
@@ -29,15 +29,15 @@ class DenseCriterion(nn.Module):
         class_gain: float = 0.5,
         box_gain: float = 7.5,
         distribution_gain: float = 1.5,
-        selector_gain: float = 0.25,
         top: int = 10,
         alpha: float = 0.5,
         beta: float = 6.0,
         smallest_side: float = LossNumbers.smallest_side,
+        selection: SelectionLoss = SelectionLoss(),
     ):
         super().__init__()
         self.class_gain, self.box_gain = class_gain, box_gain
-        self.distribution_gain, self.selector_gain = distribution_gain, selector_gain
+        self.distribution_gain, self.selection = distribution_gain, selection
         self.top, self.alpha, self.beta, self.smallest_side = top, alpha, beta, smallest_side
 
     def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
@@ -75,20 +75,9 @@ class DenseCriterion(nn.Module):
             / total,
         }
         if output.selections:
-            losses["selector"] = self.selector_gain * self._selector_loss(output, targets)
+            assigned = AnchorScores(assignment.score, output.strides)
+            losses["selector"] = self.selection(output.selections, targets, output.extents, assigned)
         return losses
-
-    def _selector_loss(self, output: DenseOutput, targets: list[Target]) -> Tensor:
-        objects = output.extents.new_tensor(float(sum(len(target.labels) for target in targets)))
-        objects = mean_over_processes(objects, least=1)
-        loss = output.extents.new_zeros(())
-        for scores, stride in output.selections:
-            wanted = salience(targets, output.extents, tuple(scores.shape[-2:]), stride)
-            surprise = (wanted - scores.sigmoid()).square()
-            loss = (
-                loss + (surprise * F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")).sum()
-            )
-        return loss / objects
 
 
 def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:

@@ -62,30 +62,3 @@ def content_extents(images: Tensor, padding: Tensor | None) -> Tensor:
     columns, rows = (~padding).any(1), (~padding).any(2)
     left, top = columns.float().argmax(1), rows.float().argmax(1)
     return torch.stack([left, top, columns.sum(1), rows.sum(1)], 1).float()
-
-
-def salience(targets, extents: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """Where objects are, the same for small and large: [B, h, w] float32 in [0, 1] on a map of `size`.
-
-    Per object a Gaussian of 0.35 of its width and height, the largest over objects, and 1 at the cell of its
-    centre (after Salience-DETR, Hou et al. 2024, arXiv 2403.16131: a target without scale bias).
-    targets: list of Target. extents: [B, 4] as `content_extents` gives. stride: pixels per cell.
-    """
-    height, width = size
-    rows = torch.arange(height, device=extents.device)
-    columns = torch.arange(width, device=extents.device)
-    y, x = ((rows + 0.5) * stride)[None, :, None], ((columns + 0.5) * stride)[None, None, :]
-    maps = []
-    for target, extent in zip(targets, extents, strict=True):
-        boxes = target.boxes.to(extents.device) * extent[2:].repeat(2)
-        cx, cy = (boxes[:, :2] + extent[:2]).unbind(1)
-        w, h = boxes[:, 2:].clamp(min=1.0).unbind(1)
-        dx, dy = (
-            (x - cx[:, None, None]) / (0.35 * w)[:, None, None],
-            (y - cy[:, None, None]) / (0.35 * h)[:, None, None],
-        )
-        bumps = torch.exp(-0.5 * (dx.square() + dy.square()))  # [N, h, w]
-        row, column = (cy / stride).long().clamp(0, height - 1), (cx / stride).long().clamp(0, width - 1)
-        bumps[torch.arange(len(boxes), device=extents.device), row, column] = 1.0
-        maps.append(bumps.amax(0) if len(boxes) else extents.new_zeros(size))
-    return torch.stack(maps)

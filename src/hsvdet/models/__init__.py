@@ -116,7 +116,7 @@ def _varifocal(numbers: LossNumbers = _USUAL) -> SetCriterion:
 
 
 def _task_aligned(numbers: LossNumbers = _USUAL) -> DenseCriterion:
-    return DenseCriterion(smallest_side=numbers.smallest_side)
+    return DenseCriterion(smallest_side=numbers.smallest_side, selection=numbers.selection())
 
 
 def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:

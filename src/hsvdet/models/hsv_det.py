@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..criteria.salience import gaussian_salience
 from ..errors import ConfigError
 from ..layers.selection import selectors_of
 from ..layers.sparse_global import SparseGlobal, SparseGlobalConfig
-from ..layers.tokens import cell_padding, content_extents, salience
+from ..layers.tokens import cell_padding, content_extents
 from ..structures import DenseOutput, Selection
 from .yolov8 import YoloV8, YoloV8Config, double
 
@@ -78,7 +79,7 @@ class HsvDet(YoloV8):
             size = level.shape[-2:]
             ranking = None
             if self.ranks_by_objects and targets is not None:
-                ranking = salience(targets, content_extents(images, padding), size, STRIDES[name])
+                ranking = gaussian_salience(targets, content_extents(images, padding), size, STRIDES[name])
             hidden = None if padding is None else cell_padding(padding, size)
             output = self.sparse_global[name](level, hidden, ranking)
             if output.scores is not None:

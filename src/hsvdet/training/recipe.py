@@ -90,7 +90,8 @@ class Recipe(LossNumbers):
             if isinstance(default, float) and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
             elif type(value) is not type(default):
-                kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+                kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+                kind = kinds[type(default)]
                 raise ConfigError(f"{field.name} expects {kind}, got {value!r}.")
         for name in (
             "integrate", "settle", "cosine_until", "warmup_share", "final_rate", "drop", "backbone_rate",
@@ -109,10 +110,11 @@ class Recipe(LossNumbers):
                 raise ConfigError(f"{name} expects a number above 0, got {getattr(self, name)}.")
         for name in (
             "weight_decay", "gate_rate", "sampling_rate", "gate_limit", "warmup_epochs", "warmup_steps",
-            "smallest_side",
+            "smallest_side", "selector_gain",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} expects 0 or more, got {getattr(self, name)}.")
+        super().__post_init__()
         self._full_augmentation()
 
     def stage(self, epoch: int, epochs: int) -> str:

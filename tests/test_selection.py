@@ -1,0 +1,96 @@
+"""What token selectors are to find, and the loss by which they learn it."""
+
+import math
+
+import pytest
+import torch
+
+import hsvdet
+from hsvdet.criteria.numbers import LossNumbers
+from hsvdet.criteria.salience import AnchorScores, AssignedSalience, BorderSalience
+from hsvdet.criteria.selection import SelectionLoss
+from hsvdet.errors import ConfigError
+from hsvdet.models import find
+from hsvdet.structures import Selection, Target
+from hsvdet.training.recipe import find_recipe
+
+# Pictures of 96 x 64 pixels in a canvas of 128 x 96, at (16, 8).
+EXTENTS = torch.tensor([[16.0, 8.0, 96.0, 64.0]] * 2)
+
+
+def selections(*strides):
+    return [Selection(torch.randn(2, 96 // stride, 128 // stride), stride) for stride in strides]
+
+
+def objects():
+    torch.manual_seed(0)
+    return [
+        Target(torch.tensor([0, 1, 0]), torch.rand(3, 4) * torch.tensor([0.4, 0.4, 0.5, 0.5]) + 0.2),
+        Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
+    ]
+
+
+@pytest.mark.parametrize("by_level", [False, True])
+def test_border_salience_is_what_the_paper_says_cell_by_cell(by_level):
+    strides, targets = (4, 8, 16), objects()
+    ranges = {4: (0, 32), 8: (32, 64), 16: (64, math.inf)} if by_level else dict.fromkeys(strides, (0, 1e9))
+    maps = BorderSalience(by_level)(selections(*strides), targets, EXTENTS, None)
+    found = 0
+    for stride, got in zip(strides, maps, strict=True):
+        least, most = ranges[stride]
+        for image, target in enumerate(targets):
+            for row in range(96 // stride):
+                for column in range(128 // stride):
+                    x, y = (column + 0.5) * stride, (row + 0.5) * stride
+                    best = 0.0
+                    for cx, cy, w, h in target.boxes.tolist():
+                        left, top = 16 + 96 * (cx - w / 2), 8 + 64 * (cy - h / 2)
+                        right, bottom = left + 96 * w, top + 64 * h
+                        reach = x - left, y - top, right - x, bottom - y
+                        if min(reach) > 0 and least < max(reach) <= most:
+                            dx = (reach[0] - reach[2]) / (reach[0] + reach[2])
+                            dy = (reach[1] - reach[3]) / (reach[1] + reach[3])
+                            best = max(best, 1 - math.hypot(dx, dy) / 2)
+                    found += best > 0
+                    assert got[image, row, column].item() == pytest.approx(best, abs=1e-5)
+    assert found > 20
+
+
+def test_assigned_salience_is_the_best_score_of_the_anchors_of_a_cell():
+    torch.manual_seed(1)
+    levels = [torch.rand(2, 96 // stride, 128 // stride) for stride in (8, 16, 32)]
+    strides = torch.cat([torch.full((level[0].numel(),), 8.0 * 2**i) for i, level in enumerate(levels)])
+    assigned = AnchorScores(torch.cat([level.flatten(1) for level in levels], 1), strides)
+    (own,) = AssignedSalience(by_level=True)(selections(16), objects(), EXTENTS, assigned)
+    assert torch.equal(own, levels[1])
+    (every,) = AssignedSalience()(selections(16), objects(), EXTENTS, assigned)
+    for row, column in ((0, 0), (3, 5), (5, 7)):
+        fine = levels[0][:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].amax((1, 2))
+        coarse = levels[2][:, row // 2, column // 2]
+        expected = torch.stack([fine, levels[1][:, row, column], coarse]).amax(0)
+        assert torch.equal(every[:, row, column], expected)
+    with pytest.raises(ConfigError, match="gaussian or border"):
+        AssignedSalience()(selections(16), objects(), EXTENTS, None)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "border", "assigned"])
+def test_a_recipe_names_what_selectors_learn(name):
+    torch.manual_seed(0)
+    detector = hsvdet.create("hsv-det-n+", ["a", "b"], options={"width": 0.0625, "k": 8})
+    recipe = find_recipe("three-stage", {"salience": name, "selector_gain": 2.0})
+    criterion = find("hsv-det-n+").criterion(recipe)
+    assert isinstance(recipe, LossNumbers) and criterion.selection == recipe.selection()
+    losses = criterion(detector.net.train()(torch.rand(2, 3, 96, 128)), objects())
+    losses["selector"].backward()
+    for block in detector.net.sparse_global.values():
+        assert block.scorer.score.bias.grad.abs() > 0
+
+
+def test_the_gain_is_a_factor_and_unknown_names_are_refused():
+    given = selections(16), objects(), EXTENTS
+    once, twice = (SelectionLoss(gain=gain)(*given) for gain in (1.0, 2.0))
+    assert torch.allclose(2 * once, twice)
+    with pytest.raises(ConfigError, match="salience expects one of gaussian, border, assigned; got 'round'"):
+        find_recipe("plain", {"salience": "round"})
+    with pytest.raises(ConfigError, match="salience expects a word, got 3"):
+        find_recipe("plain", {"salience": 3})
