@@ -23,11 +23,11 @@ def found(*detections):
     return Found(boxes, np.array(scores, np.float32), np.array(labels, np.int64))
 
 
-def agreement(expected, came, *rivals, iou=0.7, limit=300, one_class=True, query=None):
+def agreement(expected, came, *rivals, iou=0.7, max_detections=300, one_class=True, query=None):
     """rivals: candidates that the reference suppressed or did not choose."""
     everything = found(*expected, *rivals)
     query = np.arange(len(everything.scores)) if query is None else np.array(query)
-    rules = Rules(0.25, iou, limit, one_class, (1.0, 1.0))
+    rules = Rules(0.25, iou, max_detections, one_class, (1.0, 1.0))
     return compare(found(*expected), found(*came), Candidates(*everything, query), rules, FP32, LABELS)
 
 
@@ -47,10 +47,12 @@ def test_a_detection_at_the_threshold_is_a_tie_and_one_above_it_is_missing():
 
 
 def test_the_weakest_of_a_full_list_may_be_another():
-    result = agreement([(0, 0.9, 0), (300, 0.8, 0)], [(0, 0.9, 0), (600, 0.799, 0)], (600, 0.799, 0), limit=2)
+    result = agreement(
+        [(0, 0.9, 0), (300, 0.8, 0)], [(0, 0.9, 0), (600, 0.799, 0)], (600, 0.799, 0), max_detections=2
+    )
     assert result.ties == 2 and not result.differences
     # But one that the reference does not know is no tie, however weak.
-    result = agreement([(0, 0.9, 0), (300, 0.8, 0)], [(0, 0.9, 0), (600, 0.799, 0)], limit=2)
+    result = agreement([(0, 0.9, 0), (300, 0.8, 0)], [(0, 0.9, 0), (600, 0.799, 0)], max_detections=2)
     assert kinds(result) == ["extra"]
 
 

@@ -16,7 +16,7 @@ from hsvdet.layers.queries import on_maps, token_boxes, token_centres, top_token
 from hsvdet.layers.tokens import sampled_padding
 from hsvdet.models import find
 from hsvdet.models.deformable_detr import RefiningDeformableDetr
-from hsvdet.postprocess import top_k
+from hsvdet.postprocess import TopPairs
 from hsvdet.structures import Prediction, Target
 
 CLASSES = 5
@@ -302,10 +302,10 @@ def test_far_corners_move_by_one_to_two_times_the_reach_of_near_ones():
 def test_the_best_pairs_of_query_and_class_are_the_answer():
     logits = torch.tensor([[[2.0, 1.0, -9.0], [0.5, 3.0, -9.0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.25, 0.5, 0.5, 1.0]]])
-    (found,) = top_k(Prediction(logits, boxes), [(100, 200)], score=0.5, limit=3)
+    (found,) = TopPairs(max_detections=3).detections(Prediction(logits, boxes), [(100, 200)], score=0.5)
     assert found.labels.tolist() == [1, 0, 1]
     torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0, 1.0]).sigmoid())
     expected = torch.tensor([[0.0, 0, 100, 100], [80, 40, 120, 60], [80, 40, 120, 60]])
     torch.testing.assert_close(found.boxes, expected)
-    (found,) = top_k(Prediction(logits, boxes), [(100, 200)], score=0.9, limit=300)
+    (found,) = TopPairs().detections(Prediction(logits, boxes), [(100, 200)], score=0.9)
     assert found.labels.tolist() == [1]

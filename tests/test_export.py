@@ -97,7 +97,7 @@ def on_canvas(detector, image, minimal=False):
 def eager(detector, image, minimal, **options):
     """The detector as it was trained, on the canvas that the artifact has."""
     answer = detector.net(*on_canvas(detector, image, minimal)).answer
-    return find(detector.name).detections(answer, [image.shape[:2]], **options)[0]
+    return find(detector.name).reading.detections(answer, [image.shape[:2]], **options)[0]
 
 
 def assert_same(found, expected):
@@ -113,15 +113,14 @@ def assert_same(found, expected):
 def header_of(detector, **changes):
     values = dict(
         target="onnx", precision="fp32", size=detector.preprocess.size, dynamic=False, score=0.25, floor=0.001,
-        iou=0.7, limit=120, versions={"hsvdet": "1"},
+        iou=0.7, max_detections=120, versions={"hsvdet": "1"},
     )  # fmt: skip
     return artifact.ArtifactHeader(**detector.header(), **values | changes)
 
 
 def written(detector, path, dynamic=False):
-    dense = find(detector.name).postprocess.__name__ == "nms"
-    floor = 0.001 if dense else 0.0
-    graph = ExportGraph(detector, score=0.25, floor=floor, iou=0.7, limit=120)
+    floor = 0.001 if find(detector.name).reading.suppresses else 0.0
+    graph = ExportGraph(detector, score=0.25, floor=floor, iou=0.7, max_detections=120)
     model = to_onnx(graph, detector.preprocess, dynamic=dynamic)
     artifact.set_onnx_header(model, header_of(detector, floor=floor, dynamic=dynamic))
     path.write_bytes(model.SerializeToString())
@@ -136,7 +135,7 @@ def detector():
 @pytest.fixture(scope="module")
 def path(detector, tmp_path_factory):
     folder = tmp_path_factory.mktemp("artifact")
-    report = hsvdet.export(detector, "onnx", folder / "yolo.onnx", limit=120, certify=False)
+    report = hsvdet.export(detector, "onnx", folder / "yolo.onnx", max_detections=120, certify=False)
     assert report.bytes == (folder / "yolo.onnx").stat().st_size and report.passed
     return folder / "yolo.onnx"
 
@@ -149,7 +148,7 @@ def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_p
     for size in ((64, 96), (50, 40), (30, 111)):
         images = [photograph(*size, seed) for seed in range(3)]
         for image, found in zip(images, run(images, score=run.header.floor), strict=True):
-            expected = eager(detector, image, False, score=run.header.floor, limit=120)
+            expected = eager(detector, image, False, score=run.header.floor, max_detections=120)
             assert_same(found, expected)
             assert len(found.scores) > 2
 
@@ -167,7 +166,7 @@ def test_a_dynamic_artifact_has_the_canvas_of_the_detector_itself(name, options,
     run = runtime.load(written(detector, tmp_path / "a.onnx", dynamic=True), threads=1)
     for size in ((128, 160), (50, 90), (90, 50), (200, 40)):
         image = photograph(*size)
-        options = dict(score=run.header.floor, limit=120)
+        options = dict(score=run.header.floor, max_detections=120)
         assert_same(run(image, **options), detector(image, **options))
 
 
@@ -224,7 +223,7 @@ def test_what_is_counted_passes_the_score_and_weaker_rows_follow(path):
 
 def test_openvino_answers_as_onnx_runtime(path, detector, tmp_path, monkeypatch):
     openvino = pytest.importorskip("openvino")
-    hsvdet.export(detector, "openvino", tmp_path / "a.xml", limit=120, certify=False)
+    hsvdet.export(detector, "openvino", tmp_path / "a.xml", max_detections=120, certify=False)
     header = artifact.read_header(tmp_path / "a.xml")
     assert artifact.read_header(tmp_path / "a.xml").labels == tuple(LABELS)
     run, other = runtime.load(path, threads=1), runtime.load(tmp_path / "a.xml", threads=1)
@@ -272,7 +271,7 @@ def test_layers_whose_values_would_overflow_float16_are_found():
     detector = lively("yolov8-n", THIN)
     with torch.no_grad():
         detector.net.stage2[0].norm.weight.mul_(1e6)
-    graph = ExportGraph(detector, score=0.25, floor=0.001, iou=0.7, limit=120)
+    graph = ExportGraph(detector, score=0.25, floor=0.001, iou=0.7, max_detections=120)
     inputs = torch.rand(1, 3, *SIZE), torch.tensor([0, 0, 96, 64]), torch.tensor([64, 96])
     found = layers_near_overflow(graph, [inputs])
     assert {"net.stage2.0.conv", "net.stage2.1.split.conv"} <= set(found) and "net.stem.conv" not in found
@@ -294,7 +293,7 @@ def test_the_header_survives_and_says_where_the_weights_come_from(path, detector
 
 def test_predict_and_val_take_an_artifact_as_they_take_a_checkpoint(path, detector, tmp_path, capsys):
     Image.fromarray(photograph(64, 96)).save(tmp_path / "a.png")
-    options = dict(score=0.001, limit=120, pictures=False)
+    options = dict(score=0.001, max_detections=120, pictures=False)
     hsvdet.predict(detector, [tmp_path / "a.png"], tmp_path / "ours", precision="fp32", **options)
     hsvdet.predict(path, [tmp_path / "a.png"], tmp_path / "artifact", **options)
     ours, artifact = (
@@ -308,7 +307,7 @@ def test_predict_and_val_take_an_artifact_as_they_take_a_checkpoint(path, detect
     box, area = np.array([[0, 0, 30, 30]], np.float32), np.array([900], np.float32)
     record = Record("a", tmp_path / "a.png", (64, 96), box, np.array([0]), np.array([False]), area)
     data = DetectionData([record], tuple(LABELS), (3, 7, 11), tmp_path, "val", "coco")
-    found = hsvdet.val(path, data, limit=120)
+    found = hsvdet.val(path, data, max_detections=120)
     assert found.objects == 1 and found.detections == len(ours)
 
 
@@ -346,7 +345,7 @@ def test_the_runtime_needs_no_pytorch(path, tmp_path):
     "options, words",
     [
         (dict(score=0.0001), "0.001 to 1"),
-        (dict(limit=121), "1 to 120"),
+        (dict(max_detections=121), "1 to 120"),
         (dict(iou=0.5), "--iou 0.5"),
     ],
 )
@@ -364,8 +363,10 @@ def test_files_that_are_no_artifacts_are_named(path, tmp_path):
         for reader in (runtime.load, artifact.read_header):
             with pytest.raises(CheckpointError, match=name):
                 reader(tmp_path / name)
-    with pytest.raises(CheckpointError, match="format 2.*newer"):
-        artifact.ArtifactHeader.from_json({"format": 2})
+    with pytest.raises(CheckpointError, match="format 3.*newer"):
+        artifact.ArtifactHeader.from_json({"format": 3})
+    with pytest.raises(CheckpointError, match="format 1.*reads format 2. Export it again"):
+        artifact.ArtifactHeader.from_json({"format": 1})
 
 
 @pytest.mark.parametrize(

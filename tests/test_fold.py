@@ -212,8 +212,8 @@ def test_the_linear_control_leaves_no_block_whatever_its_condition():
 def test_detections_in_pixels_are_the_same():
     detector = detector_of(**TINY, k=5, heads=2)
     image = (torch.rand(3, 70, 150, generator=torch.Generator().manual_seed(4)) * 255).to(torch.uint8)
-    expected = detector(image, score=0.0, iou=1.0, limit=100)
-    got = detector.deploy()(image, score=0.0, iou=1.0, limit=100)
+    expected = detector(image, score=0.0, iou=1.0, max_detections=100)
+    got = detector.deploy()(image, score=0.0, iou=1.0, max_detections=100)
     assert len(got.labels) == 100 and torch.equal(got.labels, expected.labels)
     assert torch.allclose(got.boxes, expected.boxes, atol=1e-3)
     assert torch.allclose(got.scores, expected.scores, atol=1e-6)

@@ -30,8 +30,8 @@ FLOORS = [
     "devices models evaluate",
     "backbones criteria data draw",
     "layers postprocess preprocess files",
-    "boxes",
-    "structures errors",
+    "structures",
+    "boxes errors",
 ]
 FLOOR = {room: -number for number, row in enumerate(FLOORS) for room in row.split()}
 

@@ -63,8 +63,8 @@ def test_every_family_runs_in_bf16_and_answers_nearly_the_same(name):
 def test_float32_answers_do_not_change(name):
     detector = tiny(name)
     image = photograph()
-    expected = detector(image, score=0.0, iou=1.0, limit=50)
-    got = detector.accelerate("fp32")(image, score=0.0, iou=1.0, limit=50)
+    expected = detector(image, score=0.0, iou=1.0, max_detections=50)
+    got = detector.accelerate("fp32")(image, score=0.0, iou=1.0, max_detections=50)
     torch.testing.assert_close(got.scores, expected.scores, rtol=1e-4, atol=1e-6)
     assert detector.settings.precision == "fp32" and detector.folded is None
 

@@ -26,7 +26,7 @@ def detector(tiny_checkpoint):
 @pytest.fixture
 def predict(detector):
     """Everything the network says, however unsure: it has random weights."""
-    return partial(hsvdet.predict, detector, score=0.0, iou=1.0, limit=3)
+    return partial(hsvdet.predict, detector, score=0.0, iou=1.0, max_detections=3)
 
 
 def picture(path: Path, width: int = 40, height: int = 30, **options) -> Path:
@@ -101,7 +101,7 @@ def test_a_photograph_lying_on_its_side_is_saved_upright_with_its_boxes(tmp_path
     with Image.open(tmp_path / "out/phone.jpg") as saved:
         assert saved.size == (20, 60) == (row["width"], row["height"])
         assert saved.getexif().get(0x0112, 1) == 1
-    expected = detector(tmp_path / "phone.jpg", score=0.0, iou=1.0, limit=3).boxes
+    expected = detector(tmp_path / "phone.jpg", score=0.0, iou=1.0, max_detections=3).boxes
     boxes = torch.tensor([r["bbox"] for r in json.loads((tmp_path / "out/detections.json").read_text())])
     boxes[:, 2:] += boxes[:, :2]
     torch.testing.assert_close(boxes, expected, atol=0.03, rtol=0)

@@ -80,3 +80,23 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 def refine(change: Tensor, reference: Tensor, eps: float = 1e-5) -> Tensor:
     """A reference in [0, 1] moved by `change`, added before the sigmoid (Deformable DETR, section 4.2)."""
     return (change.float() + inverse_sigmoid(reference, eps)).sigmoid()
+
+
+def decode_distances(distances: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
+    """Distance logits [..., A, 4 * R] to boxes [..., A, 4] xyxy in input pixels, float32.
+
+    anchors: [..., A, 2] xy in input pixels. strides: [..., A] pixels.
+    The distance is the mean of its distribution over 0 .. R - 1 strides (generalised focal loss, Li et al. 2020,
+    arXiv 2006.04388, equation 5).
+    """
+    bins = distances.float().unflatten(-1, (4, -1))
+    values = torch.arange(bins.shape[-1], device=bins.device, dtype=torch.float32)
+    reach = (bins.softmax(-1) * values).sum(-1) * strides[..., None]
+    return torch.cat([anchors - reach[..., :2], anchors + reach[..., 2:]], -1)
+
+
+def pixels_to_fractions(xyxy: Tensor, extents: Tensor) -> Tensor:
+    """[B, A, 4] xyxy input pixels to cxcywh fractions of each image's extent [B, 4]."""
+    offset, scale = extents[:, None, :2], extents[:, None, 2:]
+    centre = (xyxy[..., :2] + xyxy[..., 2:]) / 2
+    return torch.cat([(centre - offset) / scale, (xyxy[..., 2:] - xyxy[..., :2]) / scale], -1)

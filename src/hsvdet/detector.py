@@ -52,19 +52,26 @@ class Detector:
 
     @torch.inference_mode()
     def __call__(
-        self, images, *, score: float = 0.25, iou: float = 0.7, limit: int = 300, batch: int = 16
+        self,
+        images,
+        *,
+        score: float = 0.25,
+        iou: float = 0.7,
+        max_detections: int | None = None,
+        batch: int = 16,
     ) -> Detections | list[Detections]:
         """Detect objects on one image or a list of them.
 
         images: path, PIL image, HWC uint8 array, CHW uint8 tensor, or a list of these. Returns Detections in
         pixels of the original image, on the CPU; a list for a list, in its order. An image's answer does not
-        depend on the others: images are run together only where their canvas is the same.
+        depend on the others: images are run together only where their canvas is the same. score, iou,
+        max_detections: see `Reading.detections`.
         Raises DataError naming the image that cannot be read.
         """
         from .data.images import read_image
 
         if not isinstance(images, list | tuple):
-            return self([images], score=score, iou=iou, limit=limit, batch=batch)[0]
+            return self([images], score=score, iou=iou, max_detections=max_detections, batch=batch)[0]
         self.net.eval()
         groups: dict[tuple[int, int], list[int]] = {}
         placed, sizes = [], []
@@ -79,8 +86,8 @@ class Detector:
             for start in range(0, len(numbers), batch):
                 chunk = numbers[start : start + batch]
                 answer = self.answer([placed[i] for i in chunk])
-                found = models.find(self.name).detections(
-                    answer, [sizes[i] for i in chunk], score=score, iou=iou, limit=limit
+                found = models.find(self.name).reading.detections(
+                    answer, [sizes[i] for i in chunk], score=score, iou=iou, max_detections=max_detections
                 )
                 for i, detections in zip(chunk, found, strict=True):
                     results[i] = Detections(*(part.cpu() for part in detections))

@@ -117,6 +117,17 @@ class DenseOutput(NamedTuple):
         twin = [] if self.twin is None else [("one-to-many", self.twin.prediction)]
         return [("answer", self.prediction), *twin]
 
+    def boxes_at(self, index: Tensor, extents: Tensor) -> Tensor:
+        """The answer's boxes at `index` [B, K] alone, [B, K, 4] fractions: in a graph that needs only some of them,
+        the others are not decoded. extents: as the field, if the network was not told them exactly."""
+        from .boxes import decode_distances, pixels_to_fractions
+
+        distances = self.distances.transpose(1, 2)  # [B, 4 R, A], as the head made them
+        there = index.unsqueeze(1).expand(-1, distances.shape[1], -1)
+        distances = distances.gather(2, there).transpose(1, 2)
+        xyxy = decode_distances(distances, self.anchors[index], self.strides[index])
+        return pixels_to_fractions(xyxy, extents)
+
 
 class DenoisingGroups(NamedTuple):
     """Which noised query is made from which object; made by layers/denoising.py, undone by the criterion.
@@ -156,6 +167,10 @@ class QueryOutput(NamedTuple):
     def answer(self) -> Prediction:
         return self.layers[-1]
 
+    def boxes_at(self, index: Tensor, extents: Tensor) -> Tensor:
+        """The answer's boxes at `index` [B, K], [B, K, 4] fractions. extents: see `DenseOutput`."""
+        return self.answer.boxes.float().gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+
     def predictions(self) -> list[tuple[str, Prediction]]:
         """All of them, by name. The last decoder layer is the answer."""
         named = [(f"decoder layer {number}", layer) for number, layer in enumerate(self.layers)]
@@ -179,6 +194,10 @@ class DualOutput(NamedTuple):
     query: QueryOutput
     parents: Tensor | None = None
     selections: tuple[Selection, ...] = ()
+
+    def boxes_at(self, index: Tensor, extents: Tensor) -> Tensor:
+        """The answer's boxes at `index` [B, K], [B, K, 4] fractions. extents: see `DenseOutput`."""
+        return self.answer.boxes.float().gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
 
     def predictions(self) -> list[tuple[str, Prediction]]:
         """All of them, by name."""

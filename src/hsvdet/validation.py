@@ -41,24 +41,24 @@ def val(
     workers: int | None = None,
     score: float = 0.001,
     iou: float = 0.7,
-    limit: int = 300,
+    max_detections: int | None = None,
     precision: str = "fp32",
     out: str | PathLike[str] | None = None,
 ) -> Evaluation:
     """Evaluate a detector, a checkpoint or an artifact on one split of a data set.
 
     data: a path, read with the detector's classes, or DetectionData with these very classes. score: weaker
-    detections are left out; COCO's AP wants nearly all. iou: of the suppression. limit: detections per image.
-    out: a folder for the report (numbers and pictures). An image's detections do not depend on the images it
-    shares a batch with. An artifact of `hsvdet export` is run by its runtime, for which device, precision and iou
-    are settled; it gives each box one class, and no predictions from before suppression.
+    detections are left out; COCO's AP wants nearly all. iou: of the suppression. max_detections: of an image, the
+    model's own number if not given. out: a folder for the report (numbers and pictures). An image's detections do
+    not depend on the images it shares a batch with. An artifact of `hsvdet export` is run by its runtime, for which
+    device, precision and iou are settled; it gives each box one class, and no predictions from before suppression.
     Raises CheckpointError, ConfigError, DataError.
     """
     if is_artifact(detector):
         refuse(detector, device=device not in ("auto", "cpu"), precision=precision != "fp32")
         detector = ArtifactDetector(detector)
         data = _of_classes(detector, data, split)
-        found = detector.on_data(data, score=score, iou=iou, limit=limit, batch=batch)
+        found = detector.on_data(data, score=score, iou=iou, max_detections=max_detections, batch=batch)
         return _reported(evaluate_detections(data, found), out)
     place = find_device(device)
     if not isinstance(detector, Detector):
@@ -74,7 +74,14 @@ def val(
     )
     net = detector.to(place).net.eval()
     found = find_all(
-        detector, net, loader, device=place, precision=precision, score=score, iou=iou, limit=limit
+        detector,
+        net,
+        loader,
+        device=place,
+        precision=precision,
+        score=score,
+        iou=iou,
+        max_detections=max_detections,
     )
     return _reported(evaluate_detections(data, found.detections, candidates=found.candidates), out)
 
@@ -104,11 +111,11 @@ def find_all(
     precision: str = "fp32",
     score: float = 0.001,
     iou: float = 0.7,
-    limit: int = 300,
+    max_detections: int | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Found:
     """Run `net` (of the detector's kind, in evaluation mode) over batches. between: called after each."""
-    model = models.find(detector.name)
+    reading = models.find(detector.name).reading
     # The upper bound among token selectors looks at the objects, in evaluation as well.
     oracle = any(selector.needs_targets for selector in selectors_of(net))
     found = Found({}, {})
@@ -117,11 +124,10 @@ def find_all(
         with autocast(device, precision):
             answer = net(batch.images, batch.padding, batch.targets if oracle else None).answer
         sizes = [info.size for info in batch.infos]
-        detections = model.detections(answer, sizes, score=score, iou=iou, limit=limit, several_labels=True)
-        boxes, logits = cxcywh_to_xyxy(answer.boxes.float()), answer.logits.float()
-        # One logit more than classes: a softmax with "no object" last.
-        softmax = logits.shape[-1] > len(detector.labels)
-        probabilities = logits.softmax(-1) if softmax else logits.sigmoid()
+        detections = reading.detections(
+            answer, sizes, score=score, iou=iou, max_detections=max_detections, multi_label=True
+        )
+        boxes, probabilities = cxcywh_to_xyxy(answer.boxes.float()), reading.scores(answer.logits)
         for i, (info, target) in enumerate(zip(batch.infos, batch.targets, strict=True)):
             found.detections[info.id] = Detections(*(part.cpu() for part in detections[i]))
             # In fractions of the image: overlaps are the same as in pixels.

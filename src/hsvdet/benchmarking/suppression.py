@@ -26,7 +26,6 @@ from ..devices import find_device
 from ..errors import ConfigError
 from ..evaluate import evaluate_detections
 from ..loading import load
-from ..postprocess import nms
 from ..structures import Detections
 from ..validation import check_labels
 
@@ -84,7 +83,7 @@ def benchmark_nms(
     split: str = "val",
     scores: Sequence[float] = SCORES,
     ious: Sequence[float] = OVERLAPS,
-    limit: int = 300,
+    max_detections: int | None = None,
     size: tuple[int, int] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -92,8 +91,9 @@ def benchmark_nms(
     """Time the suppression of a trained detector with sigmoid classes over a grid of thresholds.
 
     detector: or a checkpoint. data: what it looks at, and what AP is measured on; 16 built-in scenes, and no AP,
-    if not given. scores: weaker candidates are left out. ious: of the suppression. limit: boxes kept an image.
-    Every class over the score is a candidate, as COCO's AP wants. precision: as of `Detector.accelerate`.
+    if not given. scores: weaker candidates are left out. ious: of the suppression. max_detections: boxes kept an
+    image, the model's own number if not given. Every class over the score is a candidate, as COCO's AP wants.
+    precision: as of `Detector.accelerate`.
     Raises CheckpointError, DataError, and ConfigError for a model whose answer is not suppressed.
     """
     if not isinstance(detector, Detector):
@@ -102,7 +102,8 @@ def benchmark_nms(
                 f"benchmark nms expects a checkpoint; {detector} has random weights, which find nothing to suppress."
             )
         detector = load(detector)
-    if models.find(detector.name).postprocess is not nms:
+    reading = models.find(detector.name).reading
+    if not reading.suppresses:
         raise ConfigError(f"{detector.name} answers without suppression: there is nothing to time.")
     thresholds = [*scores, *ious]
     if not scores or not ious or not all(0 <= value <= 1 for value in thresholds):
@@ -124,15 +125,15 @@ def benchmark_nms(
         answer = detector.answer([detector.preprocess.place(image, minimal=True)])
         _finish(answer.logits)
         network.append(1e3 * (time.perf_counter() - start))
-        probabilities = answer.logits.float().sigmoid()
+        probabilities = reading.scores(answer.logits)
         for score in scores:
             candidates[score].append(int((probabilities > score).sum()))
-        options = {"limit": limit, "several_labels": True}
+        options = {"max_detections": max_detections, "multi_label": True}
         if number == 0:  # the first call of all is slow
-            nms(answer, [image.shape[1:]], score=scores[0], iou=ious[0], **options)
+            reading.detections(answer, [image.shape[1:]], score=scores[0], iou=ious[0], **options)
         for (score, iou), cell in cells.items():
             start = time.perf_counter()
-            (found,) = nms(answer, [image.shape[1:]], score=score, iou=iou, **options)
+            (found,) = reading.detections(answer, [image.shape[1:]], score=score, iou=iou, **options)
             _finish(found.boxes)
             cell.times.append(1e3 * (time.perf_counter() - start))
             cell.kept.append(len(found.scores))

@@ -2,7 +2,7 @@
 
 Rounding moves scores and boxes a little, and three decisions turn a little into a detection more or less: the
 score threshold, suppression (which of two overlapping boxes is stronger; whether they overlap too much), and the
-limit of detections. A detection that is missing or too many is a *tie* only where one of these was decided by
+largest number of detections. A detection that is missing or too many is a *tie* only where one of these was decided by
 less than the tolerance, as the reference's own candidates show; otherwise it is a difference.
 """
 
@@ -41,12 +41,12 @@ class Candidates(NamedTuple):
 
 class Rules(NamedTuple):
     """How candidates become detections. score: threshold. iou: above it the weaker of two boxes of a class is
-    suppressed; None for no suppression. limit: most detections. one_class: a query answers with its best class
+    suppressed; None for no suppression. max_detections: of an image. one_class: a query answers with its best class
     only. scale: (y, x) pixels of the network's input per pixel of the image."""
 
     score: float
     iou: float | None
-    limit: int
+    max_detections: int
     one_class: bool
     scale: tuple[float, float]
 
@@ -238,7 +238,7 @@ def _ties(
 
     def at_the_edge(score: float, other: Found) -> bool:
         cut = rules.score
-        if len(other.scores) >= rules.limit:
+        if len(other.scores) >= rules.max_detections:
             cut = max(cut, float(other.scores[-1]))
         return score * (1 - slack) <= cut
 

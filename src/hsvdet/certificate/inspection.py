@@ -115,7 +115,7 @@ def examine(
     """
     detector = _at_size(detector, header.size)
     iou = 0.7 if header.iou is None else header.iou
-    reference = Reference(detector, iou=iou, limit=header.limit, minimal=header.dynamic)
+    reference = Reference(detector, iou=iou, max_detections=header.max_detections, minimal=header.dynamic)
     tried = probes(data, images)
     answers = [reference.answer(probe.image) for probe in tried]
     score = _score(reference, answers, header.floor)

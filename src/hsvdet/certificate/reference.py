@@ -12,7 +12,6 @@ from torch import Tensor
 from .. import models
 from ..detector import Detector
 from ..errors import HsvdetError
-from ..postprocess import MOST_CANDIDATES, nms, to_pixels
 from ..structures import Prediction
 from .agreement import Candidates, Found, Rules
 
@@ -38,9 +37,10 @@ class Reference:
     """minimal: whether the artifact leaves out padding as `Detector` does, or fills the whole canvas, as one of
     fixed size must."""
 
-    def __init__(self, detector: Detector, *, iou: float, limit: int, minimal: bool):
-        self.detector, self.iou, self.limit, self.minimal = detector, iou, limit, minimal
-        self.model = models.find(detector.name)
+    def __init__(self, detector: Detector, *, iou: float, max_detections: int, minimal: bool):
+        self.detector, self.iou, self.minimal = detector, iou, minimal
+        self.max_detections = max_detections
+        self.reading = models.find(detector.name).reading
 
     @torch.inference_mode()
     def answer(self, image: np.ndarray) -> Answer:
@@ -49,30 +49,19 @@ class Reference:
         return Answer(answer, (image.shape[0], image.shape[1]), given.scale)
 
     def rules(self, answer: Answer, score: float) -> Rules:
-        suppressed = self.model.postprocess is nms
-        return Rules(score, self.iou if suppressed else None, self.limit, self._one_class, answer.scale)
+        iou = self.iou if self.reading.suppresses else None
+        return Rules(score, iou, self.max_detections, self.reading.one_class, answer.scale)
 
     def detections(self, answer: Answer, score: float) -> Found:
-        found = self.model.detections(
-            answer.prediction, [answer.size], score=score, iou=self.iou, limit=self.limit
+        found = self.reading.detections(
+            answer.prediction, [answer.size], score=score, iou=self.iou, max_detections=self.max_detections
         )
         return Found(*(part.cpu().numpy() for part in found[0]))
 
     def candidates(self, answer: Answer, score: float) -> Candidates:
-        logits = answer.prediction.logits[0].float()
-        softmax = logits.shape[-1] > len(self.detector.labels)  # with "no object" last
-        scores = logits.softmax(-1)[:, :-1] if softmax else logits.sigmoid()
-        query, label = (scores > score).nonzero(as_tuple=True)
-        values = scores[query, label]
-        if len(values) > MOST_CANDIDATES:
-            values, best = values.topk(MOST_CANDIDATES)
-            query, label = query[best], label[best]
-        boxes = to_pixels(answer.prediction.boxes[0, query], answer.size)
-        return Candidates(*(part.cpu().numpy() for part in (boxes, values, label, query)))
-
-    @property
-    def _one_class(self) -> bool:
-        return self.model.postprocess is not models.top_k
+        alone = Prediction(*(part[0] for part in answer.prediction))
+        found = self.reading.candidates(alone, answer.size, score=score)
+        return Candidates(*(part.cpu().numpy() for part in found))
 
 
 def network_input(detector: Detector, image: np.ndarray, minimal: bool) -> NetworkInput:

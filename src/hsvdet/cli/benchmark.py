@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from .answer import Answer
-from .options import Checkpoint, Device, InferencePrecision, Json, Limit, Size
+from .options import Checkpoint, Device, InferencePrecision, Json, MaxDetections, Size
 
 
 class WithDefault(TyperGroup):
@@ -82,7 +82,7 @@ def nms(
     iou: Annotated[
         list[float] | None, typer.Option(min=0, max=1, help="A threshold of overlap, as often as needed.")
     ] = None,
-    limit: Limit = 300,
+    max_detections: MaxDetections = None,
     size: Size = None,
     device: Device = "auto",
     precision: Annotated[
@@ -99,7 +99,7 @@ def nms(
         split=split,
         scores=score or SCORES,
         ious=iou or OVERLAPS,
-        limit=limit,
+        max_detections=max_detections,
         size=size,
         device=device,
         precision=precision.value,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .answer import Answer
-from .options import Checkpoint, Iou, Json, Limit, Size
+from .options import Checkpoint, Iou, Json, MaxDetections, Size
 
 
 class Target(StrEnum):
@@ -46,7 +46,7 @@ def export(
     ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="Weaker detections are not counted.")] = 0.25,
     iou: Iou = 0.7,
-    limit: Limit = 300,
+    max_detections: MaxDetections = None,
     json: Json = False,
 ) -> Answer:
     """A checkpoint as an artifact with everything inside, certified. Exit code 1: it detects otherwise."""
@@ -63,6 +63,6 @@ def export(
         data=data,
         score=score,
         iou=iou,
-        limit=limit,
+        max_detections=max_detections,
     )
     return Answer(report.to_json(), str(report), 0 if report.passed else 1)

@@ -42,7 +42,9 @@ Size = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that load images; chosen if not given.")]
 Iou = Annotated[float, typer.Option(min=0, max=1, help="Overlap above which the weaker box is suppressed.")]
-Limit = Annotated[int, typer.Option(min=1, help="Most detections per image.")]
+MaxDetections = Annotated[
+    int | None, typer.Option(min=1, help="Of an image; the model's own number if not given.")
+]
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors) of hsvdet, or hf://owner/name.")
 ]

@@ -23,7 +23,6 @@ from ..errors import ConfigError, SaveError
 from ..files import write_atomically
 from ..layers.selection import selectors_of
 from ..loading import load
-from ..postprocess import nms
 from ..runtime.artifact import ArtifactHeader, hand_over, parts, rejected_path, set_onnx_header, write_header
 from ..runtime.runner import SUFFIXES as RUNNABLE
 from .graph import ExportGraph
@@ -106,7 +105,7 @@ def export(
     data: DetectionData | str | PathLike[str] | None = None,
     score: float = 0.25,
     iou: float = 0.7,
-    limit: int = 300,
+    max_detections: int | None = None,
     certify: bool = True,
 ) -> ExportReport:
     """Write an artifact that takes uint8 images of any size and gives detections in their pixels (docs/export.md).
@@ -117,14 +116,14 @@ def export(
     by the shorter side always do. precision: fp32, bf16 (OpenVINO), fp16 or int8. calibrate: a data set, for int8;
     fp16 measures on it, or else on drawn scenes, which layers come near its largest number. data: what the
     certificate is made with; if not given, `calibrate` for int8, else drawn scenes. score: what a detection must
-    pass to be counted; weaker ones down to 0.001 follow it. iou: of the suppression. limit: detections an image.
-    certify: compare the artifact with the detector and write its certificate; one that differs is not handed over,
-    it stays NAME.rejected.SUFFIX.
+    pass to be counted; weaker ones down to 0.001 follow it. iou: of the suppression. max_detections: of an image,
+    the model's own number if not given. certify: compare the artifact with the detector and write its certificate;
+    one that differs is not handed over, it stays NAME.rejected.SUFFIX.
 
     Written atomically. Raises CheckpointError, ConfigError, DataError and SaveError.
     """
     started = time.monotonic()
-    _check(to, precision, calibrate, score, iou, limit)
+    _check(to, precision, calibrate, score, iou, max_detections)
     path = _path(detector, to, out)
     if not isinstance(detector, Detector):
         detector = load(detector)
@@ -143,9 +142,10 @@ def export(
         dynamic = True
         notes.append("Its images are resized by their shorter side, so the canvas is as large as each needs.")
     images = _images(detector, precision, calibrate)
-    dense = models.find(detector.name).postprocess is nms
-    floor = min(FLOOR, score) if dense else 0.0
-    graph = ExportGraph(detector, score=score, floor=floor, iou=iou, limit=limit, portable=one_shape)
+    reading = models.find(detector.name).reading
+    floor = min(FLOOR, score) if reading.suppresses else 0.0
+    most = reading.max_detections if max_detections is None else max_detections
+    graph = ExportGraph(detector, score=score, floor=floor, iou=iou, max_detections=most, portable=one_shape)
     header = ArtifactHeader(
         **detector.header(),
         target=to,
@@ -154,8 +154,8 @@ def export(
         dynamic=dynamic,
         score=score,
         floor=floor,
-        iou=iou if dense else None,
-        limit=limit,
+        iou=iou if reading.suppresses else None,
+        max_detections=most,
         versions={package: version(package) for package in ("hsvdet", "torch")},
         float32=_kept_in_float32(graph, detector, precision, images, dynamic),
     )
@@ -182,7 +182,7 @@ def export(
     return ExportReport(str(written), header, _bytes(written), seconds, certificate, tuple(notes))
 
 
-def _check(to: str, precision: str, calibrate, score: float, iou: float, limit: int) -> None:
+def _check(to: str, precision: str, calibrate, score: float, iou: float, max_detections: int | None) -> None:
     if to not in SUFFIXES:
         raise ConfigError(f"to expects one of {', '.join(SUFFIXES)}; got {to!r}.")
     if precision not in PRECISIONS:
@@ -197,8 +197,8 @@ def _check(to: str, precision: str, calibrate, score: float, iou: float, limit: 
         raise ConfigError(f"bf16 is how OpenVINO computes on CPUs; for {to} take fp16.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):
         raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
-    if limit < 1:
-        raise ConfigError(f"limit expects a number from 1 on; got {limit}.")
+    if max_detections is not None and max_detections < 1:
+        raise ConfigError(f"max_detections expects a number from 1 on; got {max_detections}.")
     missing = [package for package in _PACKAGES[to] if find_spec(package) is None]
     if missing:
         raise ConfigError(

@@ -85,7 +85,7 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float, limit: int):
+def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float, most: int):
     """ONNX's own operator, which sorts and compares as above; each class is a row of scores of its own."""
     rows = op.Constant(value=ir.tensor(np.arange(classes)[:, None]))
     axis = op.Constant(value_ints=[1])
@@ -94,7 +94,7 @@ def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float,
     selected = op.NonMaxSuppression(
         boxes,
         table,
-        op.Constant(value_ints=[limit]),
+        op.Constant(value_ints=[most]),
         op.Constant(value_floats=[iou]),
         op.Constant(value_floats=[floor]),
     )  # [M, 3]: image, class, box

@@ -9,28 +9,34 @@ from torchvision.ops import nms
 
 @torch.library.custom_op("hsvdet::suppress", mutates_args=())
 def suppress(
-    boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, iou: float, floor: float, limit: int
+    boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, iou: float, floor: float, most: int
 ) -> Tensor:
     """Which boxes are kept: [B, K] bool. boxes: [B, K, 4] xyxy. scores, labels: [B, K].
 
     Greedy and exact, per class: the strongest box stays, those of its class that overlap it by more than `iou`
-    go, and so on; nothing at or below `floor` is kept, nor more than `limit` of a class.
+    go, and so on; nothing at or below `floor` is kept, nor more than `most` of a class.
     """
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(len(boxes)):
         for label in labels[image].unique():
             own = ((labels[image] == label) & (scores[image] > floor)).nonzero().squeeze(1)
-            kept[image, own[nms(boxes[image, own], scores[image, own], iou)[:limit]]] = True
+            kept[image, own[nms(boxes[image, own], scores[image, own], iou)[:most]]] = True
     return kept
 
 
 @suppress.register_fake
-def _(boxes, scores, labels, classes, iou, floor, limit):
+def _(boxes, scores, labels, classes, iou, floor, most):
     return torch.empty_like(scores, dtype=torch.bool)
 
 
 def suppress_in_rounds(
-    boxes: Tensor, scores: Tensor, labels: Tensor, iou: float, floor: float, rounds: int = 16
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    classes: int,
+    iou: float,
+    floor: float,
+    rounds: int = 16,
 ) -> Tensor:
     """As `suppress`, for boxes that come strongest first, in operators that every runtime has.
 

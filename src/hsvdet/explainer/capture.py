@@ -18,8 +18,8 @@ from ..devices import move
 from ..layers.deformable_transformer import DeformableEncoderLayer
 from ..layers.sparse_global import SparseGlobal
 from ..layers.transformer import EncoderLayer
-from ..postprocess import to_pixels
-from ..structures import DenseOutput, Detections, ImageInfo, QueryOutput, Rectangle, Sample
+from ..postprocess import Thresholds
+from ..structures import DenseOutput, Detections, ImageInfo, Prediction, QueryOutput, Rectangle, Sample
 from .view import Cells, View
 
 _SEED = 0  # of chance among tokens, where a detector selects them so
@@ -76,15 +76,16 @@ def watch(detector: Detector, image: Tensor, *, score: float, iou: float) -> See
     net = detector.net.eval()
     view, output, calls = run(detector, image)
     size = view.size
-    read = models.find(detector.name).detections
-    (found,) = read(output.answer, [size], score=score, iou=iou)
-    if not len(found.scores):
-        (found,) = read(output.answer, [size], score=0.0, iou=iou)
-    found = Detections(*(part.cpu() for part in found))
-    predictions = predictions_of(found, output.answer, size, len(detector.labels))
+    reading = models.find(detector.name).reading
+    alone = Prediction(*(part[0] for part in output.answer))
+    wanted = Thresholds(score, iou, reading.max_detections, multi_label=False)
+    chosen = reading.chosen(alone, size, wanted)
+    if not len(chosen.scores):
+        chosen = reading.chosen(alone, size, wanted._replace(score=0.0))
+    predictions = chosen.index.cpu().numpy()
     _, first = np.unique(predictions, return_index=True)  # a query may answer with several classes
     first.sort()
-    found = Detections(*(part[torch.from_numpy(first)] for part in found))
+    found = Detections(*(part.cpu()[torch.from_numpy(first)] for part in chosen[:3]))
 
     heard = {call.module: call for call in calls}
     encoder, decoder = layers_of(net)
@@ -151,19 +152,6 @@ def as_heard(call: Call, method: Callable) -> Any:
     with torch.random.fork_rng(devices):
         the_same_chance()
         return method(**call.inputs)
-
-
-def predictions_of(found: Detections, answer, size: tuple[int, int], classes: int) -> np.ndarray:
-    """Which of the network's predictions each detection is: [N] numbers in 0..Q-1."""
-    logits = answer.logits[0].float().cpu()
-    # One logit more than classes: a softmax with "no object" last.
-    probabilities = logits.softmax(-1) if logits.shape[-1] > classes else logits.sigmoid()
-    boxes = to_pixels(answer.boxes[0].cpu(), size)
-    chosen = [
-        ((boxes - box).abs().sum(-1) + (probabilities[:, label] - score).abs()).argmin().item()
-        for box, score, label in zip(*found, strict=True)
-    ]
-    return np.array(chosen, dtype=np.int64)
 
 
 def the_same_chance(*_) -> None:

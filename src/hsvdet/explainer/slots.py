@@ -64,17 +64,15 @@ def slot_maps(
         EvaluationSet(data, detector.preprocess), _BATCH, workers=default_workers(detector.device)
     )
     net, boxes, answers, aspects = detector.net.eval(), [], [], []
-    ranks = False
+    ranks, reading = False, models.find(detector.name).reading
     for batch in loader:
         batch = move(batch, detector.device, detector.preprocess)
         output = net(batch.images, batch.padding)
         answer = output.answer
-        logits = answer.logits.float()
-        softmax = logits.shape[-1] > len(detector.labels)  # its last class is "no object"
-        probabilities = logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
+        scores = reading.scores(answer.logits)
         ranks = output.proposals is not None
         boxes.append(answer.boxes.float().cpu().numpy())
-        answers.append((probabilities.amax(-1) > score).float().cpu().numpy())
+        answers.append((scores.amax(-1) > score).float().cpu().numpy())
         aspects += [info.size[1] / info.size[0] for info in batch.infos]
     return SlotMaps(
         np.concatenate(boxes),

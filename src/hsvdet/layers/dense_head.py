@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..boxes import decode_distances, pixels_to_fractions
 from ..structures import DenseOutput, Prediction
 from .conv import ConvNormAct
 from .tokens import content_extents
@@ -26,25 +27,6 @@ def anchor_points(maps: list[Tensor], strides: tuple[int, ...]) -> tuple[Tensor,
         points.append(grid.reshape(-1, 2) * stride)
         steps.append(torch.full((height * width,), float(stride), device=level.device))
     return torch.cat(points), torch.cat(steps)
-
-
-def decode_distances(distances: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
-    """Distance logits [..., A, 4 * R] to boxes [..., A, 4] xyxy in input pixels, float32.
-
-    anchors: [..., A, 2] xy in input pixels. strides: [..., A] pixels.
-    The distance is the mean of its distribution over 0 .. R - 1 strides (GFL, equation 5).
-    """
-    bins = distances.float().unflatten(-1, (4, -1))
-    values = torch.arange(bins.shape[-1], device=bins.device, dtype=torch.float32)
-    reach = (bins.softmax(-1) * values).sum(-1) * strides[..., None]
-    return torch.cat([anchors - reach[..., :2], anchors + reach[..., 2:]], -1)
-
-
-def pixels_to_fractions(xyxy: Tensor, extents: Tensor) -> Tensor:
-    """[B, A, 4] xyxy input pixels to cxcywh fractions of each image's extent [B, 4]."""
-    offset, scale = extents[:, None, :2], extents[:, None, 2:]
-    centre = (xyxy[..., :2] + xyxy[..., 2:]) / 2
-    return torch.cat([(centre - offset) / scale, (xyxy[..., 2:] - xyxy[..., :2]) / scale], -1)
 
 
 class DenseHead(nn.Module):

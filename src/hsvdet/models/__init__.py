@@ -14,9 +14,8 @@ from ..criteria.matching import MatchingCosts
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion, SetWeights
 from ..errors import ConfigError, did_you_mean
-from ..postprocess import best_class, nms, top_k
+from ..postprocess import BestClass, Reading, Suppressed, TopPairs
 from ..preprocess import Preprocess
-from ..structures import Detections, Prediction
 from . import (
     conditional_detr,
     dab_detr,
@@ -48,39 +47,22 @@ class Model(NamedTuple):
     """One row of the table.
 
     net: (config, number of classes) to the network. config: a frozen dataclass, all the numbers of it.
-    criterion: makes the loss, with the numbers of a recipe. postprocess: `nms`, `top_k` or `best_class` of
-    postprocess.py, as the answer is to be read. preprocess: what it was designed for. recipe: the name of its
-    training recipe (training/recipe.py). licence: of the design as written here; published weights have their
-    own.
+    criterion: makes the loss, with the numbers of a recipe. reading: how its answer becomes detections. preprocess:
+    what it was designed for. recipe: the name of its training recipe (training/recipe.py). padding_cell: the side in
+    pixels of the cells in which a graph may tell the network what is padding; its outputs then must take the exact
+    extents in `boxes_at`. licence: of the design as written here; published weights have their own.
     """
 
     family: str
     net: Callable[[Any, int], nn.Module]
     config: Any
     criterion: Callable[[LossNumbers], nn.Module]
-    postprocess: Callable
+    reading: Reading
     preprocess: Preprocess
     recipe: str
+    padding_cell: int = 1
     licence: str = "Apache-2.0"
     note: str = ""
-
-    def detections(
-        self,
-        prediction: Prediction,
-        sizes: list[tuple[int, int]],
-        *,
-        score: float = 0.25,
-        iou: float = 0.7,
-        limit: int = 300,
-        several_labels: bool = False,
-    ) -> list[Detections]:
-        """The answer to images of `sizes` (height, width), in their pixels: for callers who do not know the model.
-
-        iou and several_labels are about suppression, see `postprocess.nms`; other models have none.
-        """
-        if self.postprocess is nms:
-            return nms(prediction, sizes, score=score, iou=iou, limit=limit, several_labels=several_labels)
-        return self.postprocess(prediction, sizes, score=score, limit=limit)
 
 
 _LETTERBOX = Preprocess(size=(640, 640))
@@ -121,13 +103,15 @@ def _task_aligned(numbers: LossNumbers = _USUAL) -> DenseCriterion:
 
 def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:
     return {
-        name: Model(family, net, config, _task_aligned, nms, _LETTERBOX, recipe, note=note)
+        name: Model(
+            family, net, config, _task_aligned, Suppressed(), _LETTERBOX, recipe, padding_cell=8, note=note
+        )
         for name, config in configs.items()
     }
 
 
 def _query(
-    family: str, net, config, variants: dict, criterion, read, preprocess, recipe: str
+    family: str, net, config, variants: dict, criterion, reading: Reading, preprocess, recipe: str
 ) -> dict[str, Model]:
     """Tiny forms are for small images and few of them, whatever the paper's evaluation and training were."""
     rows = {}
@@ -136,7 +120,7 @@ def _query(
         if name.endswith("-tiny"):
             learned_by = "small-data"
             own = replace(preprocess, size=(320, 320)) if preprocess.resize == "stretch" else _FIT
-        rows[name] = Model(family, net, config(**sizes), criterion, read, own, learned_by)
+        rows[name] = Model(family, net, config(**sizes), criterion, reading, own, learned_by)
     return rows
 
 
@@ -152,35 +136,35 @@ MODELS: dict[str, Model] = {
         "HSV-DET", HsvDet, {f"hsv-det-{s}+": HsvDetConfig(**scale, **hsv_det.PLUS) for s, scale in _SCALES},
         "three-stage", "recommended",
     ),
-    **_query("DETR", Detr, DetrConfig, detr.VARIANTS, _softmax, best_class, _SHORTEST, "detr"),
+    **_query("DETR", Detr, DetrConfig, detr.VARIANTS, _softmax, BestClass(), _SHORTEST, "detr"),
     **_query(
         "Conditional DETR", ConditionalDetr, ConditionalDetrConfig, conditional_detr.VARIANTS,
-        _focal, top_k, _SHORTEST, "dab-detr",
+        _focal, TopPairs(max_detections=100), _SHORTEST, "dab-detr",
     ),
     **_query(
-        "DAB-DETR", DabDetr, DabDetrConfig, dab_detr.VARIANTS, _light_focal, top_k, _SHORTEST, "dab-detr"
+        "DAB-DETR", DabDetr, DabDetrConfig, dab_detr.VARIANTS, _light_focal, TopPairs(), _SHORTEST, "dab-detr"
     ),
     **_query(
         "DN-DETR", DnDetr, DnDetrConfig, dn_detr.VARIANTS,
-        _focal_of_real_noise, top_k, _SHORTEST, "dab-detr",
+        _focal_of_real_noise, TopPairs(), _SHORTEST, "dab-detr",
     ),
     **_query(
         "Deformable DETR", DeformableDetr, DeformableDetrConfig, deformable_detr.VARIANTS,
-        _focal, top_k, _SHORTEST, "deformable-detr",
+        _focal, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
     ),
     **_query(
         "Deformable DETR", RefiningDeformableDetr, DeformableDetrConfig, deformable_detr.REFINE_VARIANTS,
-        _focal, top_k, _SHORTEST, "deformable-detr",
+        _focal, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
     ),
     **_query(
         "Deformable DETR", TwoStageDeformableDetr, DeformableDetrConfig, deformable_detr.TWO_STAGE_VARIANTS,
-        _focal_with_foreground, top_k, _SHORTEST, "deformable-detr",
+        _focal_with_foreground, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
     ),
     **_query(
         "DN-Deformable-DETR", DnDeformableDetr, DnDeformableDetrConfig, dn_deformable_detr.VARIANTS,
-        _focal_of_real_noise, top_k, _SHORTEST, "dab-detr",
+        _focal_of_real_noise, TopPairs(), _SHORTEST, "dab-detr",
     ),
-    **_query("RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, _varifocal, top_k, _STRETCH, "rt-detr"),
+    **_query("RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, _varifocal, TopPairs(), _STRETCH, "rt-detr"),
 }  # fmt: skip
 
 

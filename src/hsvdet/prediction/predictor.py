@@ -63,7 +63,7 @@ def stream(
     *,
     score: float = 0.25,
     iou: float = 0.7,
-    limit: int = 300,
+    max_detections: int | None = None,
     batch: int = 16,
     size: tuple[int, int] | None = None,
     device: str = "auto",
@@ -75,14 +75,14 @@ def stream(
 
     detector: or the path of a checkpoint, or of an artifact of `hsvdet export`, for which size, device, precision
     and compile are settled. sources: see `find_sources`. score: weaker detections are left out.
-    iou: of the suppression. limit: detections per image. batch: images at a time; one from a camera. size:
-    (height, width) of the network's input, instead of the detector's own. precision, compile: as of
-    `Detector.accelerate`, which every detector goes through; what it chose is logged in one line. failed: called
-    with each source that cannot be read; by default it is logged as a warning.
+    iou: of the suppression. max_detections: of an image, the model's own number if not given. batch: images at a
+    time; one from a camera. size: (height, width) of the network's input, instead of the detector's own.
+    precision, compile: as of `Detector.accelerate`, which every detector goes through; what it chose is logged in
+    one line. failed: called with each source that cannot be read; by default it is logged as a warning.
     Raises CheckpointError, ConfigError, and DataError for a source that does not exist.
     """
     found = find_sources(sources)
-    detect = _detecting(_ready(detector, size, device, precision, compile), score, iou, limit, batch)
+    detect = _detecting(_ready(detector, size, device, precision, compile), score, iou, max_detections, batch)
     return _in_batches(found, detect, batch, failed or _warn)
 
 
@@ -93,7 +93,7 @@ def predict(
     *,
     score: float = 0.25,
     iou: float = 0.7,
-    limit: int = 300,
+    max_detections: int | None = None,
     batch: int = 16,
     size: tuple[int, int] | None = None,
     device: str = "auto",
@@ -126,7 +126,7 @@ def predict(
             f"All sources are in {folder}, where the results go. Choose another folder for the results."
         )
     detector = _ready(detector, size, device, precision, compile)
-    detect = _detecting(detector, score, iou, limit, batch)
+    detect = _detecting(detector, score, iou, max_detections, batch)
     failures: list[Failure] = []
 
     def failed(failure: Failure) -> None:
@@ -198,14 +198,19 @@ def _ready(
 
 
 def _detecting(
-    detector: Detector | ArtifactDetector, score: float, iou: float, limit: int, batch: int
+    detector: Detector | ArtifactDetector, score: float, iou: float, max_detections: int | None, batch: int
 ) -> Detect:
-    if batch < 1 or limit < 1:
-        raise ConfigError(f"batch and limit expect numbers from 1 on; got {batch} and {limit}.")
+    for name, number in (("batch", batch), ("max_detections", max_detections)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} expects a number from 1 on; got {number}.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):
         raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
     return lambda frames: detector(
-        [frame.image for frame in frames], score=score, iou=iou, limit=limit, batch=batch
+        [frame.image for frame in frames],
+        score=score,
+        iou=iou,
+        max_detections=max_detections,
+        batch=batch,
     )
 
 

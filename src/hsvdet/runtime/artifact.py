@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 from ..errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2  # 1 had `limit` for `max_detections`
 KEY = "hsvdet"
 
 
@@ -29,8 +29,8 @@ class ArtifactHeader:
     target: onnx, openvino, ... precision: fp32, bf16, fp16 or int8. size: (height, width) of the network's input;
     with `dynamic`, the largest: each image then has the smallest canvas that it fits. score: what a detection
     must pass to be counted; floor: weaker ones are not in the output at all. iou: of the suppression, None for
-    models without. limit: rows of the output. versions: of the packages that made it. float32: layers that were
-    kept in full precision. certificate: what `deploy/certificate` found, or None.
+    models without. max_detections: rows of the output. versions: of the packages that made it. float32: layers
+    that were kept in full precision. certificate: what `deploy/certificate` found, or None.
     """
 
     model: str
@@ -47,7 +47,7 @@ class ArtifactHeader:
     score: float
     floor: float
     iou: float | None
-    limit: int
+    max_detections: int
     versions: dict[str, str] = field(default_factory=dict)
     float32: tuple[str, ...] = ()
     certificate: dict[str, Any] | None = None
@@ -64,8 +64,9 @@ class ArtifactHeader:
         """Raises CheckpointError for another format or a header that lacks something; unknown keys are ignored."""
         version = content.get("format")
         if version != FORMAT:
-            newer = " Install a newer hsvdet." if isinstance(version, int) and version > FORMAT else ""
-            raise CheckpointError(f"artifact format {version}; this hsvdet reads format {FORMAT}.{newer}")
+            newer = isinstance(version, int) and version > FORMAT
+            what = "Install a newer hsvdet." if newer else "Export it again."
+            raise CheckpointError(f"artifact format {version}; this hsvdet reads format {FORMAT}. {what}")
         values = {}
         for item in dataclasses.fields(cls):
             if item.name in content:

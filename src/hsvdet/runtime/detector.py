@@ -40,11 +40,11 @@ class ArtifactDetector:
         self.labels, self.category_ids = header.labels, header.category_ids
 
     def __call__(
-        self, images: Sequence[Tensor], *, score: float, iou: float, limit: int, batch: int
+        self, images: Sequence[Tensor], *, score: float, iou: float, max_detections: int | None, batch: int
     ) -> list[Detections]:
         """images: [3, H, W] uint8 each. Raises ConfigError for what the artifact does not hold."""
         arrays = [image.permute(1, 2, 0).numpy() for image in images]
-        found = self.runner(arrays, score=score, iou=iou, limit=limit, batch=batch)
+        found = self.runner(arrays, score=score, iou=iou, max_detections=max_detections, batch=batch)
         return [Detections(*(torch.from_numpy(part) for part in one[:3])) for one in found]
 
     def describe(self) -> str:
@@ -53,13 +53,13 @@ class ArtifactDetector:
         return f"{header.target}, {header.precision}, {'' if header.certified else 'not '}certified"
 
     def on_data(
-        self, data: DetectionData, *, score: float, iou: float, limit: int, batch: int
+        self, data: DetectionData, *, score: float, iou: float, max_detections: int | None, batch: int
     ) -> dict[int | str, Detections]:
         """By image id. Raises DataError naming an image that cannot be read, ConfigError as above."""
         found: dict[int | str, Detections] = {}
         for start in range(0, len(data), batch):
             records = data.records[start : start + batch]
             images = [torch.from_numpy(read_pixels(record.path)).permute(2, 0, 1) for record in records]
-            answers = self(images, score=score, iou=iou, limit=limit, batch=batch)
+            answers = self(images, score=score, iou=iou, max_detections=max_detections, batch=batch)
             found |= {record.id: answer for record, answer in zip(records, answers, strict=True)}
         return found

@@ -65,29 +65,30 @@ class Runner:
         *,
         score: float | None = None,
         iou: float | None = None,
-        limit: int | None = None,
+        max_detections: int | None = None,
         batch: int = 16,
     ) -> Detections | list[Detections]:
         """Detect objects on one image or a list of them: Detections of numpy arrays, a list for a list.
 
         images: path, Pillow image, or array [H, W, 3] uint8 RGB. score: the artifact's own if not given; not below
-        its floor. iou: is the artifact's; another is refused. limit: at most the artifact's. Images of one size
-        are run together, at most `batch` of them.
+        its floor. iou: is the artifact's; another is refused. max_detections: at most the artifact's. Images
+        of one size are run together, at most `batch` of them.
         Raises ConfigError, and DataError naming the image that cannot be read.
         """
         if not isinstance(images, list | tuple):
-            return self([images], score=score, iou=iou, limit=limit)[0]
+            return self([images], score=score, iou=iou, max_detections=max_detections)[0]
         header = self.header
         score = header.score if score is None else score
-        limit = header.limit if limit is None else limit
+        most = header.max_detections if max_detections is None else max_detections
         if not header.floor <= score <= 1:
             raise ConfigError(
                 f"score expects {header.floor:g} to 1, the artifact has nothing weaker; got {score}. Export again"
                 " with a lower --score."
             )
-        if not 1 <= limit <= header.limit:
+        if not 1 <= most <= header.max_detections:
             raise ConfigError(
-                f"limit expects 1 to {header.limit}, the rows of the artifact; got {limit}. Export again with --limit."
+                f"max_detections expects 1 to {header.max_detections}, the rows of the artifact; got {most}. Export"
+                " again with --max-detections."
             )
         if iou is not None and header.iou is not None and iou != header.iou:
             raise ConfigError(
@@ -104,7 +105,7 @@ class Runner:
                 boxes, scores, labels, _ = self.run(np.stack([arrays[i] for i in chunk]))
                 for row, i in enumerate(chunk):
                     # Not by the artifact's own count: `score` may be another.
-                    found = min(int((scores[row] > score).sum()), limit)
+                    found = min(int((scores[row] > score).sum()), most)
                     results[i] = Detections(boxes[row, :found], scores[row, :found], labels[row, :found])
         return results
 
