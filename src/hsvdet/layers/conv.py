@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -11,12 +12,12 @@ class ConvNormAct(nn.Module):
     """Convolution without bias, batch normalisation, SiLU; padded so that stride 1 keeps the size.
 
     Batch normalisation uses eps 1e-3 and momentum 0.03, the YOLOv8 settings: with PyTorch's own eps the
-    published weights answer differently.
+    published weights answer differently. groups: as many as channels for a depthwise convolution.
     """
 
-    def __init__(self, channels_in: int, channels: int, kernel: int = 1, stride: int = 1):
+    def __init__(self, channels_in: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
+        self.conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
         self.act = nn.SiLU(inplace=True)
 
@@ -46,3 +47,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.conv(x)))
+
+
+def double(x: Tensor) -> Tensor:
+    """Twice as high and wide, each cell as four."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

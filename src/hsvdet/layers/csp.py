@@ -23,11 +23,14 @@ class Bottleneck(nn.Module):
 
 
 class C2f(nn.Module):
-    """Split in two halves, run a chain of bottlenecks from the second, join every stage's output."""
+    """Split in two halves, run a chain of bottlenecks from the second, join every stage's output.
 
-    def __init__(self, channels_in: int, channels: int, depth: int, residual: bool):
+    half: channels of a half and of the bottlenecks, unless they are to be half of `channels`.
+    """
+
+    def __init__(self, channels_in: int, channels: int, depth: int, residual: bool, half: int | None = None):
         super().__init__()
-        half = channels // 2
+        half = half or channels // 2
         self.split = ConvNormAct(channels_in, 2 * half)
         self.blocks = nn.ModuleList(Bottleneck(half, residual) for _ in range(depth))
         self.join = ConvNormAct((2 + depth) * half, channels)

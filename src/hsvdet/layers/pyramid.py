@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .position import place_cells
-from .tokens import content_extents, sampled_padding
+from .tokens import cell_padding, content_extents, sampled_padding
 
 
 class Tokens(NamedTuple):
@@ -33,6 +33,22 @@ def flatten_maps(maps: list[Tensor], padding: Tensor | None) -> Tokens:
         sizes,
         None if padding is None else torch.cat([hidden.flatten(1) for hidden in cells], 1),
         torch.stack(extents, 1),
+    )
+
+
+def tile_maps(
+    maps: list[Tensor], padding: Tensor | None, extents: Tensor, strides: tuple[int, ...]
+) -> Tokens:
+    """As `flatten_maps`, for maps that tile the input: places hold to the fraction of a cell.
+
+    extents: [B, 4] as `content_extents` gives them. A cell is padding when every pixel of it is.
+    """
+    sizes = tuple((level.shape[-2], level.shape[-1]) for level in maps)
+    return Tokens(
+        torch.cat([level.flatten(2).transpose(1, 2) for level in maps], 1),
+        sizes,
+        None if padding is None else torch.cat([cell_padding(padding, size).flatten(1) for size in sizes], 1),
+        torch.stack([extents / stride for stride in strides], 1),
     )
 
 

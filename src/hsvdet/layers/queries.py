@@ -23,7 +23,7 @@ def token_centres(tokens: Tokens) -> Tensor:
         grid = torch.broadcast_tensors(columns, rows[:, None])  # [h, w] each
         cells = torch.stack(grid, -1).flatten(0, 1)  # [h w, 2]
         corner, size = tokens.extents[:, None, level].split(2, -1)  # [B, 1, 2] each
-        centres.append((cells - corner) / size.clamp(min=1))
+        centres.append((cells - corner) / size.where(size > 0, 1.0))  # 0: no cell of the map is picture
     return torch.cat(centres, 1)
 
 

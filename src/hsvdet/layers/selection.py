@@ -98,16 +98,17 @@ class AllTokens(TokenSelector):
 
 
 class TokenScorer(TokenSelector):
-    """A learned logit a token: layer norm, C to C/4, SiLU, 1."""
+    """A learned logit a token: layer norm, C to `width` (C/4), SiLU, 1."""
 
     learned = True
     ranking = "those of the largest learned score"
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, width: int | None = None):
         super().__init__(channels)
+        width = width or channels // 4
         self.norm = nn.LayerNorm(channels)
-        self.reduce = nn.Linear(channels, channels // 4)
-        self.score = nn.Linear(channels // 4, 1)
+        self.reduce = nn.Linear(channels, width)
+        self.score = nn.Linear(width, 1)
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
 

@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from .position import rotate_2d, sincos_2d
 from .precision import layer_norm, linear, without_autocast
 from .selection import SELECTORS, TokenSelector
+from .tokens import pooled_cells
 
 GATES = ("none", "fixed", "scalar", "channel", "outproj_zero")
 
@@ -227,16 +228,10 @@ class SparseAttention(nn.Module):
         batch, _, height, width = x.shape
         tokens, places, hidden = [], [], []
         if self.config.context:
-            size = (min(self.config.context, height), min(self.config.context, width))
-            real = x.new_ones(batch, 1, height, width) if padding is None else (~padding)[:, None].to(x.dtype)
-            share = F.adaptive_avg_pool2d(real, size)
-            pooled = F.adaptive_avg_pool2d(x * real, size) / share.clamp(min=1e-6)
-            tokens.append(pooled.flatten(2).transpose(1, 2).to(dtype))
-            y = (torch.arange(size[0], device=x.device) + 0.5) * (height / size[0])
-            x_ = (torch.arange(size[1], device=x.device) + 0.5) * (width / size[1])
-            grid = torch.stack([x_[None].expand(size), y[:, None].expand(size)], -1).reshape(1, -1, 2)
-            places.append(grid)
-            hidden.append(share.flatten(1) == 0)
+            means, middles, empty = pooled_cells(x, padding, self.config.context)
+            tokens.append(means.to(dtype))
+            places.append(middles[None])
+            hidden.append(empty)
         if self.config.registers:
             tokens.append(self.registers.to(dtype).expand(batch, -1, -1))
             centre = x.new_tensor([width / 2, height / 2], dtype=torch.float32)

@@ -62,3 +62,20 @@ def content_extents(images: Tensor, padding: Tensor | None) -> Tensor:
     columns, rows = (~padding).any(1), (~padding).any(2)
     left, top = columns.float().argmax(1), rows.float().argmax(1)
     return torch.stack([left, top, columns.sum(1), rows.sum(1)], 1).float()
+
+
+def pooled_cells(x: Tensor, padding: Tensor | None, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A map [B, C, h, w] in coarse, as at most `side` x `side` means over the cells that are not padding [B, h, w].
+
+    Returns P means [B, P, C], the places of their middles in cells of the map [P, 2] (x, y), and which of them are
+    of padding alone [B, P] bool.
+    """
+    batch, _, height, width = x.shape
+    size = (min(side, height), min(side, width))
+    real = x.new_ones(batch, 1, height, width) if padding is None else (~padding)[:, None].to(x.dtype)
+    share = F.adaptive_avg_pool2d(real, size)
+    means = F.adaptive_avg_pool2d(x * real, size) / share.clamp(min=1e-6)
+    rows = (torch.arange(size[0], device=x.device) + 0.5) * (height / size[0])
+    columns = (torch.arange(size[1], device=x.device) + 0.5) * (width / size[1])
+    places = torch.stack([columns[None].expand(size), rows[:, None].expand(size)], -1).flatten(0, 1)
+    return means.flatten(2).transpose(1, 2), places, share.flatten(1) == 0

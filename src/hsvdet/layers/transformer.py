@@ -67,3 +67,22 @@ class EncoderLayer(nn.Module):
         placed = tokens + position
         tokens = self.norm_attention(tokens + self.dropout(self.attention(placed, placed, tokens, hidden)))
         return self.norm_feed_forward(tokens + self.dropout(self.feed_forward(tokens)))
+
+
+class PreNormEncoderLayer(nn.Module):
+    """Self-attention, then a feed-forward network, each x <- x + f(LayerNorm(x)): what it starts as is close to
+    the identity, and no warm-up is needed (Xiong et al. 2020, arXiv 2002.04745)."""
+
+    def __init__(self, dim: int, heads: int, feed_forward: int):
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = MultiHeadAttention(dim, heads)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, feed_forward)
+
+    def forward(self, tokens: Tensor, position: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """tokens: [B, S, D]. position: [B or 1, S, D], added to queries and keys. hidden: [B, 1, S] bool."""
+        normed = self.norm_attention(tokens)
+        placed = normed + position.to(normed.dtype)
+        tokens = tokens + self.attention(placed, placed, normed, hidden)
+        return tokens + self.feed_forward(self.norm_feed_forward(tokens))

@@ -1,0 +1,89 @@
+"""Tokens of a pyramid that are worth attention: the best cells of every map, and the coarsest map in coarse."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import Selection
+from .position import sine_of_coordinates
+from .pyramid import Tokens
+from .queries import pick, token_centres, top_tokens
+from .selection import TokenScorer
+from .tokens import pooled_cells
+from .transformer import FeedForward
+
+
+class ExtractedTokens(NamedTuple):
+    """features, position: [B, S, D]. hidden: [B, 1, S] bool, True = padding, or None. chosen: the cells of each
+    map that the tokens are, best first, [B, k] int64; the pooled ones come after. selections: of each map."""
+
+    features: Tensor
+    position: Tensor
+    hidden: Tensor | None
+    chosen: tuple[Tensor, ...]
+    selections: tuple[Selection, ...]
+
+
+class TokenExtractor(nn.Module):
+    """The `tokens` best cells of each map by a learned score, and `context` x `context` means of the coarsest map
+    (poll and pool: PnP-DETR, Wang et al. 2021, arXiv 2109.07036).
+
+    A token is (f + MLP(f)) sigma(score) + position + level: the score weighs what it chooses, and so learns from
+    what the tokens are used for. strides: of the maps, finest first. mass: 0 for always as many tokens; else, for
+    a single image in evaluation, a quarter or half of them where these hold that share of the scores' sum.
+    """
+
+    def __init__(self, dim: int, strides: tuple[int, ...], tokens: int, context: int, mass: float = 0.0):
+        super().__init__()
+        self.strides, self.tokens, self.context, self.mass = strides, tokens, context, mass
+        self.scorers = nn.ModuleList(TokenScorer(dim, dim) for _ in strides)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in strides)
+        self.mlps = nn.ModuleList(FeedForward(dim, 2 * dim) for _ in strides)
+        self.levels = nn.Parameter(torch.randn(len(strides) + 1, dim) * 0.02)
+
+    def forward(self, maps: list[Tensor], cells: Tokens) -> ExtractedTokens:
+        """maps: [B, D, h, w] each, finest first. cells: the same as `tile_maps` gives them."""
+        counts = [height * width for height, width in cells.sizes]
+        centres = token_centres(cells).split(counts, 1)
+        padding = None if cells.padding is None else cells.padding.split(counts, 1)
+        features, places, hidden, chosen, selections = [], [], [], [], []
+        for number, tokens in enumerate(cells.features.split(counts, 1)):
+            scores = self.scorers[number](maps[number])
+            selections.append(Selection(scores, self.strides[number]))
+            outside = None if padding is None else padding[number]
+            best = top_tokens(scores.flatten(1), self._count(scores), outside)
+            token = pick(tokens, best)
+            token = token + self.mlps[number](self.norms[number](token))
+            features.append(token * scores.flatten(1).gather(1, best).sigmoid().unsqueeze(-1).to(token.dtype))
+            places.append(self._place(pick(centres[number], best), number))
+            if outside is not None:
+                hidden.append(outside.gather(1, best))
+            chosen.append(best)
+        coarse = None if padding is None else padding[-1].unflatten(1, cells.sizes[-1])
+        means, middles, empty = pooled_cells(maps[-1], coarse, self.context)
+        corner, size = cells.extents[:, None, -1].split(2, -1)  # [B, 1, 2] each
+        features.append(means)
+        places.append(self._place((middles - corner) / size, len(maps)))
+        hidden.append(empty)
+        position = torch.cat(places, 1)
+        return ExtractedTokens(
+            torch.cat(features, 1) + position.to(means.dtype),
+            position,
+            None if padding is None else torch.cat(hidden, 1).unsqueeze(1),
+            tuple(chosen),
+            tuple(selections),
+        )
+
+    def _place(self, centres: Tensor, level: int) -> Tensor:
+        """Points in fractions of the picture [B, k, 2] to [B, k, D]."""
+        return sine_of_coordinates(centres, self.levels.shape[1] // 2) + self.levels[level]
+
+    def _count(self, scores: Tensor) -> int:
+        if not self.mass or self.training or torch.compiler.is_exporting() or scores.shape[0] > 1:
+            return self.tokens
+        best = scores.sigmoid().flatten().sort(descending=True).values[: self.tokens].cumsum(0)
+        enough = int((best < self.mass * best[-1]).sum()) + 1
+        return next(count for count in (self.tokens // 4, self.tokens // 2, self.tokens) if enough <= count)
