@@ -87,11 +87,15 @@ def decode_distances(distances: Tensor, anchors: Tensor, strides: Tensor) -> Ten
 
     anchors: [..., A, 2] xy in input pixels. strides: [..., A] pixels.
     The distance is the mean of its distribution over 0 .. R - 1 strides (generalised focal loss, Li et al. 2020,
-    arXiv 2006.04388, equation 5).
+    arXiv 2006.04388, equation 5); with R = 1 it is the number itself, in strides, and none is negative.
     """
     bins = distances.float().unflatten(-1, (4, -1))
-    values = torch.arange(bins.shape[-1], device=bins.device, dtype=torch.float32)
-    reach = (bins.softmax(-1) * values).sum(-1) * strides[..., None]
+    if bins.shape[-1] == 1:
+        reach = bins.squeeze(-1).clamp(min=0)
+    else:
+        values = torch.arange(bins.shape[-1], device=bins.device, dtype=torch.float32)
+        reach = (bins.softmax(-1) * values).sum(-1)
+    reach = reach * strides[..., None]
     return torch.cat([anchors - reach[..., :2], anchors + reach[..., 2:]], -1)
 
 

@@ -28,6 +28,7 @@ from .detector import override
 from .errors import CheckpointError, ConfigError, HsvdetError
 from .hub import fetch, is_address
 from .layers.sparse_global import SparseGlobal
+from .layers.training_only import without_training_parts
 from .models.costs import COSTS, Cost
 from .preprocess import Preprocess
 
@@ -45,7 +46,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Profile:
-    """The cost of one image, batch 1.
+    """The cost of one image, batch 1. Parts that are there for training only do not count.
 
     gflops: of the network as its paper writes it; for sparse global attention all tokens are projected, 4 N C^2
     + 2 k^2 C multiply-adds a block. gflops_executed: as this library runs it, which projects only the selected
@@ -269,7 +270,7 @@ class _Count:
     def __init__(self, entry: models.Model, config: Any, preprocess: Preprocess, classes: int):
         with torch.device("meta"):
             # Without gradients: the counter trips over a view of a parameter, such as learned queries.
-            self.net = entry.net(config, classes).eval().requires_grad_(False)
+            self.net = without_training_parts(entry.net(config, classes)).eval().requires_grad_(False)
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
                 module.forward = lambda x: x  # nothing counts in it, and following it takes most of the time

@@ -1,6 +1,9 @@
-"""The loss of a dense head: soft-target BCE on classes, CIoU and distribution focal loss on boxes."""
+"""The loss of a dense head: soft-target BCE on classes, CIoU and distribution focal loss on boxes; and of one that
+learns a single cell for each object beside many."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +15,17 @@ from .normaliser import mean_over_processes
 from .numbers import LossNumbers
 from .salience import AnchorScores
 from .selection import SelectionLoss
-from .task_aligned import task_aligned_assignment
+from .task_aligned import Assignment, task_aligned_assignment
 
 
 class DenseCriterion(nn.Module):
-    """(DenseOutput, targets) to weighted losses {"class", "box", "distribution"[, "selector"]}.
+    """(DenseOutput, targets) to weighted losses {"class", "box", "distribution" or "l1"[, "selector"]}.
 
     All are sums over the global batch divided by the sum of its target scores (at least 1), so the gradient
     does not depend on how images are spread over processes. Gains and numbers of the assignment: the YOLOv8
-    settings. A network with learned token selectors also learns to find objects with them, by `selection`.
+    settings. Where distances are no distributions but numbers, these are learned by their L1 distance in strides.
+    assign: one of the functions of task_aligned.py. A network with learned token selectors also learns to find
+    objects with them, by `selection`.
     """
 
     def __init__(
@@ -29,7 +34,8 @@ class DenseCriterion(nn.Module):
         class_gain: float = 0.5,
         box_gain: float = 7.5,
         distribution_gain: float = 1.5,
-        top: int = 10,
+        l1_gain: float = 6.0,
+        assign: Callable[..., Assignment] = task_aligned_assignment,
         alpha: float = 0.5,
         beta: float = 6.0,
         smallest_side: float = LossNumbers.smallest_side,
@@ -37,8 +43,8 @@ class DenseCriterion(nn.Module):
     ):
         super().__init__()
         self.class_gain, self.box_gain = class_gain, box_gain
-        self.distribution_gain, self.selection = distribution_gain, selection
-        self.top, self.alpha, self.beta, self.smallest_side = top, alpha, beta, smallest_side
+        self.distribution_gain, self.l1_gain, self.selection = distribution_gain, l1_gain, selection
+        self.assign, self.alpha, self.beta, self.smallest_side = assign, alpha, beta, smallest_side
 
     def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
         logits = output.prediction.logits.float()
@@ -47,9 +53,9 @@ class DenseCriterion(nn.Module):
             output.prediction.boxes * output.extents[:, None, 2:].repeat(1, 1, 2)
             + F.pad(output.extents[:, None, :2], (0, 2))
         )
-        assignment = task_aligned_assignment(
+        assignment = self.assign(
             logits.detach().sigmoid(), predicted.detach(), output.anchors, labels, xyxy, real,
-            top=self.top, alpha=self.alpha, beta=self.beta, smallest_side=self.smallest_side,
+            alpha=self.alpha, beta=self.beta, smallest_side=self.smallest_side,
         )  # fmt: skip
         image, anchor = assignment.positive.nonzero(as_tuple=True)
         target = assignment.target[image, anchor]
@@ -70,13 +76,49 @@ class DenseCriterion(nn.Module):
             * F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
             / total,
             "box": self.box_gain * ((1 - overlap) * weight).sum() / total,
-            "distribution": self.distribution_gain
-            * (distribution_focal_loss(distances, reach).mean(-1) * weight).sum()
-            / total,
         }
+        if distances.shape[-1] == 1:
+            apart = (distances.squeeze(-1) - reach).abs().mean(-1)
+            losses["l1"] = self.l1_gain * (apart * weight).sum() / total
+        else:
+            surprise = distribution_focal_loss(distances, reach).mean(-1)
+            losses["distribution"] = self.distribution_gain * (surprise * weight).sum() / total
         if output.selections:
             assigned = AnchorScores(assignment.score, output.strides)
             losses["selector"] = self.selection(output.selections, targets, output.extents, assigned)
+        return losses
+
+
+class DualAssignmentCriterion(nn.Module):
+    """(DenseOutput of a one-to-one head, targets) to the losses of its answer, as `one` has them, and of its
+    one-to-many twin, as `many` has them, under "twin/".
+
+    Both choose cells by one metric (YOLOv10, arXiv 2405.14458, section 3.1: else what the twin teaches is not what
+    the answer needs). The weight of the twin falls over the run and that of the answer rises, each on a line
+    (YOLO26, arXiv 2606.03748: progressive loss).
+    """
+
+    def __init__(
+        self,
+        one: DenseCriterion,
+        many: DenseCriterion,
+        *,
+        first: float = 0.2,
+        last: float = 0.9,
+    ):
+        super().__init__()
+        self.one, self.many, self.first, self.last = one, many, first, last
+        self.at(0.0)
+
+    def at(self, progress: float) -> None:
+        """progress: the share of the run that is done, 0 to 1."""
+        self.weight = self.first + (self.last - self.first) * progress
+
+    def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
+        losses = {name: self.weight * loss for name, loss in self.one(output, targets).items()}
+        if output.twin is not None:
+            twin = self.many(output.twin, targets)
+            losses |= {f"twin/{name}": (1 - self.weight) * loss for name, loss in twin.items()}
         return losses
 
 

@@ -22,6 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..backbones.resnet import ResNet
 from ..layers.conv import ConvNorm, ConvNormAct
 from ..layers.sparse_global import SparseGlobal
+from ..layers.training_only import without_training_parts
 from ..models.hsv_det import HsvDet
 from .folded_sparse_global import WORST_CONDITION, fold_block
 
@@ -79,7 +80,7 @@ def fold(net: nn.Module) -> tuple[nn.Module, FoldReport]:
     block that cannot be folded without losing precision.
     """
     first = next(net.parameters())
-    folded = copy.deepcopy(net).to("cpu", torch.float64).eval().requires_grad_(False)
+    folded = without_training_parts(copy.deepcopy(net)).to("cpu", torch.float64).eval().requires_grad_(False)
     normalisations = sum(_fold_norm(module, *pair) for module in folded.modules() for pair in _pairs(module))
     report = FoldReport(normalisations, tuple(_fold_blocks(folded)) if isinstance(folded, HsvDet) else ())
     for block in report.blocks:

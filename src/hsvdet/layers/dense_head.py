@@ -1,11 +1,14 @@
-"""The anchor-free dense head of YOLOv8: per cell a distribution of distances to the four sides, and classes.
+"""The anchor-free dense head of YOLOv8: per cell the distances to the four sides, and classes; and its form whose
+answer needs no suppression.
 
-Distances as distributions: generalised focal loss (Li et al. 2020, arXiv 2006.04388), section 3.
+Distances as distributions: generalised focal loss (Li et al. 2020, arXiv 2006.04388), section 3. Consistent dual
+assignments: YOLOv10 (Wang et al. 2024, arXiv 2405.14458), section 3.1.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +35,7 @@ def anchor_points(maps: list[Tensor], strides: tuple[int, ...]) -> tuple[Tensor,
 class DenseHead(nn.Module):
     """Maps [B, D_l, H_l, W_l] of strides 8, 16, 32 to DenseOutput; two towers a level.
 
-    bins: R of the distance distribution. Class logits are for sigmoids.
+    bins: R of the distance distribution; 1 for the distance itself. Class logits are for sigmoids.
     """
 
     def __init__(self, channels: tuple[int, ...], num_classes: int, strides=(8, 16, 32), bins: int = 16):
@@ -61,6 +64,46 @@ class DenseHead(nn.Module):
         extents = content_extents(images, padding)
         boxes = pixels_to_fractions(decode_distances(distances, anchors, strides), extents)
         return DenseOutput(Prediction(logits, boxes), distances, anchors, strides, extents)
+
+    def readers(self, level: int) -> tuple[nn.Conv2d, ...]:
+        """The convolutions that read the map of a level, 0 the finest, for the answer."""
+        return self.box_towers[level][0].conv, self.class_towers[level][0].conv
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneToOneConfig:
+    """Of a `OneToOneHead`. bins: R of the distances it answers with; 1 for the distances themselves, which a runtime
+    of 8 bits keeps best. twin_bins: of its one-to-many twin. detached: whether maps learn from the twin alone."""
+
+    bins: int = 1
+    twin_bins: int = 16
+    detached: bool = True
+
+
+class OneToOneHead(nn.Module):
+    """Two dense heads on the same maps: `one_to_one` learns a single cell for each object and gives the answer, which
+    needs no suppression; its one-to-many `twin` learns many, as YOLOv8's head does, teaches the maps, and is there
+    for training only. In training the output has both.
+
+    Detached, as in the paper, the maps learn from the twin alone: one cell for each object is a poor teacher.
+    """
+
+    train_only = ("twin",)
+
+    def __init__(self, channels: tuple[int, ...], num_classes: int, config: OneToOneConfig):
+        super().__init__()
+        self.detached = config.detached
+        self.one_to_one = DenseHead(channels, num_classes, bins=config.bins)
+        self.twin = DenseHead(channels, num_classes, bins=config.twin_bins)
+
+    def forward(self, maps: list[Tensor], images: Tensor, padding: Tensor | None) -> DenseOutput:
+        read = [level.detach() for level in maps] if self.detached else maps
+        output = self.one_to_one(read, images, padding)
+        return output._replace(twin=self.twin(maps, images, padding)) if self.training else output
+
+    def readers(self, level: int) -> tuple[nn.Conv2d, ...]:
+        """As of `DenseHead`."""
+        return self.one_to_one.readers(level)
 
 
 def _tower(channels_in: int, width: int, channels: int) -> nn.Sequential:

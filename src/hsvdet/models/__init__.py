@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..criteria.class_losses import FocalLoss, SoftmaxLoss, VarifocalLoss
-from ..criteria.dense import DenseCriterion
+from ..criteria.dense import DenseCriterion, DualAssignmentCriterion
 from ..criteria.matching import MatchingCosts
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion, SetWeights
+from ..criteria.task_aligned import one_to_one_assignment
 from ..errors import ConfigError, did_you_mean
 from ..postprocess import BestClass, Reading, Suppressed, TopPairs
 from ..preprocess import Preprocess
@@ -38,9 +39,9 @@ from .deformable_detr import (
 from .detr import Detr, DetrConfig
 from .dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig
 from .dn_detr import DnDetr, DnDetrConfig
-from .hsv_det import HsvDet, HsvDetConfig
+from .hsv_det import HsvDet, HsvDetConfig, HsvDetE2e, HsvDetE2eConfig
 from .rt_detr import RtDetr, RtDetrConfig
-from .yolov8 import YoloV8, YoloV8Config
+from .yolov8 import YoloV8, YoloV8Config, YoloV8E2e, YoloV8E2eConfig
 
 
 class Model(NamedTuple):
@@ -101,6 +102,15 @@ def _task_aligned(numbers: LossNumbers = _USUAL) -> DenseCriterion:
     return DenseCriterion(smallest_side=numbers.smallest_side, selection=numbers.selection())
 
 
+def _dual_assignment(numbers: LossNumbers = _USUAL) -> DualAssignmentCriterion:
+    return DualAssignmentCriterion(
+        DenseCriterion(
+            assign=one_to_one_assignment, smallest_side=numbers.smallest_side, selection=numbers.selection()
+        ),
+        DenseCriterion(smallest_side=numbers.smallest_side),
+    )
+
+
 def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:
     return {
         name: Model(
@@ -136,6 +146,20 @@ MODELS: dict[str, Model] = {
         "HSV-DET", HsvDet, {f"hsv-det-{s}+": HsvDetConfig(**scale, **hsv_det.PLUS) for s, scale in _SCALES},
         "three-stage", "recommended",
     ),
+    **{
+        f"yolov8-{s}-e2e": Model(
+            "YOLOv8", YoloV8E2e, YoloV8E2eConfig(**scale), _dual_assignment, TopPairs(), _LETTERBOX, "plain",
+            padding_cell=8, note="no suppression",
+        )
+        for s, scale in _SCALES
+    },
+    **{
+        f"hsv-det-{s}-e2e": Model(
+            "HSV-DET", HsvDetE2e, HsvDetE2eConfig(**scale, **hsv_det.PLUS), _dual_assignment, TopPairs(), _LETTERBOX,
+            "three-stage", padding_cell=8, note="recommended, no suppression",
+        )
+        for s, scale in _SCALES
+    },
     **_query("DETR", Detr, DetrConfig, detr.VARIANTS, _softmax, BestClass(), _SHORTEST, "detr"),
     **_query(
         "Conditional DETR", ConditionalDetr, ConditionalDetrConfig, conditional_detr.VARIANTS,

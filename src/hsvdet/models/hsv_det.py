@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..criteria.salience import gaussian_salience
 from ..errors import ConfigError
+from ..layers.dense_head import OneToOneConfig, OneToOneHead
 from ..layers.selection import selectors_of
 from ..layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from ..layers.tokens import cell_padding, content_extents
@@ -67,8 +68,7 @@ class HsvDet(YoloV8):
             case "P4":
                 return (self.top_down3.split.conv, first), (self.bottom_up4.split.conv, last)
             case _:
-                towers = self.head.box_towers[0], self.head.class_towers[0]
-                return (self.down3.conv, first), *((tower[0].conv, first) for tower in towers)
+                return (self.down3.conv, first), *((reader, first) for reader in self.head.readers(0))
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> DenseOutput:
         selections: list[Selection] = []
@@ -95,3 +95,18 @@ class HsvDet(YoloV8):
         p5 = self.bottom_up5(torch.cat([self.down4(p4), p5], 1))
         output = self.head([p3, p4, p5], images, padding)
         return output._replace(selections=tuple(selections))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HsvDetE2eConfig(OneToOneConfig, HsvDetConfig):
+    """HSV-DET's options, and the numbers of its one-to-one head."""
+
+
+class HsvDetE2e(HsvDet):
+    """HSV-DET with a one-to-one head: its answer needs no suppression, so what context says of who stands where
+    can decide."""
+
+    EXTENDS = {"head.": "head.twin."}
+
+    def make_head(self, channels, config: HsvDetE2eConfig, num_classes: int) -> OneToOneHead:
+        return OneToOneHead(channels, num_classes, config)

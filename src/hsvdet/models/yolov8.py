@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers.conv import ConvNormAct
 from ..layers.csp import C2f, PyramidPooling
-from ..layers.dense_head import DenseHead
+from ..layers.dense_head import DenseHead, OneToOneConfig, OneToOneHead
 from ..structures import DenseOutput
 
 
@@ -60,7 +60,10 @@ class YoloV8(nn.Module):
         self.bottom_up4 = C2f(c3 + c4, c4, n1, residual=False)
         self.down4 = ConvNormAct(c4, c4, 3, 2)
         self.bottom_up5 = C2f(c4 + c5, c5, n1, residual=False)
-        self.head = DenseHead((c3, c4, c5), num_classes, bins=config.bins)
+        self.head = self.make_head((c3, c4, c5), config, num_classes)
+
+    def make_head(self, channels: tuple[int, int, int], config: YoloV8Config, num_classes: int) -> DenseHead:
+        return DenseHead(channels, num_classes, bins=config.bins)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> DenseOutput:
         p3 = self.stage3(self.stage2(self.stem(images)))
@@ -71,6 +74,21 @@ class YoloV8(nn.Module):
         p4 = self.bottom_up4(torch.cat([self.down3(p3), p4], 1))
         p5 = self.bottom_up5(torch.cat([self.down4(p4), p5], 1))
         return self.head([p3, p4, p5], images, padding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloV8E2eConfig(OneToOneConfig, YoloV8Config):
+    """YOLOv8's scaling, and the numbers of its one-to-one head."""
+
+
+class YoloV8E2e(YoloV8):
+    """YOLOv8 with a one-to-one head: its answer needs no suppression (YOLOv10, Wang et al. 2024, arXiv 2405.14458,
+    section 3.1)."""
+
+    EXTENDS = {"head.": "head.twin."}
+
+    def make_head(self, channels, config: YoloV8E2eConfig, num_classes: int) -> OneToOneHead:
+        return OneToOneHead(channels, num_classes, config)
 
 
 def double(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class WarmStart:
 def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
     """Copy into `detector` what `weights`, a checkpoint, a foreign file or hf://owner/name, have for it.
 
-    The file's model is `detector`'s own, or one whose tensors are all among its own (YOLOv8 for HSV-DET).
+    The file's model is `detector`'s own, or one whose tensors are all among its own (YOLOv8 for HSV-DET), perhaps
+    in another place, as the network's class says in `EXTENDS`.
     What has a row for each class is copied by class name, letter case aside; a class that the file does not
     know keeps its random start. Layers whose width depends on the number of classes are copied where the
     widths agree. The detector's licence becomes that of the weights.
@@ -61,6 +62,8 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
     origin = load(weights) if ready else read_foreign(weights).detector
     own, given = detector.net.state_dict(), origin.net.state_dict()
     entry = models.find(detector.name)
+    if not given.keys() <= own.keys():
+        given = {_renamed(name, getattr(detector.net, "EXTENDS", {})): value for name, value in given.items()}
 
     def shapes(number: int) -> dict[str, torch.Size]:
         with torch.device("meta"):
@@ -111,6 +114,12 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
         tuple(label for row, label in enumerate(detector.labels) if row not in known),
         tuple(name for name in own if name not in set(transferred)),
     )
+
+
+def _renamed(name: str, places: Mapping[str, str]) -> str:
+    """places: the start of a name in the network that is extended, to where that part stands in this one."""
+    start = next((start for start in places if name.startswith(start)), "")
+    return places.get(start, "") + name.removeprefix(start)
 
 
 def _same_names(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
