@@ -164,6 +164,21 @@ def test_the_deployed_detector_answers_the_same(options, padded):
     assert distance(boxes_half, boxes) < 5e-3
 
 
+@pytest.mark.parametrize("insert", [("P3",), ("P3", "P4", "P5")], ids=",".join)
+@torch.no_grad()
+def test_folding_rounds_a_whole_network_no_more_than_the_network_rounds_itself(insert):
+    """At full width float32 is over 1e-6 from float64, folded or not. In float64 the fold is an identity."""
+    options = {"insert": insert, "attention_dtype": "native"}
+    net = shaken(hsvdet.create("hsv-det-n", list("abc"), options=options).net)
+    images = torch.rand(1, 3, 320, 320, generator=torch.Generator().manual_seed(1))
+    exact = copy.deepcopy(net).double()
+    truth = exact(images.double()).answer
+    assert distance(fold(exact)[0](images.double()).answer.logits, truth.logits) < 1e-13
+    own, folded = net(images).answer, fold(net)[0](images).answer
+    for found, plain, expected in zip(folded, own, truth, strict=True):
+        assert distance(found.double(), expected) < 1.5 * distance(plain.double(), expected)
+
+
 @pytest.mark.parametrize(
     "options", [dict(k=5), dict(k=5, heads=2, gate="channel")], ids=["one head", "heads"]
 )
