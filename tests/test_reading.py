@@ -1,13 +1,15 @@
 """How an answer is read: each reading, eager and in the fixed shapes of a graph."""
 
+from functools import partial
+
 import pytest
 import torch
+from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image, nms
 
-from hsvdet.boxes import cxcywh_to_xyxy
-from hsvdet.deploy.suppression import suppress
+from hsvdet.deploy.suppression import suppress, suppress_in_rounds
 from hsvdet.errors import ConfigError
 from hsvdet.models import MODELS
-from hsvdet.postprocess import BestClass, GraphSuppression, Suppressed, TopPairs
+from hsvdet.postprocess import BestClass, GraphSuppression, Suppressed, TopPairs, non_maximum_suppression
 from hsvdet.structures import Prediction
 
 SIZE = (100, 200)
@@ -37,27 +39,85 @@ def test_every_row_reads_by_the_number_of_its_paper():
         Suppressed().detections(answer(), [SIZE], max_detections=0)
 
 
+def by_hand(given, iou):
+    """As `Suppressed` should read it, by torchvision's own suppression; and how many boxes cross an edge."""
+    scores, labels = given.logits[0].sigmoid().max(-1)
+    boxes = box_convert(given.boxes[0], "cxcywh", "xyxy") * torch.tensor([200.0, 100, 200, 100])
+    keep = batched_nms(boxes, scores, labels, iou)
+    cut = clip_boxes_to_image(boxes[keep], SIZE)
+    real = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
+    crossing = (cut != boxes[keep]).any(-1)
+    return (cut[real], scores[keep][real], labels[keep][real]), int(crossing.sum()), int((~real).sum())
+
+
+def test_boxes_are_suppressed_whole_and_then_cut_off_at_the_edges():
+    crossing = beyond = 0
+    for seed in range(40):
+        given = answer(predictions=400, seed=seed, spread=1.3)
+        expected, cut, outside = by_hand(given, 0.5)
+        (found,) = Suppressed().detections(given, [SIZE], score=0.0, iou=0.5, max_detections=400)
+        for mine, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, other)
+        crossing, beyond = crossing + cut, beyond + outside
+    assert crossing > 1000 and beyond > 100
+
+
+def test_two_objects_cut_by_the_edge_stay_two_and_what_lies_beyond_it_is_none():
+    # Their visible parts are nearly the same; the objects overlap by a third.
+    boxes = torch.tensor([[-90.0, 0, 10, 50], [-40, 0, 10, 50], [-90, 0, -1, 50], [30, -9, 60, -1]])
+    boxes = box_convert(boxes / torch.tensor([200.0, 100, 200, 100]), "xyxy", "cxcywh")[None]
+    logits = torch.tensor([[[3.0, -9, -9, -9], [2, -9, -9, -9], [-9, 4, -9, -9], [5, -9, -9, -9]]])
+    sigmoids, softmax = Prediction(logits[..., :3], boxes), Prediction(logits, boxes)
+    for reading, given in ((Suppressed(), sigmoids), (TopPairs(), sigmoids), (BestClass(), softmax)):
+        (found,) = reading.detections(given, [SIZE], score=0.5)
+        torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0, 10, 50]] * 2))
+        assert found.labels.tolist() == [0, 0]
+        (first,) = reading.detections(given, [SIZE], score=0.5, max_detections=1)
+        assert first.scores.tolist() == found.scores[:1].tolist()
+
+
+def test_classes_do_not_suppress_one_another_however_many_boxes_begin_below_0():
+    generator = torch.Generator().manual_seed(0)
+    for count in (900, 1100):  # in one call, and class by class
+        centre, side = (4000 * torch.rand(count, 2, generator=generator) - 200 for _ in range(2))
+        side = side.abs() / 20 + 8
+        boxes = torch.cat([centre - side, centre + side], 1)[torch.arange(count) // 2]
+        boxes = boxes + torch.rand(count, 4, generator=generator)
+        scores, labels = (
+            torch.rand(count, generator=generator),
+            torch.randint(80, (count,), generator=generator),
+        )
+        alone = [
+            (labels == c)
+            .nonzero()
+            .squeeze(1)[nms(boxes[labels == c].double(), scores[labels == c].double(), 0.7)]
+            for c in range(80)
+        ]
+        expected = torch.cat(alone)
+        found = non_maximum_suppression(boxes, scores, labels, 0.7)
+        assert found.tolist() == expected[scores[expected].argsort(descending=True)].tolist()
+        assert len(found) < count
+
+
 @pytest.mark.parametrize(
     "reading, columns",
     [(Suppressed(), CLASSES), (TopPairs(), CLASSES), (TopPairs(30), CLASSES), (BestClass(9), CLASSES + 1)],
 )
 def test_the_form_in_a_graph_reads_what_the_eager_form_reads(reading, columns):
-    given = answer(columns=columns)
-    boxes = cxcywh_to_xyxy(given.boxes) * torch.tensor([200.0, 100, 200, 100])
+    given = answer(columns=columns, spread=1.3)
     scale = torch.tensor([200.0, 100, 200, 100])
+    boxes = box_convert(given.boxes, "cxcywh", "xyxy") * scale
 
     def boxes_at(index):
-        there = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-        return torch.minimum(there.clamp(min=0), scale)
+        return boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
 
-    def kept(boxes, scores, labels, classes):
-        return suppress(boxes, scores, labels, classes, 0.7, 0.0, 300)
-
-    rows = reading.rows(given.logits, boxes_at, reading.max_detections, GraphSuppression(4096, kept))
     (found,) = reading.detections(given, [SIZE], score=0.0)
-    real = rows.scores[0] > 0
     assert 5 < len(found.scores) <= reading.max_detections
-    for mine, other in zip(found, rows, strict=True):
-        torch.testing.assert_close(mine, other[0][real])
+    for kept in (suppress, suppress_in_rounds):
+        suppression = GraphSuppression(4096, partial(kept, iou=0.7, floor=0.0))
+        rows = reading.rows(given.logits, boxes_at, scale, reading.max_detections, suppression)
+        real = rows.scores[0] > 0
+        for mine, other in zip(found, rows, strict=True):
+            torch.testing.assert_close(mine, other[0][real])
     candidates = reading.candidates(Prediction(*(part[0] for part in given)), SIZE, score=0.0)
     assert len(candidates.scores) == given.logits.shape[1] * CLASSES

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from .boxes import cxcywh_to_xyxy
 from .errors import ConfigError
@@ -22,10 +22,13 @@ from .structures import Detections, Prediction
 
 MOST_CANDIDATES = 30_000  # of an image, so that a network that knows nothing yet is read in bounded time
 
+# Boxes up to which one call for all classes is faster than one a class: it compares each with each.
+_FEW, _FEW_ON_GPU = 1_000, 25_000
+
 
 class Candidates(NamedTuple):
-    """Pairs of a prediction and a class of one image. boxes: [N, 4] float32 xyxy, pixels of the original.
-    scores: [N]. labels: [N] int64. index: [N] int64 in 0..Q-1, whose box it is."""
+    """Pairs of a prediction and a class of one image. boxes: [N, 4] float32 xyxy, pixels of the original, also beyond
+    its edges. scores: [N]. labels: [N] int64. index: [N] int64 in 0..Q-1, whose box it is."""
 
     boxes: Tensor
     scores: Tensor
@@ -42,15 +45,15 @@ class Thresholds(NamedTuple):
     multi_label: bool
 
 
-# In a graph: indices [B, K] of predictions to their boxes [B, K, 4] xyxy, in pixels of the original.
+# In a graph: indices [B, K] of predictions to their boxes [B, K, 4] xyxy, in pixels of the original and beyond.
 BoxesAt = Callable[[Tensor], Tensor]
 
 
 class GraphSuppression(NamedTuple):
-    """How a graph suppresses. most: predictions that come to it, the best of an image. kept: (boxes [B, K, 4] xyxy,
-    scores [B, K], labels [B, K], C), strongest first, to which of them stay [B, K] bool."""
+    """How a graph suppresses. candidates: predictions that come to it, the best of an image. kept: (boxes
+    [B, K, 4] xyxy, scores [B, K], labels [B, K], C), strongest first, to which of them stay [B, K] bool."""
 
-    most: int
+    candidates: int
     kept: Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -81,15 +84,16 @@ class Reading(ABC):
 
     @abstractmethod
     def chosen(self, prediction: Prediction, size: tuple[int, int], wanted: Thresholds) -> Candidates:
-        """What becomes detections of one image, strongest first. prediction: of that image, [Q, ...]. size: (height,
-        width)."""
+        """What becomes detections of one image, strongest first, cut off at its edges. prediction: of that image,
+        [Q, ...]. size: (height, width)."""
 
     @abstractmethod
     def rows(
-        self, logits: Tensor, boxes_at: BoxesAt, max_detections: int, suppression: GraphSuppression
+        self, logits: Tensor, boxes_at: BoxesAt, scale: Tensor, most: int, suppression: GraphSuppression
     ) -> GraphRows:
         """As `detections`, of a batch of one size and in operators that can be exported. logits: of the answer, for
-        all its predictions [B, Q, ...]."""
+        all its predictions [B, Q, ...]. scale: [4], (width, height, width, height) of the images. most: detections
+        of an image."""
 
     def detections(
         self,
@@ -101,7 +105,8 @@ class Reading(ABC):
         max_detections: int | None = None,
         multi_label: bool = False,
     ) -> list[Detections]:
-        """The answer to images of `sizes` (height, width), in their pixels.
+        """The answer to images of `sizes` (height, width), in their pixels. Boxes are suppressed as the network gave
+        them, and what is kept is cut off at the image's edges; a box wholly beyond them is no detection.
 
         score: only what scores more is a detection. max_detections: of an image; the reading's own number if None.
         iou, multi_label: of the suppression (`Suppressed`); other readings have no use for them.
@@ -118,8 +123,8 @@ class Reading(ABC):
         return found
 
     def candidates(self, prediction: Prediction, size: tuple[int, int], *, score: float) -> Candidates:
-        """Every pair of one image that scores more than `score`, before anything is chosen or suppressed; of more
-        than MOST_CANDIDATES the best. prediction: of that image, [Q, ...]."""
+        """Every pair of one image that scores more than `score`, before anything is chosen, suppressed or cut off; of
+        more than MOST_CANDIDATES the best. prediction: of that image, [Q, ...]."""
         scores = self.scores(prediction.logits)
         index, labels = (scores > score).nonzero(as_tuple=True)
         return _strongest(prediction, size, scores[index, labels], labels, index)
@@ -145,20 +150,22 @@ class Suppressed(Reading):
             scores, labels = self.scores(prediction.logits).max(-1)
             index = (scores > wanted.score).nonzero(as_tuple=True)[0]
             found = _strongest(prediction, size, scores[index], labels[index], index)
-        keep = batched_nms(found.boxes, found.scores, found.labels, wanted.iou)[: wanted.max_detections]
-        return Candidates(*(part[keep] for part in found))
+        keep = non_maximum_suppression(found.boxes, found.scores, found.labels, wanted.iou)
+        found = Candidates(*(part[keep] for part in found))
+        return Candidates(*(part[: wanted.max_detections] for part in _inside(found, size)))
 
     def rows(
-        self, logits: Tensor, boxes_at: BoxesAt, max_detections: int, suppression: GraphSuppression
+        self, logits: Tensor, boxes_at: BoxesAt, scale: Tensor, most: int, suppression: GraphSuppression
     ) -> GraphRows:
         # Boxes are asked for only of the best: decoding all costs more than choosing.
         logits = logits.transpose(1, 2).float()  # [B, C, Q], as a dense head makes them
-        count = min(suppression.most, logits.shape[2])
-        index = logits.amax(1).topk(count).indices  # [B, K]
+        index = _best(logits.amax(1), suppression.candidates)  # [B, K]
         best, labels = _columns(logits, index).max(1)
         scores, boxes = best.sigmoid(), boxes_at(index)
         kept = suppression.kept(boxes, scores, labels, logits.shape[1])
-        scores, order = scores.where(kept, 0.0).topk(min(max_detections, count))
+        boxes = clip(boxes, scale)
+        kept = torch.logical_and(kept, has_area(boxes))
+        scores, order = scores.where(kept, 0.0).topk(min(most, index.shape[1]))
         return GraphRows(_rows(boxes, order), scores, labels.gather(1, order))
 
 
@@ -173,19 +180,23 @@ class TopPairs(Reading):
         return logits.float().sigmoid()
 
     def chosen(self, prediction: Prediction, size: tuple[int, int], wanted: Thresholds) -> Candidates:
-        scores = self.scores(prediction.logits)
+        boxes = clip(to_pixels(prediction.boxes, size), scale_of(size, prediction.boxes))
+        scores = self.scores(prediction.logits).masked_fill(~has_area(boxes)[:, None], -torch.inf)
         values, best = scores.flatten().topk(min(wanted.max_detections, scores.numel()))
         best, values = best[values > wanted.score], values[values > wanted.score]
         index, labels = best // scores.shape[-1], best % scores.shape[-1]
-        return Candidates(to_pixels(prediction.boxes[index], size), values, labels, index)
+        return Candidates(boxes[index], values, labels, index)
 
     def rows(
-        self, logits: Tensor, boxes_at: BoxesAt, max_detections: int, suppression: GraphSuppression
+        self, logits: Tensor, boxes_at: BoxesAt, scale: Tensor, most: int, suppression: GraphSuppression
     ) -> GraphRows:
-        classes = logits.shape[2]
-        logits = logits.float().flatten(1)
-        values, best = logits.topk(min(max_detections, logits.shape[1]))
-        return GraphRows(boxes_at(best // classes), values.sigmoid(), best % classes)
+        # No more predictions than pairs can be among the best.
+        index = _best(logits.transpose(1, 2).float().amax(1), max(most, suppression.candidates))
+        boxes, classes = clip(boxes_at(index), scale), logits.shape[2]
+        pairs = logits.gather(1, index.unsqueeze(-1).expand(-1, -1, classes)).float()
+        pairs = pairs.masked_fill(~has_area(boxes).unsqueeze(-1), -torch.inf).flatten(1)
+        values, best = pairs.topk(min(most, pairs.shape[1]))
+        return GraphRows(_rows(boxes, best // classes), values.sigmoid(), best % classes)
 
 
 @dataclass(frozen=True)
@@ -197,25 +208,71 @@ class BestClass(Reading):
         return logits.float().softmax(-1)[..., :-1]
 
     def chosen(self, prediction: Prediction, size: tuple[int, int], wanted: Thresholds) -> Candidates:
+        boxes = clip(to_pixels(prediction.boxes, size), scale_of(size, prediction.boxes))
         scores, labels = self.scores(prediction.logits).max(-1)
+        scores = scores.masked_fill(~has_area(boxes), -torch.inf)
         values, index = scores.topk(min(wanted.max_detections, len(scores)))
         index, values = index[values > wanted.score], values[values > wanted.score]
-        return Candidates(to_pixels(prediction.boxes[index], size), values, labels[index], index)
+        return Candidates(boxes[index], values, labels[index], index)
 
     def rows(
-        self, logits: Tensor, boxes_at: BoxesAt, max_detections: int, suppression: GraphSuppression
+        self, logits: Tensor, boxes_at: BoxesAt, scale: Tensor, most: int, suppression: GraphSuppression
     ) -> GraphRows:
         scores, labels = self.scores(logits).max(-1)
-        scores, index = scores.topk(min(max_detections, scores.shape[1]))
-        return GraphRows(boxes_at(index), scores, labels.gather(1, index))
+        index = _best(scores, max(most, suppression.candidates))
+        boxes = clip(boxes_at(index), scale)
+        scores = scores.gather(1, index).where(has_area(boxes), 0.0)
+        scores, order = scores.topk(min(most, index.shape[1]))
+        return GraphRows(_rows(boxes, order), scores, labels.gather(1, index).gather(1, order))
+
+
+def scale_of(size: tuple[int, int], like: Tensor) -> Tensor:
+    """[4] float32 (width, height, width, height) of a `size` (height, width), on the device of `like`."""
+    height, width = size
+    return like.new_tensor([width, height, width, height], dtype=torch.float32)
 
 
 def to_pixels(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """[N, 4] fractions to xyxy pixels of an image of `size` (height, width), cut off at its edges."""
-    height, width = size
-    scale = boxes.new_tensor([width, height, width, height], dtype=torch.float32)
-    xyxy = cxcywh_to_xyxy(boxes.float()) * scale
+    """[N, 4] fractions to xyxy pixels of an image of `size` (height, width), also beyond its edges."""
+    return cxcywh_to_xyxy(boxes.float()) * scale_of(size, boxes)
+
+
+def clip(xyxy: Tensor, scale: Tensor) -> Tensor:
+    """[..., 4] pixels, cut off at the edges of an image of `scale` [4] (width, height, width, height)."""
     return torch.minimum(xyxy.clamp(min=0), scale)
+
+
+def has_area(xyxy: Tensor) -> Tensor:
+    """[..., 4] clipped boxes to [...] bool: False for what lies wholly beyond an edge."""
+    left, top, right, bottom = xyxy.unbind(-1)
+    return torch.logical_and(right > left, bottom > top)
+
+
+def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
+    """Greedy, per class: indices of the boxes that stay, strongest first. boxes: [N, 4] xyxy.
+
+    As torchvision's `batched_nms`, but in float64. That lays classes far from one another to treat them in one call,
+    and in float32 the distance costs the third digit of an overlap in a large image of many classes; and where boxes
+    begin below 0, two classes meet.
+    """
+    place = boxes.device if boxes.device.type != "mps" else torch.device("cpu")  # MPS has no float64
+    exact, strength, own = boxes.to(place, torch.float64), scores.to(place, torch.float64), labels.to(place)
+    if len(boxes) <= (_FEW if place.type == "cpu" else _FEW_ON_GPU):
+        span = exact.max() - exact.min() + 1 if len(boxes) else 0
+        return nms(exact + (own * span)[:, None], strength, iou).to(boxes.device)
+    kept = []
+    for label in own.unique():
+        of_class = (own == label).nonzero().squeeze(1)
+        kept.append(of_class[nms(exact[of_class], strength[of_class], iou)])
+    kept = torch.cat(kept)
+    return kept[strength[kept].sort(descending=True, stable=True).indices].to(boxes.device)
+
+
+def _inside(found: Candidates, size: tuple[int, int]) -> Candidates:
+    """Those that lie in the image at all, cut off at its edges."""
+    found = found._replace(boxes=clip(found.boxes, scale_of(size, found.boxes)))
+    real = has_area(found.boxes)
+    return Candidates(*(part[real] for part in found))
 
 
 def _strongest(
@@ -225,6 +282,11 @@ def _strongest(
         scores, best = scores.topk(MOST_CANDIDATES)
         index, labels = index[best], labels[best]
     return Candidates(to_pixels(prediction.boxes[index], size), scores, labels, index)
+
+
+def _best(scores: Tensor, most: int) -> Tensor:
+    """[B, Q] to the indices of the highest [B, min(most, Q)], in descending order."""
+    return scores.topk(min(most, scores.shape[1])).indices
 
 
 def _columns(maps: Tensor, index: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import models
 from ..detector import Detector
 from ..errors import HsvdetError
+from ..postprocess import clip, scale_of
 from ..structures import Prediction
 from .agreement import Candidates, Found, Rules
 
@@ -61,6 +62,7 @@ class Reference:
     def candidates(self, answer: Answer, score: float) -> Candidates:
         alone = Prediction(*(part[0] for part in answer.prediction))
         found = self.reading.candidates(alone, answer.size, score=score)
+        found = found._replace(boxes=clip(found.boxes, scale_of(answer.size, found.boxes)))
         return Candidates(*(part.cpu().numpy() for part in found))
 
 

@@ -15,7 +15,7 @@ from onnxscript import opset18 as op
 from torch.export import Dim
 
 from ..preprocess import Preprocess
-from .graph import ExportGraph, Rows
+from .graph import CANDIDATES, ExportGraph, Rows
 from .graph_canvas import OPSET, canvas_graph
 from .graph_half import to_half
 
@@ -85,7 +85,7 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float, most: int):
+def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float):
     """ONNX's own operator, which sorts and compares as above; each class is a row of scores of its own."""
     rows = op.Constant(value=ir.tensor(np.arange(classes)[:, None]))
     axis = op.Constant(value_ints=[1])
@@ -94,7 +94,7 @@ def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float,
     selected = op.NonMaxSuppression(
         boxes,
         table,
-        op.Constant(value_ints=[most]),
+        op.Constant(value_ints=[CANDIDATES]),  # all: what lies beyond the edges is left out only then
         op.Constant(value_floats=[iou]),
         op.Constant(value_floats=[floor]),
     )  # [M, 3]: image, class, box

@@ -61,7 +61,7 @@ class ExportGraph(nn.Module):
             kept = partial(suppress_in_rounds, iou=iou, floor=floor)
             self.suppression = GraphSuppression(_PORTABLE_CANDIDATES, kept)
         else:
-            kept = partial(suppress, iou=iou, floor=floor, most=max_detections)
+            kept = partial(suppress, iou=iou, floor=floor)
             self.suppression = GraphSuppression(CANDIDATES, kept)
 
     def forward(self, canvas: Tensor, content: Tensor, size: Tensor) -> Rows:
@@ -71,11 +71,10 @@ class ExportGraph(nn.Module):
         output = self.net(canvas, self._padding(canvas, content))
 
         def boxes_at(index: Tensor) -> Tensor:
-            boxes = output.boxes_at(index, content.float()[None])
-            return cut(cxcywh_to_xyxy(boxes) * scale, scale)
+            return cxcywh_to_xyxy(output.boxes_at(index, content.float()[None])) * scale
 
         boxes, scores, labels = self.reading.rows(
-            output.answer.logits, boxes_at, self.max_detections, self.suppression
+            output.answer.logits, boxes_at, scale, self.max_detections, self.suppression
         )
         real = scores > 0
         boxes, labels = boxes * real.unsqueeze(-1), labels.where(real, -1)
@@ -97,8 +96,3 @@ class ExportGraph(nn.Module):
             )
         ]
         return torch.logical_or(outside[0][:, None], outside[1][None]).expand(canvas.shape[0], -1, -1)
-
-
-def cut(xyxy: Tensor, scale: Tensor) -> Tensor:
-    """Boxes in pixels of an image of `scale` (width, height, width, height), cut off at its edges."""
-    return torch.minimum(xyxy.clamp(min=0), scale)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+
+from ..postprocess import non_maximum_suppression
 
 
 @torch.library.custom_op("hsvdet::suppress", mutates_args=())
-def suppress(
-    boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, iou: float, floor: float, most: int
-) -> Tensor:
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, classes: int, iou: float, floor: float) -> Tensor:
     """Which boxes are kept: [B, K] bool. boxes: [B, K, 4] xyxy. scores, labels: [B, K].
 
     Greedy and exact, per class: the strongest box stays, those of its class that overlap it by more than `iou`
-    go, and so on; nothing at or below `floor` is kept, nor more than `most` of a class.
+    go, and so on; nothing at or below `floor` is kept.
     """
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(len(boxes)):
-        for label in labels[image].unique():
-            own = ((labels[image] == label) & (scores[image] > floor)).nonzero().squeeze(1)
-            kept[image, own[nms(boxes[image, own], scores[image, own], iou)[:most]]] = True
+        own = (scores[image] > floor).nonzero().squeeze(1)
+        stay = non_maximum_suppression(boxes[image, own], scores[image, own], labels[image, own], iou)
+        kept[image, own[stay]] = True
     return kept
 
 
 @suppress.register_fake
-def _(boxes, scores, labels, classes, iou, floor, most):
+def _(boxes, scores, labels, classes, iou, floor):
     return torch.empty_like(scores, dtype=torch.bool)
 
 
