@@ -26,6 +26,8 @@ SMALL = {name: {} for name in MODELS if name.endswith("-tiny")} | {
     "hsv-det-n": THIN | {"k": 8},
     "yolov8-n-e2e": THIN,
     "hsv-det-n-e2e": THIN | {"k": 8},
+    "yolov8-n-dedup": THIN | {"frozen_detector": False},
+    "hsv-det-n-dedup": THIN | {"k": 8},
     "hsv-det-n+": THIN | {"k": 8},
 }
 LABELS = ["car", "person", "tree"]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .structures import Detections, Prediction
     from .training import train
     from .training.backbone_weights import start_backbone
+    from .training.suppressor import with_suppressor
     from .training.warm_start import warm_start
     from .validation import val
 
@@ -45,6 +46,7 @@ _HOME = {
     "convert": "conversion.foreign",
     "start_backbone": "training.backbone_weights",
     "warm_start": "training.warm_start",
+    "with_suppressor": "training.suppressor",
     "check_data": "data.check",
     "convert_data": "data.convert",
     "read_data": "data.read",
@@ -106,6 +108,7 @@ __all__ = [
     "train",
     "val",
     "warm_start",
+    "with_suppressor",
     "write_scenes",
 ]
 

@@ -13,15 +13,15 @@ from .set import SetCriterion, SetWeights
 
 
 class DualCriterion(nn.Module):
-    """(DualOutput, targets) to the losses of the dense head, under "dense/", and of the queries, which are both of
-    the whole detector; and of its token selectors.
+    """(DualOutput, targets) to the losses of the queries, and of the dense head under "dense/": with them those of
+    the network's token selectors, which may be asked to find what the dense head does.
 
-    dense, query, selection: criteria of DenseOutput, QueryOutput, and of any output with selections.
+    dense, query: criteria of DenseOutput and of QueryOutput.
     """
 
-    def __init__(self, dense: nn.Module, query: nn.Module, selection: nn.Module):
+    def __init__(self, dense: nn.Module, query: nn.Module):
         super().__init__()
-        self.dense, self.query, self.selection = dense, query, selection
+        self.dense, self.query = dense, query
 
     def at(self, progress: float) -> None:
         """progress: the share of the run that is done, 0 to 1."""
@@ -31,8 +31,8 @@ class DualCriterion(nn.Module):
                 at(progress)
 
     def forward(self, output: DualOutput, targets: list[Target]) -> dict[str, Tensor]:
-        dense = {f"dense/{name}": loss for name, loss in self.dense(output.dense, targets).items()}
-        return self.query(output.query, targets) | dense | self.selection(output, targets)
+        dense = self.dense(output.dense._replace(selections=output.selections), targets)
+        return self.query(output.query, targets) | {f"dense/{name}": loss for name, loss in dense.items()}
 
 
 class DeduplicatedCriterion(nn.Module):

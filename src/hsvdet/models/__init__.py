@@ -10,6 +10,7 @@ from torch import nn
 
 from ..criteria.class_losses import FocalLoss, SoftmaxLoss, VarifocalLoss
 from ..criteria.dense import DenseCriterion, DualAssignmentCriterion
+from ..criteria.dual import DeduplicatedCriterion, DualCriterion
 from ..criteria.matching import MatchingCosts
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion, SetWeights
@@ -30,6 +31,12 @@ from . import (
 )
 from .conditional_detr import ConditionalDetr, ConditionalDetrConfig
 from .dab_detr import DabDetr, DabDetrConfig
+from .deduplicated import (
+    DeduplicatedHsvDet,
+    DeduplicatedHsvDetConfig,
+    DeduplicatedYoloV8,
+    DeduplicatedYoloV8Config,
+)
 from .deformable_detr import (
     DeformableDetr,
     DeformableDetrConfig,
@@ -111,6 +118,10 @@ def _dual_assignment(numbers: LossNumbers = _USUAL) -> DualAssignmentCriterion:
     )
 
 
+def _deduplicated(numbers: LossNumbers = _USUAL) -> DualCriterion:
+    return DualCriterion(_task_aligned(numbers), DeduplicatedCriterion())
+
+
 def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:
     return {
         name: Model(
@@ -157,6 +168,17 @@ MODELS: dict[str, Model] = {
         f"hsv-det-{s}-e2e": Model(
             "HSV-DET", HsvDetE2e, HsvDetE2eConfig(**scale, **hsv_det.PLUS), _dual_assignment, TopPairs(), _LETTERBOX,
             "three-stage", padding_cell=8, note="recommended, no suppression",
+        )
+        for s, scale in _SCALES
+    },
+    **{
+        f"{name}-{s}-dedup": Model(
+            family, net, config(**scale), _deduplicated, TopPairs(), _LETTERBOX, "suppressor", padding_cell=8,
+            note="learned suppression",
+        )
+        for name, family, net, config in (
+            ("yolov8", "YOLOv8", DeduplicatedYoloV8, DeduplicatedYoloV8Config),
+            ("hsv-det", "HSV-DET", DeduplicatedHsvDet, DeduplicatedHsvDetConfig),
         )
         for s, scale in _SCALES
     },

@@ -19,7 +19,7 @@ from ..layers.dense_head import OneToOneConfig, OneToOneHead
 from ..layers.selection import selectors_of
 from ..layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from ..layers.tokens import cell_padding, content_extents
-from ..structures import DenseOutput, Selection
+from ..structures import Selection
 from .yolov8 import YoloV8, YoloV8Config, double
 
 STRIDES = {"P3": 8, "P4": 16, "P5": 32}
@@ -70,7 +70,9 @@ class HsvDet(YoloV8):
             case _:
                 return (self.down3.conv, first), *((reader, first) for reader in self.head.readers(0))
 
-    def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> DenseOutput:
+    def maps(
+        self, images: Tensor, padding: Tensor | None, targets
+    ) -> tuple[list[Tensor], tuple[Selection, ...]]:
         selections: list[Selection] = []
 
         def with_context(name: str, level: Tensor) -> Tensor:
@@ -93,8 +95,7 @@ class HsvDet(YoloV8):
         p3 = with_context("P3", self.top_down3(torch.cat([double(p4), p3], 1)))
         p4 = self.bottom_up4(torch.cat([self.down3(p3), p4], 1))
         p5 = self.bottom_up5(torch.cat([self.down4(p4), p5], 1))
-        output = self.head([p3, p4, p5], images, padding)
-        return output._replace(selections=tuple(selections))
+        return [p3, p4, p5], tuple(selections)
 
 
 @dataclass(frozen=True, kw_only=True)

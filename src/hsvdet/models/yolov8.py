@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..layers.conv import ConvNormAct
 from ..layers.csp import C2f, PyramidPooling
 from ..layers.dense_head import DenseHead, OneToOneConfig, OneToOneHead
-from ..structures import DenseOutput
+from ..structures import DenseOutput, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,13 @@ class YoloV8(nn.Module):
         return DenseHead(channels, num_classes, bins=config.bins)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> DenseOutput:
+        maps, selections = self.maps(images, padding, targets)
+        return self.head(maps, images, padding)._replace(selections=selections)
+
+    def maps(
+        self, images: Tensor, padding: Tensor | None, targets
+    ) -> tuple[list[Tensor], tuple[Selection, ...]]:
+        """What the head reads: maps [B, D_l, H_l, W_l] of strides 8, 16, 32; and what token selectors answered."""
         p3 = self.stage3(self.stage2(self.stem(images)))
         p4 = self.stage4(p3)
         p5 = self.stage5(p4)
@@ -73,7 +80,7 @@ class YoloV8(nn.Module):
         p3 = self.top_down3(torch.cat([double(p4), p3], 1))
         p4 = self.bottom_up4(torch.cat([self.down3(p3), p4], 1))
         p5 = self.bottom_up5(torch.cat([self.down4(p4), p5], 1))
-        return self.head([p3, p4, p5], images, padding)
+        return [p3, p4, p5], ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,6 +176,18 @@ RECIPES: dict[str, Recipe] = {
         mixup=0.1,
         copy_paste=0.3,
     ),
+    # A suppressor behind a detector that is as it is: one layer or two that see candidates, not pictures. Pictures
+    # that the detector knows by heart show other candidates than new ones, so they are mixed to the end.
+    "suppressor": Recipe(
+        epochs=12,
+        settle=0.0,
+        learning_rate=1e-3,
+        warm_learning_rate=1e-3,
+        weight_decay=1e-4,
+        clip=1.0,
+        ema_decay_small=0.998,
+        ema_ramp=300.0,
+    ),
     # Set prediction from random weights on few images: no paper's, but what works (docs/training.md).
     # Steps of few images, a high rate, an average that is felt within a thousand steps.
     "small-data": Recipe(
