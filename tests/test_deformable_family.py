@@ -116,6 +116,17 @@ def test_boxes_are_float32_fractions_also_under_autocast(name):
             assert boxes.dtype == torch.float32 and 0 <= boxes.min() and boxes.max() <= 1
 
 
+def test_attention_within_rt_detrs_coarsest_map_does_not_look_at_padding():
+    net, (_, padding) = tiny("rt-detr-tiny").eval(), padded()
+    features = torch.randn(2, net.config.neck, 3, 4)
+    hidden = sampled_padding(padding, (3, 4))[:, None].expand_as(features)
+    with torch.inference_mode():
+        before = net.neck.attend(features, padding)
+        after = net.neck.attend(features + 7 * torch.randn_like(features) * hidden, padding)
+    assert hidden.any()
+    torch.testing.assert_close(before[~hidden], after[~hidden])
+
+
 @pytest.mark.parametrize("name", ["dn-deformable-detr-tiny", "rt-detr-tiny"])
 def test_noised_queries_leave_the_others_as_they_are(name):
     net, (images, padding) = tiny(name).eval(), padded()
@@ -269,6 +280,7 @@ def test_contrastive_groups_are_those_of_the_reference(case, monkeypatch):
         most=known["groups"] * max(len(t.labels) for t in wanted),
         label_noise=known["label_noise"],
         box_noise=known["box_noise"],
+        filler=0.5,
     )
     count = known["pad"]
     assert noised.labels.shape[1] == count and noised.groups.groups == known["groups"]

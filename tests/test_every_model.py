@@ -10,6 +10,7 @@ from hsvdet.layers.tokens import sampled_padding
 from hsvdet.layers.training_only import without_training_parts
 from hsvdet.models import MODELS, find
 from hsvdet.models.costs import COSTS
+from hsvdet.models.yolov8 import YoloV8
 from hsvdet.structures import (
     Denoised,
     DenoisingGroups,
@@ -34,10 +35,17 @@ LABELS = ["car", "person", "tree"]
 SIZE = (96, 128)
 
 
+# Whose tokens look at the whole picture; HSV-DET's block has a test of its own.
+WITH_QUERIES = [name for name in SMALL if not issubclass(MODELS[name].net, YoloV8)]
+
+
 @pytest.fixture(params=SMALL)
 def detector(request):
+    return detector_called(request.param)
+
+
+def detector_called(name):
     torch.manual_seed(0)
-    name = request.param
     made = hsvdet.create(name, LABELS, options=SMALL[name])
     made.preprocess = dataclasses.replace(made.preprocess, size=SIZE)
     return made
@@ -130,27 +138,32 @@ def test_the_order_of_objects_does_not_change_the_loss(detector):
         assert torch.allclose(losses[name], again[name], rtol=1e-4, atol=1e-6), name
 
 
-def test_noise_in_padded_tokens_does_not_change_the_answer(detector):
-    """Query detectors, at the maps their tokens are made from; HSV-DET's block has a test of its own. A dense
-    head sees everything near a cell, and RT-DETR stretches its images and knows no padding."""
-    net = detector.net.eval()
-    if not hasattr(net, "backbone") or detector.preprocess.resize == "stretch":
-        return
+@pytest.mark.parametrize("name", WITH_QUERIES)
+def test_noise_in_padded_tokens_does_not_change_the_answer(name):
+    """At the maps from which the tokens that queries look at are made."""
+    net = detector_called(name).net.eval()
     images, padding = batch()
+    if hasattr(net, "pyramid"):  # normalised over all cells of a map, padding too, so noise comes after that
+        maps = list(net.pyramid.project)
+    else:
+        maps = list(net.project) if isinstance(net.project, torch.nn.ModuleList) else [net.backbone]
+    heard = 0
 
     def noisy(level):
         hidden = sampled_padding(padding, level.shape[-2:])[:, None]
         return torch.where(hidden, level + 7 * torch.randn_like(level), level)
 
     def add_noise(module, arguments, out):
+        nonlocal heard
+        heard += 1
         return noisy(out) if isinstance(out, torch.Tensor) else [noisy(level) for level in out]
 
     with torch.inference_mode():
         before = net(images, padding).answer
-        # Several levels are normalised over their cells, padding too, so noise comes after that.
-        for module in net.pyramid.project if hasattr(net, "pyramid") else [net.backbone]:
+        for module in maps:
             module.register_forward_hook(add_noise)
         after = net(images, padding).answer
+    assert heard == len(maps)
     assert torch.allclose(before.logits, after.logits, atol=1e-5)
     assert torch.allclose(before.boxes, after.boxes, atol=1e-6)
 

@@ -197,7 +197,8 @@ def test_deformable_detr_of_transformers_converts_and_answers_alike(form, tmp_pa
     torch.testing.assert_close(answer.boxes, expected.pred_boxes, atol=1e-5, rtol=0)
 
 
-def test_rt_detr_of_transformers_converts_and_answers_alike(tmp_path):
+def rt_detr_of_transformers(tmp_path, **options):
+    """A small one and ours with its weights."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     backbone = transformers.RTDetrResNetConfig(
@@ -215,13 +216,18 @@ def test_rt_detr_of_transformers_converts_and_answers_alike(tmp_path):
         num_queries=20,
         num_labels=5,
         anchor_image_size=None,
+        **options,
     )
     reference = transformers.RTDetrForObjectDetection(config).eval()
     _fill(reference)
     reference.save_pretrained(tmp_path / "theirs")
     report = convert(tmp_path / "theirs", tmp_path / "ours.safetensors")
     assert report.model == "rt-detr-r18"
-    net = load(tmp_path / "ours.safetensors").net.eval()
+    return reference, load(tmp_path / "ours.safetensors").net.eval()
+
+
+def test_rt_detr_of_transformers_converts_and_answers_alike(tmp_path):
+    reference, net = rt_detr_of_transformers(tmp_path)
     images = torch.rand(2, 3, 96, 160)
     with torch.inference_mode():
         expected, output = reference(pixel_values=images), net(images)
@@ -229,6 +235,55 @@ def test_rt_detr_of_transformers_converts_and_answers_alike(tmp_path):
     torch.testing.assert_close(output.answer.boxes, expected.pred_boxes, atol=1e-5, rtol=0)
     torch.testing.assert_close(output.proposals.logits, expected.enc_topk_logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(output.proposals.boxes, expected.enc_topk_bboxes, atol=1e-5, rtol=0)
+
+
+def _all_alike(value):
+    """A random function that draws `value` everywhere."""
+
+    def draw(*arguments, **_):
+        shape = next(part for part in arguments if not isinstance(part, int))
+        like = shape if isinstance(shape, torch.Tensor) else torch.empty(shape)
+        return torch.full(like.shape, value)
+
+    return draw
+
+
+def test_rt_detr_trains_as_transformers_does_on_images_with_unequal_numbers_of_objects(tmp_path, monkeypatch):
+    """Every term, that of the noised queries that stand for no object above all. The same noise in both: corners
+    move by 0.3 or 1.3 half sides to the right and down, labels stay. Versions before 5.24 counted denoising
+    queries in the main loss."""
+    transformers = pytest.importorskip("transformers", minversion="5.24")
+    reference, net = rt_detr_of_transformers(tmp_path, num_denoising=100, freeze_backbone_batch_norms=False)
+    assert isinstance(reference, transformers.RTDetrForObjectDetection)
+    monkeypatch.setattr(torch, "rand", _all_alike(0.3))
+    monkeypatch.setattr(torch, "rand_like", _all_alike(0.3))
+    monkeypatch.setattr(torch, "randint", _all_alike(1))
+    monkeypatch.setattr(torch, "randint_like", _all_alike(1))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.empty(2, 3, 96, 160).uniform_(generator=generator)
+    net.train(), reference.train()
+    for counts in ((0, 4), (3, 2), (2, 2)):
+        targets = [
+            Target(
+                torch.empty(count, dtype=torch.int64).random_(5, generator=generator),
+                torch.empty(count, 4).uniform_(0.1, 0.5, generator=generator),
+            )
+            for count in counts
+        ]
+        labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
+        with torch.no_grad():
+            losses = find("rt-detr-r18").criterion()(net(images, None, targets), targets)
+            expected = reference(pixel_values=images, labels=labels).loss_dict
+        names = {"": "", "proposals/": "_aux_2"}
+        names |= {f"layer{i}/": f"_aux_{i}" for i in range(2)} | {
+            f"denoised{i}/": f"_dn_{i}" for i in range(3)
+        }
+        for prefix, suffix in names.items():
+            for ours, theirs in (("class", "vfl"), ("l1", "bbox"), ("giou", "giou")):
+                wanted = expected.pop(f"loss_{theirs}{suffix}").item()
+                got = losses.pop(f"{prefix}{ours}").item()
+                assert got == pytest.approx(wanted, rel=3e-5), (counts, prefix, ours)
+        assert not losses and not expected
 
 
 def _fill(reference) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from ..boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from ..structures import Denoised, DenoisingGroups, Prediction, QueryOutput, Target
 
 
@@ -20,13 +20,26 @@ class NoisedQueries(NamedTuple):
     """P queries for each image, in groups one after another, each as long as the most objects of an image.
 
     labels: [B, P] int64. boxes: [B, P, 4] float32 fractions. empty: [B, P] bool, True where the image has no
-    further object; label 0 and the middle box stand there. groups: what was made from what.
+    further object; label 0 and a box of the paper's choice stand there. groups: what was made from what.
     """
 
     labels: Tensor
     boxes: Tensor
     empty: Tensor
     groups: DenoisingGroups
+
+    def before(
+        self, known: Tensor, content: Tensor, boxes: Tensor, eps: float = 1e-5
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Content [B, P + Q, D] and boxes [B, P + Q, 4] of noised and matching queries together, and which query may
+        not look at which, [P + Q, P + Q].
+
+        known: [B, P, D], the content of the noised queries. content: [B, Q, D] and boxes: [B, Q, 4] of the matching
+        ones. eps: how near to 0 and 1 the numbers of noised boxes can come.
+        """
+        noised = inverse_sigmoid(self.boxes, eps).sigmoid()
+        hidden = hide_groups(known.shape[1], self.groups.groups, content.shape[1], content.device)
+        return torch.cat([known, content], 1), torch.cat([noised, boxes], 1), hidden
 
 
 def noise_labels(labels: Tensor, rate: float, num_classes: int) -> Tensor:
@@ -60,35 +73,46 @@ def move_corners(boxes: Tensor, scale: float, far: Tensor) -> Tensor:
 
 
 def noised_queries(
-    targets: Sequence[Target], num_classes: int, *, groups: int, label_noise: float, box_noise: float
+    targets: Sequence[Target] | None, num_classes: int, *, groups: int, label_noise: float, box_noise: float
 ) -> NoisedQueries | None:
-    """Every object of the batch `groups` times, with noise; None where no image has an object."""
-    if groups == 0 or not any(len(target.labels) for target in targets):
+    """Every object of the batch `groups` times, with noise; None without targets and where no image has an object.
+
+    Where an image has no further object, the box in the middle of the picture stands, as large as half of it.
+    """
+    if targets is None or groups == 0 or not any(len(target.labels) for target in targets):
         return None
     labels, boxes = _all_objects(targets)
     # Labels are drawn before boxes, group by group and image by image.
     labels = noise_labels(labels.repeat(groups), label_noise, num_classes)
     boxes = noise_boxes(boxes.repeat(groups, 1), box_noise)
-    return _place(targets, labels, boxes, torch.ones_like(labels, dtype=torch.bool), groups)
+    return _place(targets, labels, boxes, torch.ones_like(labels, dtype=torch.bool), groups, filler=0.5)
 
 
 def contrastive_queries(
-    targets: Sequence[Target], num_classes: int, *, most: int, label_noise: float, box_noise: float
+    targets: Sequence[Target] | None,
+    num_classes: int,
+    *,
+    most: int,
+    label_noise: float,
+    box_noise: float,
+    filler: float,
 ) -> NoisedQueries | None:
     """Every object in groups of two copies: one to be repaired, and one moved so far that it is to be rejected
-    (DINO, arXiv 2203.03605, section 3.3); None where no image has an object.
+    (DINO, arXiv 2203.03605, section 3.3); None without targets and where no image has an object.
 
     There are as many groups as `most` holds the largest number of objects in an image, and at least one.
+    filler: the four numbers of the box that stands where an image has no further object. It matters: such a query
+    is to find nothing, and others of its group see it.
     """
-    longest = max(len(target.labels) for target in targets)
-    if longest == 0 or most == 0:
+    longest = max((len(target.labels) for target in targets or ()), default=0)
+    if targets is None or longest == 0 or most == 0:
         return None
     groups = max(1, most // longest)
     labels, boxes = _all_objects(targets)
     positive = torch.tensor([True, False], device=labels.device).repeat(groups).repeat_interleave(len(labels))
     labels = noise_labels(labels.repeat(2 * groups), label_noise, num_classes)
     boxes = move_corners(boxes.repeat(2 * groups, 1), box_noise, ~positive)
-    return _place(targets, labels, boxes, positive, groups)
+    return _place(targets, labels, boxes, positive, groups, filler)
 
 
 def _all_objects(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
@@ -97,7 +121,12 @@ def _all_objects(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
 
 
 def _place(
-    targets: Sequence[Target], labels: Tensor, boxes: Tensor, positive: Tensor, groups: int
+    targets: Sequence[Target],
+    labels: Tensor,
+    boxes: Tensor,
+    positive: Tensor,
+    groups: int,
+    filler: float,
 ) -> NoisedQueries:
     """labels [M], boxes [M, 4], positive [M]: of all objects of the batch, image by image, over and over.
 
@@ -112,11 +141,18 @@ def _place(
     query = start + target
     size = (len(targets), copies * longest)
     placed_labels = torch.zeros(size, dtype=torch.int64, device=device)
-    placed_boxes = torch.full((*size, 4), 0.5, device=device)
+    placed_boxes = torch.full((*size, 4), filler, device=device)
     empty = torch.ones(size, dtype=torch.bool, device=device)
     placed_labels[image, query], placed_boxes[image, query], empty[image, query] = labels, boxes, False
     made_from = DenoisingGroups(image, target, query, positive, groups)
     return NoisedQueries(placed_labels, placed_boxes, empty, made_from)
+
+
+def indicated(labels: nn.Embedding, noised: NoisedQueries) -> Tensor:
+    """[B, P, D] content of noised queries as DN-DETR makes it (section 4.3): the embedding of the label, [D - 1], and
+    1, which says that it is a noised object; 0 where there is none."""
+    known = nn.functional.pad(labels(noised.labels), (0, 1), value=1.0)
+    return known.masked_fill(noised.empty[..., None], 0.0)
 
 
 def hide_groups(noised: int, groups: int, matching: int, device: torch.device | None = None) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.resnet import ResNet
-from ..boxes import inverse_sigmoid, refine
+from ..boxes import refine
 from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
-from ..layers.denoising import hide_groups, noised_queries, separate
+from ..layers.denoising import indicated, noised_queries, separate
 from ..layers.initialise import start_classes, start_small, start_still
 from ..layers.position import sine_of_coordinates
 from ..layers.pyramid import Pyramid, Tokens
@@ -91,24 +91,20 @@ class DnDeformableDetr(nn.Module):
         memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
         content = nn.functional.pad(self.contents, (0, 1)).expand(images.shape[0], -1, -1)
         anchors = self.anchors.sigmoid().expand(images.shape[0], -1, -1)
-        config, noised = self.config, None
-        if targets is not None:
-            noised = noised_queries(
-                targets,
-                self.labels.num_embeddings - 1,
-                groups=config.groups,
-                label_noise=config.label_noise,
-                box_noise=config.box_noise,
-            )
+        config = self.config
+        noised = noised_queries(
+            targets,
+            self.labels.num_embeddings - 1,
+            groups=config.groups,
+            label_noise=config.label_noise,
+            box_noise=config.box_noise,
+        )
         if noised is None:
             if self.training:  # every parameter gets a gradient, as processes that train together need
                 content = content + 0 * self.labels.weight.sum()
             return QueryOutput(self.decode(content, anchors, memory))
-        known = nn.functional.pad(self.labels(noised.labels), (0, 1), value=1.0)
-        known = known.masked_fill(noised.empty[..., None], 0.0)
-        boxes = inverse_sigmoid(noised.boxes, config.eps).sigmoid()
-        hidden_queries = hide_groups(known.shape[1], config.groups, content.shape[1], images.device)
-        content, anchors = torch.cat([known, content], 1), torch.cat([boxes, anchors], 1)
+        known = indicated(self.labels, noised)
+        content, anchors, hidden_queries = noised.before(known, content, anchors, config.eps)
         return separate(self.decode(content, anchors, memory, hidden_queries), noised)
 
     def decode(

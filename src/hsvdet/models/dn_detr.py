@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from ..boxes import inverse_sigmoid
-from ..layers.denoising import hide_groups, noised_queries, separate
+from ..layers.denoising import indicated, noised_queries, separate
 from ..structures import QueryOutput
 from .dab_detr import DabDetr, DabDetrConfig
 from .tiny import TINY
@@ -55,23 +53,18 @@ class DnDetr(DabDetr):
         """targets: list of Target on the device of the images; each object is given to the decoder with noise."""
         content, anchors = (x.expand(images.shape[0], -1, -1) for x in self.matching_queries())
         encoded = self.encode(images, padding)
-        config, num_classes = self.config, self.labels.num_embeddings - 1
-        noised = None
-        if targets is not None:
-            noised = noised_queries(
-                targets,
-                num_classes,
-                groups=config.groups,
-                label_noise=config.label_noise,
-                box_noise=config.box_noise,
-            )
+        config = self.config
+        noised = noised_queries(
+            targets,
+            self.labels.num_embeddings - 1,
+            groups=config.groups,
+            label_noise=config.label_noise,
+            box_noise=config.box_noise,
+        )
         if noised is None:
             return QueryOutput(self.decode(content, anchors, *encoded))
-        known = nn.functional.pad(self.labels(noised.labels), (0, 1), value=1.0)
-        known = known.masked_fill(noised.empty[..., None], 0.0)
-        boxes = inverse_sigmoid(noised.boxes, config.eps).sigmoid()
-        hidden_queries = hide_groups(known.shape[1], config.groups, content.shape[1], images.device)
-        content, anchors = torch.cat([known, content], 1), torch.cat([boxes, anchors], 1)
+        known = indicated(self.labels, noised)
+        content, anchors, hidden_queries = noised.before(known, content, anchors, config.eps)
         return separate(self.decode(content, anchors, *encoded, hidden_queries), noised)
 
     def matching_queries(self) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.resnet_vd import ResNetVd
-from ..boxes import inverse_sigmoid, refine
+from ..boxes import refine
 from ..errors import ConfigError
 from ..layers.conv import ConvNorm
 from ..layers.deformable_transformer import DeformableDecoderLayer
-from ..layers.denoising import contrastive_queries, hide_groups, separate
+from ..layers.denoising import contrastive_queries, separate
 from ..layers.initialise import start_classes, start_still, start_xavier
 from ..layers.position import sincos_2d
 from ..layers.pyramid import Tokens, flatten_maps
@@ -140,24 +140,20 @@ class RtDetr(nn.Module):
         proposals = Prediction(pick(logits, chosen), boxes.masked_fill(edge.unsqueeze(-1), 1.0))
         # Gradient reaches the proposals through their own loss alone.
         content, reference = features.detach(), proposals.boxes.detach()
-        noised = None
-        if targets is not None:
-            noised = contrastive_queries(
-                targets,
-                self.labels.padding_idx,
-                most=self.config.denoising,
-                label_noise=self.config.label_noise,
-                box_noise=self.config.box_noise,
-            )
+        noised = contrastive_queries(
+            targets,
+            self.labels.padding_idx,
+            most=self.config.denoising,
+            label_noise=self.config.label_noise,
+            box_noise=self.config.box_noise,
+            filler=0.0,  # a point in the corner, as in the authors' code
+        )
         if noised is None:
             if self.training:  # every parameter gets a gradient, as processes that train together need
                 content = content + 0 * self.labels.weight.sum()
             return QueryOutput(self.decode(content, reference, memory), proposals)
         known = self.labels(noised.labels.masked_fill(noised.empty, self.labels.padding_idx))
-        boxes = inverse_sigmoid(noised.boxes).sigmoid()
-        count, groups = known.shape[1], noised.groups.groups
-        hidden_queries = hide_groups(count, groups, content.shape[1], images.device)
-        content, reference = torch.cat([known, content], 1), torch.cat([boxes, reference], 1)
+        content, reference, hidden_queries = noised.before(known, content, reference)
         layers = self.decode(content, reference, memory, hidden_queries)
         return separate(layers, noised)._replace(proposals=proposals)
 
