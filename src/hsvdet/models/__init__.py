@@ -8,19 +8,14 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..criteria.class_losses import FocalLoss, SoftmaxLoss, VarifocalLoss
-from ..criteria.dense import DenseCriterion, DualAssignmentCriterion
-from ..criteria.dual import DeduplicatedCriterion, DualCriterion
-from ..criteria.matching import MatchingCosts
 from ..criteria.numbers import LossNumbers
-from ..criteria.set import SetCriterion, SetWeights
-from ..criteria.task_aligned import one_to_one_assignment
 from ..errors import ConfigError, did_you_mean
 from ..postprocess import BestClass, Reading, Suppressed, TopPairs
 from ..preprocess import Preprocess
 from . import (
     conditional_detr,
     dab_detr,
+    deduplicated,
     deformable_detr,
     detr,
     dn_deformable_detr,
@@ -78,54 +73,12 @@ _STRETCH = Preprocess(size=(640, 640), resize="stretch", antialias=True)
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), antialias=True)
 _SHORTEST = Preprocess(size=(800, 1333), resize="shortest", **_IMAGENET)
 _FIT = Preprocess(size=(320, 320), resize="fit", **_IMAGENET)
-_USUAL = LossNumbers()
-
-
-def _softmax(numbers: LossNumbers = _USUAL) -> SetCriterion:
-    return SetCriterion(SoftmaxLoss(), costs=MatchingCosts(class_=1.0), weights=SetWeights(class_=1.0))
-
-
-def _focal(numbers: LossNumbers = _USUAL) -> SetCriterion:
-    return SetCriterion(FocalLoss())
-
-
-def _light_focal(numbers: LossNumbers = _USUAL) -> SetCriterion:
-    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0))
-
-
-def _focal_of_real_noise(numbers: LossNumbers = _USUAL) -> SetCriterion:
-    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")
-
-
-def _focal_with_foreground(numbers: LossNumbers = _USUAL) -> SetCriterion:
-    return SetCriterion(FocalLoss(), proposals="foreground")
-
-
-def _varifocal(numbers: LossNumbers = _USUAL) -> SetCriterion:
-    return SetCriterion(VarifocalLoss(), weights=SetWeights(class_=1.0))
-
-
-def _task_aligned(numbers: LossNumbers = _USUAL) -> DenseCriterion:
-    return DenseCriterion(smallest_side=numbers.smallest_side, selection=numbers.selection())
-
-
-def _dual_assignment(numbers: LossNumbers = _USUAL) -> DualAssignmentCriterion:
-    return DualAssignmentCriterion(
-        DenseCriterion(
-            assign=one_to_one_assignment, smallest_side=numbers.smallest_side, selection=numbers.selection()
-        ),
-        DenseCriterion(smallest_side=numbers.smallest_side),
-    )
-
-
-def _deduplicated(numbers: LossNumbers = _USUAL) -> DualCriterion:
-    return DualCriterion(_task_aligned(numbers), DeduplicatedCriterion())
 
 
 def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:
     return {
         name: Model(
-            family, net, config, _task_aligned, Suppressed(), _LETTERBOX, recipe, padding_cell=8, note=note
+            family, net, config, yolov8.criterion, Suppressed(), _LETTERBOX, recipe, padding_cell=8, note=note
         )
         for name, config in configs.items()
     }
@@ -159,21 +112,21 @@ MODELS: dict[str, Model] = {
     ),
     **{
         f"yolov8-{s}-e2e": Model(
-            "YOLOv8", YoloV8E2e, YoloV8E2eConfig(**scale), _dual_assignment, TopPairs(), _LETTERBOX, "plain",
+            "YOLOv8", YoloV8E2e, YoloV8E2eConfig(**scale), yolov8.e2e_criterion, TopPairs(), _LETTERBOX, "plain",
             padding_cell=8, note="no suppression",
         )
         for s, scale in _SCALES
     },
     **{
         f"hsv-det-{s}-e2e": Model(
-            "HSV-DET", HsvDetE2e, HsvDetE2eConfig(**scale, **hsv_det.PLUS), _dual_assignment, TopPairs(), _LETTERBOX,
-            "three-stage", padding_cell=8, note="recommended, no suppression",
+            "HSV-DET", HsvDetE2e, HsvDetE2eConfig(**scale, **hsv_det.PLUS), yolov8.e2e_criterion, TopPairs(),
+            _LETTERBOX, "three-stage", padding_cell=8, note="recommended, no suppression",
         )
         for s, scale in _SCALES
     },
     **{
         f"{name}-{s}-dedup": Model(
-            family, net, config(**scale), _deduplicated, TopPairs(), _LETTERBOX, "suppressor", padding_cell=8,
+            family, net, config(**scale), deduplicated.criterion, TopPairs(), _LETTERBOX, "suppressor", padding_cell=8,
             note="learned suppression",
         )
         for name, family, net, config in (
@@ -182,35 +135,38 @@ MODELS: dict[str, Model] = {
         )
         for s, scale in _SCALES
     },
-    **_query("DETR", Detr, DetrConfig, detr.VARIANTS, _softmax, BestClass(), _SHORTEST, "detr"),
+    **_query("DETR", Detr, DetrConfig, detr.VARIANTS, detr.criterion, BestClass(), _SHORTEST, "detr"),
     **_query(
         "Conditional DETR", ConditionalDetr, ConditionalDetrConfig, conditional_detr.VARIANTS,
-        _focal, TopPairs(max_detections=100), _SHORTEST, "dab-detr",
+        conditional_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "dab-detr",
     ),
     **_query(
-        "DAB-DETR", DabDetr, DabDetrConfig, dab_detr.VARIANTS, _light_focal, TopPairs(), _SHORTEST, "dab-detr"
+        "DAB-DETR", DabDetr, DabDetrConfig, dab_detr.VARIANTS,
+        dab_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
     ),
     **_query(
         "DN-DETR", DnDetr, DnDetrConfig, dn_detr.VARIANTS,
-        _focal_of_real_noise, TopPairs(), _SHORTEST, "dab-detr",
+        dn_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
     ),
     **_query(
         "Deformable DETR", DeformableDetr, DeformableDetrConfig, deformable_detr.VARIANTS,
-        _focal, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
+        deformable_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
     ),
     **_query(
         "Deformable DETR", RefiningDeformableDetr, DeformableDetrConfig, deformable_detr.REFINE_VARIANTS,
-        _focal, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
+        deformable_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
     ),
     **_query(
         "Deformable DETR", TwoStageDeformableDetr, DeformableDetrConfig, deformable_detr.TWO_STAGE_VARIANTS,
-        _focal_with_foreground, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
+        deformable_detr.two_stage_criterion, TopPairs(max_detections=100), _SHORTEST, "deformable-detr",
     ),
     **_query(
         "DN-Deformable-DETR", DnDeformableDetr, DnDeformableDetrConfig, dn_deformable_detr.VARIANTS,
-        _focal_of_real_noise, TopPairs(), _SHORTEST, "dab-detr",
+        dn_deformable_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
     ),
-    **_query("RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, _varifocal, TopPairs(), _STRETCH, "rt-detr"),
+    **_query(
+        "RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, rt_detr.criterion, TopPairs(), _STRETCH, "rt-detr"
+    ),
 }  # fmt: skip
 
 

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from ..backbones.resnet import ResNet
 from ..boxes import inverse_sigmoid
+from ..criteria.class_losses import FocalLoss
+from ..criteria.numbers import LossNumbers
+from ..criteria.set import SetCriterion
 from ..layers.conditional import ConditionalDecoderLayer
 from ..layers.initialise import start_classes, start_still, xavier
 from ..layers.position import place_cells, sine_of_coordinates
@@ -90,3 +93,8 @@ class ConditionalDetr(nn.Module):
             boxes = torch.cat([centre, change[..., 2:]], -1).sigmoid()
             predictions.append(Prediction(self.classes(normalised), boxes))
         return QueryOutput(tuple(predictions))
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """The paper's loss: DETR's with focal classes, 2 in the matching and in the sum."""
+    return SetCriterion(FocalLoss())

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from ..backbones.resnet import ResNet
 from ..boxes import refine
+from ..criteria.class_losses import FocalLoss
+from ..criteria.numbers import LossNumbers
+from ..criteria.set import SetCriterion, SetWeights
 from ..layers.conditional import ConditionalDecoderLayer
 from ..layers.initialise import start_classes, start_still, xavier
 from ..layers.position import place_cells, sine_of_coordinates
@@ -137,3 +140,8 @@ class DabDetr(nn.Module):
             boxes = refine(self.boxes(normalised), reference, eps)
             predictions.append(Prediction(self.classes(normalised), boxes))
         return tuple(predictions)
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """Focal classes as in Conditional DETR, but 1 in the sum, as in the authors' code."""
+    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0))

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..criteria.dual import DeduplicatedCriterion, DualCriterion
+from ..criteria.numbers import LossNumbers
 from ..layers.suppressor import Suppressor, SuppressorConfig
 from ..structures import DualOutput, QueryOutput
+from . import yolov8
 from .hsv_det import HsvDet, HsvDetConfig
 from .yolov8 import YoloV8, YoloV8Config
 
@@ -60,3 +63,8 @@ class DeduplicatedYoloV8(_Deduplicated, YoloV8):
 
 class DeduplicatedHsvDet(_Deduplicated, HsvDet):
     """HSV-DET and a suppressor."""
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> DualCriterion:
+    """That of the dense head, and of the candidates' keep-scores."""
+    return DualCriterion(yolov8.criterion(numbers), DeduplicatedCriterion())

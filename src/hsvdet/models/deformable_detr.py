@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from ..backbones.resnet import ResNet
 from ..boxes import inverse_sigmoid, refine
+from ..criteria.class_losses import FocalLoss
+from ..criteria.numbers import LossNumbers
+from ..criteria.set import SetCriterion
 from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from ..layers.initialise import start_classes, start_small, start_still, start_xavier
 from ..layers.position import sine_of_coordinates
@@ -192,3 +195,13 @@ def box_at(points: Tensor, change: Tensor) -> Tensor:
     """Boxes [..., 4] whose centre is a point [..., 2] moved by `change`, whose size is `change` alone."""
     change = change.float()
     return torch.cat([change[..., :2] + inverse_sigmoid(points), change[..., 2:]], -1).sigmoid()
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """The paper's loss (appendix A.4): DETR's with focal classes, 2 in the matching and in the sum."""
+    return SetCriterion(FocalLoss())
+
+
+def two_stage_criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """The same; proposals of all tokens learn only that something is there (appendix A.4)."""
+    return SetCriterion(FocalLoss(), proposals="foreground")

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.resnet import ResNet
+from ..criteria.class_losses import SoftmaxLoss
+from ..criteria.matching import MatchingCosts
+from ..criteria.numbers import LossNumbers
+from ..criteria.set import SetCriterion, SetWeights
 from ..layers.attention import MultiHeadAttention
 from ..layers.position import place_cells
 from ..layers.transformer import EncoderLayer, FeedForward, Mlp
@@ -92,6 +96,11 @@ class Detr(nn.Module):
             boxes = self.boxes(normalised).float().sigmoid()
             predictions.append(Prediction(self.classes(normalised), boxes))
         return QueryOutput(tuple(predictions))
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """The paper's loss (section 3.1 and appendix A.4)."""
+    return SetCriterion(SoftmaxLoss(), costs=MatchingCosts(class_=1.0), weights=SetWeights(class_=1.0))
 
 
 class DecoderLayer(nn.Module):

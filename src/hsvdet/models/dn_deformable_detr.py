@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from ..backbones.resnet import ResNet
 from ..boxes import refine
+from ..criteria.class_losses import FocalLoss
+from ..criteria.numbers import LossNumbers
+from ..criteria.set import SetCriterion, SetWeights
 from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from ..layers.denoising import indicated, noised_queries, separate
 from ..layers.initialise import start_classes, start_small, start_still
@@ -124,3 +127,8 @@ class DnDeformableDetr(nn.Module):
             predictions.append(Prediction(self.classes[number](content), boxes))
             anchors = boxes.detach()
         return tuple(predictions)
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """As DN-DETR's: focal classes, 1 in the sum; noised queries that stand for no object learn nothing."""
+    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..criteria.class_losses import FocalLoss
+from ..criteria.numbers import LossNumbers
+from ..criteria.set import SetCriterion, SetWeights
 from ..layers.denoising import indicated, noised_queries, separate
 from ..structures import QueryOutput
 from .dab_detr import DabDetr, DabDetrConfig
@@ -74,3 +77,8 @@ class DnDetr(DabDetr):
         if self.patterns is not None:
             content = content + self.patterns.repeat_interleave(self.config.queries, 0)
         return content, anchors
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """DAB-DETR's loss, of noised queries too; those that stand for no object learn nothing."""
+    return SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")

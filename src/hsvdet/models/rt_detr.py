@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from ..backbones.resnet_vd import ResNetVd
 from ..boxes import refine
+from ..criteria.class_losses import VarifocalLoss
+from ..criteria.numbers import LossNumbers
+from ..criteria.set import SetCriterion, SetWeights
 from ..errors import ConfigError
 from ..layers.conv import ConvNorm
 from ..layers.deformable_transformer import DeformableDecoderLayer
@@ -173,6 +176,11 @@ class RtDetr(nn.Module):
             start = refine(change, reference)
             reference = start.detach()
         return tuple(predictions)
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
+    """The paper's loss: class scores are to be the IoU of the box; focal in the matching, with 2."""
+    return SetCriterion(VarifocalLoss(), weights=SetWeights(class_=1.0))
 
 
 class HybridEncoder(nn.Module):

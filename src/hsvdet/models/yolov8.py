@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..criteria.dense import DenseCriterion, DualAssignmentCriterion
+from ..criteria.numbers import LossNumbers
+from ..criteria.task_aligned import one_to_one_assignment
 from ..layers.conv import ConvNormAct
 from ..layers.csp import C2f, PyramidPooling
 from ..layers.dense_head import DenseHead, OneToOneConfig, OneToOneHead
@@ -96,6 +99,19 @@ class YoloV8E2e(YoloV8):
 
     def make_head(self, channels, config: YoloV8E2eConfig, num_classes: int) -> OneToOneHead:
         return OneToOneHead(channels, num_classes, config)
+
+
+def criterion(numbers: LossNumbers = LossNumbers()) -> DenseCriterion:
+    """Task-aligned assignment, with YOLOv8's published gains."""
+    return DenseCriterion(smallest_side=numbers.smallest_side, selection=numbers.selection())
+
+
+def e2e_criterion(numbers: LossNumbers = LossNumbers()) -> DualAssignmentCriterion:
+    """One cell an object for the answer, and many for its twin."""
+    one = DenseCriterion(
+        assign=one_to_one_assignment, smallest_side=numbers.smallest_side, selection=numbers.selection()
+    )
+    return DualAssignmentCriterion(one, DenseCriterion(smallest_side=numbers.smallest_side))
 
 
 def double(x: Tensor) -> Tensor:
