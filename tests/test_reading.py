@@ -9,7 +9,14 @@ from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image, nms
 from hsvdet.deploy.suppression import suppress, suppress_in_rounds
 from hsvdet.errors import ConfigError
 from hsvdet.models import MODELS
-from hsvdet.postprocess import BestClass, GraphSuppression, Suppressed, TopPairs, non_maximum_suppression
+from hsvdet.postprocess import (
+    BestClass,
+    GraphSuppression,
+    Suppressed,
+    Thresholds,
+    TopPairs,
+    non_maximum_suppression,
+)
 from hsvdet.structures import Prediction
 
 SIZE = (100, 200)
@@ -74,6 +81,19 @@ def test_two_objects_cut_by_the_edge_stay_two_and_what_lies_beyond_it_is_none():
         assert found.labels.tolist() == [0, 0]
         (first,) = reading.detections(given, [SIZE], score=0.5, max_detections=1)
         assert first.scores.tolist() == found.scores[:1].tolist()
+
+
+def test_where_scores_are_all_1_the_logits_decide():
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.42, 0.4], [0.2, 0.2, 0.1, 0.1]]])
+    logits = torch.tensor([[[20.0, 30, -9], [-9, 40, -9], [18, 19, -9]]])
+    given = Prediction(logits[0], boxes[0])
+    for reading, multi_label, index, labels in (
+        (Suppressed(), False, [1, 2], [1, 1]),
+        (Suppressed(), True, [1, 0, 2, 2], [1, 0, 1, 0]),
+        (TopPairs(), False, [1, 0, 0, 2, 2], [1, 1, 0, 1, 0]),
+    ):
+        chosen = reading.chosen(given, SIZE, Thresholds(0.5, 0.7, 300, multi_label))
+        assert chosen.index.tolist() == index and chosen.labels.tolist() == labels
 
 
 def test_classes_do_not_suppress_one_another_however_many_boxes_begin_below_0():

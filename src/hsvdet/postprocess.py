@@ -147,9 +147,14 @@ class Suppressed(Reading):
         if wanted.multi_label:
             found = self.candidates(prediction, size, score=wanted.score)
         else:
-            scores, labels = self.scores(prediction.logits).max(-1)
+            best, labels = prediction.logits.float().max(-1)
+            scores = self.scores(best)
             index = (scores > wanted.score).nonzero(as_tuple=True)[0]
             found = _strongest(prediction, size, scores[index], labels[index], index)
+        # Logits say which is stronger, here and in a graph: sigmoids are all 1 from 17 on. Of equals the first stays.
+        strength = prediction.logits[found.index, found.labels].float()
+        order = strength.sort(descending=True, stable=True).indices
+        found = Candidates(*(part[order] for part in found))
         keep = non_maximum_suppression(found.boxes, found.scores, found.labels, wanted.iou)
         found = Candidates(*(part[keep] for part in found))
         return Candidates(*(part[: wanted.max_detections] for part in _inside(found, size)))
@@ -181,10 +186,11 @@ class TopPairs(Reading):
 
     def chosen(self, prediction: Prediction, size: tuple[int, int], wanted: Thresholds) -> Candidates:
         boxes = clip(to_pixels(prediction.boxes, size), scale_of(size, prediction.boxes))
-        scores = self.scores(prediction.logits).masked_fill(~has_area(boxes)[:, None], -torch.inf)
-        values, best = scores.flatten().topk(min(wanted.max_detections, scores.numel()))
+        logits = prediction.logits.float().masked_fill(~has_area(boxes)[:, None], -torch.inf)
+        strongest, best = logits.flatten().topk(min(wanted.max_detections, logits.numel()))
+        values = self.scores(strongest)
         best, values = best[values > wanted.score], values[values > wanted.score]
-        index, labels = best // scores.shape[-1], best % scores.shape[-1]
+        index, labels = best // logits.shape[-1], best % logits.shape[-1]
         return Candidates(boxes[index], values, labels, index)
 
     def rows(
