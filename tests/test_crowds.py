@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import batched_nms, nms
 
+from hsvdet.data.check import check_data
 from hsvdet.data.dataset import DetectionData, Record
+from hsvdet.data.nms_ceiling import nms_ceiling
+from hsvdet.data.scenes import write_scenes
 from hsvdet.evaluate import evaluate_detections
 from hsvdet.structures import Detections
 
@@ -138,3 +142,56 @@ def test_where_false_positives_are_fewer_than_images_every_detection_counts():
     assert recalls.recall_at_fppi1 == recalls.recall > 0 and recalls.false_positives == alarms / len(
         data.records
     )
+
+
+def heaps(images: int, objects: int) -> list[Record]:
+    """Objects of three classes around the middle of each image, some crowd regions."""
+    random = np.random.default_rng(0)
+    records = []
+    for image in range(images):
+        corner = random.normal(100, 10, (objects, 2))
+        boxes = np.concatenate([corner, corner + random.uniform(30, 40, (objects, 2))], 1).astype(np.float32)
+        labels, crowd = random.integers(0, 3, objects), random.random(objects) < 0.1
+        records.append(Record(image, "", (240, 240), boxes, labels, crowd, np.ones(objects, np.float32)))
+    return records
+
+
+def test_the_nms_ceiling_is_what_torchvision_deletes_of_the_true_boxes():
+    records, ious = heaps(images=40, objects=30), (0.5, 0.6, 0.7, 0.8)
+    random = torch.Generator().manual_seed(0)
+    deleted, total = np.zeros((4, 2)), 0
+    for _ in range(5):
+        for record in records:
+            boxes = torch.from_numpy(record.boxes[~record.crowd])
+            labels = torch.from_numpy(record.labels[~record.crowd])
+            scores = torch.rand(len(boxes), generator=random)
+            total += len(boxes)
+            for row, iou in enumerate(ious):
+                kept = len(batched_nms(boxes, scores, labels, iou)), len(nms(boxes, scores, iou))
+                deleted[row] += len(boxes) - np.array(kept)
+    found = nms_ceiling(records)
+    assert [row.iou for row in found] == list(ious) and found == nms_ceiling(records)
+    assert (deleted / total).min() > 0.02
+    np.testing.assert_allclose([row[1:] for row in found], deleted / total, atol=0.015)
+
+
+def test_the_nms_ceiling_of_pairs_is_half_of_them_whatever_the_order():
+    pair = np.float32(
+        [[0, 0, 10, 10], [0, 0, 10, 7.5], [50, 50, 60, 60], [50, 50, 60, 57.5], [90, 90, 99, 99]]
+    )
+    record = Record(0, "", (100, 100), pair, np.array([0, 0, 0, 1, 0]), np.zeros(5, bool), pair[:, 2])
+    assert nms_ceiling([record], (0.7, 0.75)) == (
+        (0.7, 0.2, 0.4),
+        (0.75, 0, 0),
+    )  # an IoU equal to it may stay
+    crowd = record._replace(crowd=np.array([0, 1, 0, 1, 0], bool))
+    assert nms_ceiling([crowd], (0.7,)) == ((0.7, 0, 0),)
+    assert all(math.isnan(share) for share in nms_ceiling([], (0.7,))[0][1:])
+
+
+def test_data_check_says_what_suppression_would_delete(tmp_path):
+    folder = write_scenes(tmp_path / "scenes", train=4, val=1, test=0, size=(128, 128), objects=(6, 12))
+    report = check_data(folder, "train")
+    shares = report.to_json()["splits"]["train"]["nms_ceiling"]
+    assert [row["iou"] for row in shares] == [0.5, 0.6, 0.7, 0.8] and 0 < shares[0]["class_wise"] < 0.5
+    assert f"NMS would delete   {100 * shares[0]['class_wise']:.1f}, " in report.summary()

@@ -15,6 +15,7 @@ from ..errors import DataError
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
+from .nms_ceiling import Deleted, deleted_text, nms_ceiling
 from .overlap import occlusion
 from .read import open_source, require_split, split_names
 
@@ -46,6 +47,7 @@ class SplitReport:
     objects_per_image: dict[str, float | int | str | None | dict[str, int]]
     box_sizes: dict[str, int]
     occlusion: dict[str, int]
+    nms_ceiling: tuple[Deleted, ...]
     problems: tuple[Problem, ...]
 
 
@@ -72,6 +74,7 @@ class DataReport:
         content = asdict(self)
         for split in content["splits"].values():
             split["problems"] = [problem._asdict() for problem in split["problems"]]
+            split["nms_ceiling"] = [row.to_json() for row in split["nms_ceiling"]]
         return content | {"ok": self.ok}
 
     def summary(self) -> str:
@@ -144,6 +147,7 @@ def _report(
         },
         box_sizes=dict(zip(("small", "medium", "large"), sizes, strict=True)),
         occlusion=_histogram(overlaps, _OCCLUSION, _OCCLUSION_BINS),
+        nms_ceiling=nms_ceiling(records),
         problems=problems,
     )
 
@@ -222,6 +226,7 @@ def _summary(name: str, report: SplitReport) -> list[str]:
         f"  objects per image  mean {objects['mean']:.1f}, {_crowded(objects)}; {_shares(objects['histogram'])}",
         f"  box sizes          {_shares(report.box_sizes)}",
         f"  largest IoU        {_shares(report.occlusion)}",
+        *([f"  NMS would delete   {deleted_text(report.nms_ceiling)}"] if report.boxes else []),
     ]
     ranked = Counter(report.boxes_per_class).most_common()
     lines.append("  boxes per class    " + ", ".join(f"{label} {number:,}" for label, number in ranked[:20]))
