@@ -253,9 +253,12 @@ def test_train_val_predict_and_train_on(run, squares, tmp_path):
     code, out, err = run("train", "hsv-det-n", "--data", squares, "--out", tmp_path / "a", *few)
     assert code == 2 and "already holds a run" in err
     code, out, err = run(
-        "val", best, "--data", squares, "--workers", 0, "--out", tmp_path / "report", "--json"
+        "val", best, "--data", squares, "--workers", 0, "--diagnose", "--out", tmp_path / "report", "--json"
     )
-    assert code == 0 and json.loads(out)["images"] == 2 and (tmp_path / "report/metrics.json").is_file()
+    answer = json.loads(out)
+    assert code == 0 and answer["images"] == 2 and answer["suppressed_at"] == 0.7
+    assert 0 <= answer["deduplicated"]["recall_at_fppi1"] <= 1
+    assert json.loads((tmp_path / "report/metrics.json").read_text()) == answer
     code, out, err = run("predict", best, squares / "images/val", "--out", tmp_path / "seen", "--json")
     assert code == 0 and json.loads(out)["images"] == 2 and (tmp_path / "seen/a.png").is_file()
 

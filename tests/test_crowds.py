@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.ops import batched_nms, nms
 
+from hsvdet.boxes import xyxy_to_cxcywh
 from hsvdet.data.check import check_data
 from hsvdet.data.dataset import DetectionData, Record
 from hsvdet.data.nms_ceiling import nms_ceiling
 from hsvdet.data.scenes import write_scenes
+from hsvdet.detector import create
 from hsvdet.evaluate import evaluate_detections
-from hsvdet.structures import Detections
+from hsvdet.evaluate.deduplicate import perfectly_deduplicated
+from hsvdet.structures import DenseOutput, Detections, Prediction
+from hsvdet.validation import val
 
 CLASSES = ("a", "b", "c")
 
@@ -104,7 +110,7 @@ def test_recall_at_one_false_positive_an_image_equals_a_count_in_plain_python(se
     hits, alarms = found_and_wrong(data, found, over)
     every = found_and_wrong(data, found, -1.0)[0]
     recalls = evaluate_detections(data, found).recalls
-    assert recalls.score_at_fppi1 == over and recalls.false_positives == alarms / len(data.records)
+    assert recalls.score_at_fppi1 == over and recalls.fppi == alarms / len(data.records)
 
     objects = [(r.id, n) for r in data.records for n in range(len(r.labels)) if not r.crowd[n]]
     assert (recalls.recall, recalls.recall_at_fppi1) == pytest.approx(
@@ -139,9 +145,7 @@ def test_where_false_positives_are_fewer_than_images_every_detection_counts():
     recalls = evaluate_detections(data, few).recalls
     hits, alarms = found_and_wrong(data, few, -1.0)
     assert 0 < alarms <= len(data.records) and math.isnan(recalls.score_at_fppi1)
-    assert recalls.recall_at_fppi1 == recalls.recall > 0 and recalls.false_positives == alarms / len(
-        data.records
-    )
+    assert recalls.recall_at_fppi1 == recalls.recall > 0 and recalls.fppi == alarms / len(data.records)
 
 
 def heaps(images: int, objects: int) -> list[Record]:
@@ -195,3 +199,127 @@ def test_data_check_says_what_suppression_would_delete(tmp_path):
     shares = report.to_json()["splits"]["train"]["nms_ceiling"]
     assert [row["iou"] for row in shares] == [0.5, 0.6, 0.7, 0.8] and 0 < shares[0]["class_wise"] < 0.5
     assert f"NMS would delete   {100 * shares[0]['class_wise']:.1f}, " in report.summary()
+
+
+def test_in_a_crowd_the_true_boxes_are_duplicates_too():
+    data, found = crowded_images(3)
+    evaluation = evaluate_detections(data, found)
+    counts = [
+        sum(
+            record.labels[m] == record.labels[n]
+            and iou(record.boxes[m].tolist(), record.boxes[n].tolist()) >= 0.5
+            for m in np.flatnonzero(~record.crowd)
+        )
+        for record in data.records
+        for n in np.flatnonzero(~record.crowd)
+    ]
+    assert max(counts) > 1 and evaluation.duplicates_of_truth == (len(counts), np.mean(counts), max(counts))
+    as_found = {
+        r.id: Detections(torch.from_numpy(r.boxes), torch.ones(len(r.labels)), torch.from_numpy(r.labels))
+        for r in (
+            record._replace(boxes=record.boxes[~record.crowd], labels=record.labels[~record.crowd])
+            for record in data.records
+        )
+    }
+    assert evaluate_detections(data, as_found).duplicates_after == evaluation.duplicates_of_truth
+
+
+def deduplicated_by_loops(boxes, scores, labels, truth, truth_labels) -> list[int]:
+    strongest, alarms = {}, []
+    for n in sorted(range(len(boxes)), key=lambda n: -scores[n]):
+        own = [iou(boxes[n], truth[m]) if labels[n] == truth_labels[m] else 0 for m in range(len(truth))]
+        if max(own, default=0) >= 0.5:
+            strongest.setdefault(own.index(max(own)), n)
+        elif all(labels[n] != labels[m] or iou(boxes[n], boxes[m]) <= 0.5 for m in alarms):
+            alarms.append(n)
+    return sorted([*strongest.values(), *alarms], key=lambda n: -scores[n])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_perfect_deduplication_keeps_the_strongest_of_each_object_and_suppresses_the_rest(seed):
+    data, found = crowded_images(seed)
+    kept, random = {}, torch.Generator().manual_seed(seed)
+    for record in data.records:
+        if record.id not in found:
+            continue
+        boxes, _, labels = found[record.id]
+        scores = torch.rand(len(labels), generator=random, dtype=torch.float64)
+        objects = (
+            torch.from_numpy(record.boxes[~record.crowd]),
+            torch.from_numpy(record.labels[~record.crowd]),
+        )
+        stays = perfectly_deduplicated(boxes, scores, labels, *objects)
+        assert stays.tolist() == deduplicated_by_loops(
+            *(part.tolist() for part in (boxes, scores, labels, *objects))
+        )
+        kept[record.id] = Detections(boxes[stays], scores[stays], labels[stays])
+    evaluation = evaluate_detections(data, found, deduplicated=kept)
+    assert sum(len(answer.scores) for answer in kept.values()) < evaluation.detections
+    assert repr(evaluation.deduplicated) == repr(evaluate_detections(data, kept).recalls)
+
+
+def test_objects_that_no_detection_is_left_for_are_counted_and_said():
+    corners = np.array([(x, y) for x in range(0, 300, 20) for y in range(0, 200, 20)], dtype=np.float32)
+    boxes = np.concatenate([corners, corners + 10], 1)  # 150
+    labels = np.array([0] * 120 + [1] * 30)
+    crowd = np.arange(150) >= 140
+    records = [
+        Record(1, "", (300, 300), boxes, labels, crowd, boxes[:, 2]),
+        Record(2, "", (9, 9), boxes[:3], labels[:3], crowd[:3], boxes[:3, 2]),
+    ]
+    data = DetectionData(records, CLASSES, (0, 1, 2), Path(), "val", "coco")
+    evaluation = evaluate_detections(data, {}, max_detections=130)
+    assert (evaluation.beyond_max_detections, evaluation.beyond_coco) == ((1, 10), (1, 20))
+    assert "1 images have 10 (7.0% of all) objects more than the 130 detections" in evaluation.table()
+    assert (
+        "1 images have 20 (14.0% of all) objects more than the 100 detections of a class"
+        in evaluation.table()
+    )
+    quiet = evaluate_detections(data, {}, max_detections=140)
+    assert quiet.beyond_max_detections == (0, 0) and "an image can have" not in quiet.table()
+    assert evaluate_detections(data, {}).max_detections is None
+
+
+class Repeating(torch.nn.Module):
+    """Answers each image in turn with the predictions given: boxes [Q, 4] in fractions, logits [Q, C]."""
+
+    def __init__(self, answers: list[Prediction]):
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+        self.answers = iter(answers)
+
+    def forward(self, images, padding=None, targets=None):
+        return DenseOutput(next(self.answers), *[torch.zeros(0)] * 4)
+
+
+def test_val_says_what_suppression_costs_and_what_perfect_deduplication_would_find(tmp_path):
+    """Two images: in each a pair at IoU 0.78 of one class, each found and each with a duplicate."""
+    pair = np.float32([[8, 8, 40, 40], [8, 8, 40, 33]])
+    records = [
+        Record(i, str(tmp_path / f"{i}.png"), (64, 64), pair, np.array([1, 1]), np.zeros(2, bool), pair[:, 2])
+        for i in range(2)
+    ]
+    for record in records:
+        Image.new("RGB", (64, 64)).save(record.path)
+    data = DetectionData(records, ("dark", "light"), (1, 2), tmp_path, "val", "coco")
+    boxes = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([pair, pair + 1, [[50, 50, 60, 60]]]))) / 64
+    scores = torch.tensor([[0.05, 0.9], [0.05, 0.8], [0.05, 0.7], [0.05, 0.6], [0.3, 0.05]])
+    answers = [Prediction(scores.logit()[None], boxes.float()[None])] * 2
+    found = {}
+    for name in ("yolov8-n", "rt-detr-r18"):
+        detector = create("yolov8-n", data.labels, size=(64, 64), options={"width": 0.0625})
+        detector = replace(detector, name=name, net=Repeating(answers))
+        found[name] = val(detector, data, batch=1, workers=0, device="cpu", score=0.2, diagnose=True)
+        assert found[name].max_detections == 5  # there are no more predictions
+    dense, query = found["yolov8-n"], found["rt-detr-r18"]
+    assert (dense.suppressed_at, query.suppressed_at) == (0.7, None)
+    assert dense.recalls.recall == 0.5 and query.recalls.recall == 1
+    assert (
+        "NMS at IoU 0.7 would delete 50.0% (50.0% at 0.5, 50.0% at 0.6, 0.0% at 0.8) of the true boxes"
+        in dense.table()
+    )
+    assert "NMS" not in query.table()
+    for evaluation in found.values():
+        assert evaluation.duplicates_before == (4, 4, 4) and evaluation.duplicates_of_truth == (4, 2, 2)
+        ideal = evaluation.deduplicated
+        assert ideal is not None and (ideal.recall, ideal.recall_at_fppi1, ideal.fppi) == (1, 1, 1)

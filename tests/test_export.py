@@ -331,6 +331,11 @@ def test_predict_and_val_take_an_artifact_as_they_take_a_checkpoint(path, detect
     data = DetectionData([record], tuple(LABELS), (3, 7, 11), tmp_path, "val", "coco")
     found = hsvdet.val(path, data, max_detections=120)
     assert found.objects == 1 and found.detections == len(ours)
+    assert (found.suppressed_at, found.max_detections) == (0.7, 120) and found.duplicates_before is None
+    as_checkpoint = hsvdet.val(detector, data, max_detections=120, device="cpu", workers=0, diagnose=True)
+    assert as_checkpoint.suppressed_at == 0.7 and as_checkpoint.to_json().keys() == found.to_json().keys()
+    assert main(["val", str(path), "--data", str(tmp_path), "--diagnose"]) == 2
+    assert "diagnose is for checkpoints" in capsys.readouterr().err
 
 
 def test_a_rejected_artifact_takes_no_other_formats_weights_along(tmp_path):

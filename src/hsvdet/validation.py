@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import NamedTuple
 
@@ -17,18 +17,31 @@ from .data.read import read_data
 from .detector import Detector
 from .devices import autocast, default_workers, find_device, move
 from .errors import ConfigError
-from .evaluate import Evaluation, duplicates_per_object, evaluate_detections, write_report
+from .evaluate import (
+    Evaluation,
+    duplicates_per_object,
+    evaluate_detections,
+    merge_by_image,
+    perfectly_deduplicated,
+    write_report,
+)
 from .layers.selection import selectors_of
 from .loading import load
+from .postprocess import to_pixels
 from .runtime.detector import ArtifactDetector, is_artifact, refuse
-from .structures import Batch, Detections
+from .structures import Batch, Detections, Prediction
 
 
 class Found(NamedTuple):
-    """By image id: detections in original pixels, and how many raw predictions compete for each object."""
+    """By image id: detections in original pixels; how many raw predictions compete for each object; the raw
+    predictions perfectly deduplicated, None if not asked for. suppressed_at: the IoU of the suppression, None
+    without. max_detections: how many an image can have, of a query detector no more than its queries."""
 
     detections: dict[int | str, Detections]
     candidates: dict[int | str, Tensor]
+    deduplicated: dict[int | str, Detections] | None
+    suppressed_at: float | None
+    max_detections: int
 
 
 def val(
@@ -43,23 +56,30 @@ def val(
     iou: float = 0.7,
     max_detections: int | None = None,
     precision: str = "fp32",
+    diagnose: bool = False,
     out: str | PathLike[str] | None = None,
 ) -> Evaluation:
     """Evaluate a detector, a checkpoint or an artifact on one split of a data set.
 
     data: a path, read with the detector's classes, or DetectionData with these very classes. score: weaker
     detections are left out; COCO's AP wants nearly all. iou: of the suppression. max_detections: of an image, the
-    model's own number if not given. out: a folder for the report (numbers and pictures). An image's detections do
-    not depend on the images it shares a batch with. An artifact of `hsvdet export` is run by its runtime, for which
-    device, precision and iou are settled; it gives each box one class, and no predictions from before suppression.
+    model's own number if not given. diagnose: also what perfect deduplication of the same predictions would give.
+    out: a folder for the report (numbers and pictures). An image's detections do not depend on the images it shares
+    a batch with. An artifact of `hsvdet export` is run by its runtime, for which device, precision and iou are
+    settled; it gives each box one class, and no predictions from before suppression, so nothing to diagnose.
     Raises CheckpointError, ConfigError, DataError.
     """
     if is_artifact(detector):
-        refuse(detector, device=device not in ("auto", "cpu"), precision=precision != "fp32")
-        detector = ArtifactDetector(detector)
-        data = _of_classes(detector, data, split)
-        found = detector.on_data(data, score=score, iou=iou, max_detections=max_detections, batch=batch)
-        return _reported(evaluate_detections(data, found), out)
+        refuse(
+            detector, device=device not in ("auto", "cpu"), precision=precision != "fp32", diagnose=diagnose
+        )
+        artifact = ArtifactDetector(detector)
+        data = _of_classes(artifact, data, split)
+        detections = artifact.on_data(data, score=score, iou=iou, max_detections=max_detections, batch=batch)
+        header = artifact.runner.header
+        most = header.max_detections if max_detections is None else max_detections
+        evaluation = evaluate_detections(data, detections, suppressed_at=header.iou, max_detections=most)
+        return _reported(evaluation, out)
     place = find_device(device)
     if not isinstance(detector, Detector):
         detector = load(detector)
@@ -82,8 +102,9 @@ def val(
         score=score,
         iou=iou,
         max_detections=max_detections,
+        diagnose=diagnose,
     )
-    return _reported(evaluate_detections(data, found.detections, candidates=found.candidates), out)
+    return _reported(evaluate_found(data, [found]), out)
 
 
 def _of_classes(
@@ -101,6 +122,19 @@ def _reported(evaluation: Evaluation, out: str | PathLike[str] | None) -> Evalua
     return evaluation
 
 
+def evaluate_found(data: DetectionData, parts: Sequence[Found]) -> Evaluation:
+    """What one process or several found in the images of a split, each in a part of them."""
+    deduplicated = [part.deduplicated for part in parts if part.deduplicated is not None]
+    return evaluate_detections(
+        data,
+        merge_by_image(part.detections for part in parts),
+        candidates=merge_by_image(part.candidates for part in parts),
+        deduplicated=merge_by_image(deduplicated) if deduplicated else None,
+        suppressed_at=parts[0].suppressed_at,
+        max_detections=min(part.max_detections for part in parts),
+    )
+
+
 @torch.inference_mode()
 def find_all(
     detector: Detector,
@@ -112,13 +146,15 @@ def find_all(
     score: float = 0.001,
     iou: float = 0.7,
     max_detections: int | None = None,
+    diagnose: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> Found:
     """Run `net` (of the detector's kind, in evaluation mode) over batches. between: called after each."""
     reading = models.find(detector.name).reading
     # The upper bound among token selectors looks at the objects, in evaluation as well.
     oracle = any(selector.needs_targets for selector in selectors_of(net))
-    found = Found({}, {})
+    most = reading.max_detections if max_detections is None else max_detections
+    found = Found({}, {}, {} if diagnose else None, iou if reading.suppresses else None, most)
     for batch in batches:
         batch = move(batch, device, detector.preprocess)
         with autocast(device, precision):
@@ -134,6 +170,15 @@ def find_all(
             truth = cxcywh_to_xyxy(target.boxes)
             counts = duplicates_per_object(boxes[i], probabilities[i], truth, target.labels)
             found.candidates[info.id] = counts.cpu()
+            if found.deduplicated is not None:
+                raw = reading.candidates(
+                    Prediction(answer.logits[i], answer.boxes[i]), info.size, score=score
+                )
+                truth = to_pixels(target.boxes, info.size)
+                stays = perfectly_deduplicated(raw.boxes, raw.scores, raw.labels, truth, target.labels)[:most]
+                ideal = Detections(raw.boxes[stays], raw.scores[stays], raw.labels[stays])
+                found.deduplicated[info.id] = Detections(*(part.cpu() for part in ideal))
+        found = found._replace(max_detections=min(found.max_detections, answer.boxes.shape[1]))
         between()
     return found
 

@@ -32,10 +32,16 @@ def val(
     iou: Iou = 0.7,
     max_detections: MaxDetections = None,
     precision: Annotated[Precision, typer.Option(help="fp16 needs a GPU.")] = Precision.fp32,
+    diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--diagnose", help="Also: what perfect deduplication of the same predictions would give."
+        ),
+    ] = False,
     out: Annotated[str | None, typer.Option(help="A folder for the report: numbers and pictures.")] = None,
     json: Json = False,
 ) -> Answer:
-    """Evaluate a checkpoint: COCO's AP, classes, occlusion, confusion, duplicates."""
+    """Evaluate a checkpoint or an artifact: COCO's AP, recall at one false positive an image, crowding, confusion."""
     from ..validation import val
 
     evaluation = val(
@@ -49,6 +55,7 @@ def val(
         iou=iou,
         max_detections=max_detections,
         precision=precision.value,
+        diagnose=diagnose,
         out=out,
     )
     report = f"\n\nReport: {out}" if out else ""

@@ -39,7 +39,7 @@ def nms_ceiling(records: Iterable[Record], ious: Sequence[float] = OVERLAPS) -> 
         boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
         overlap = overlaps(boxes, boxes)
         np.fill_diagonal(overlap, 0)
-        close = overlap.max(1, initial=0) > min(ious)  # the others are never deleted
+        close = overlap.max(1, initial=0) > min(*OVERLAPS, *ious)  # the others are never deleted
         overlap, labels = overlap[close][:, close], labels[close]
         agnostic = overlap > thresholds
         beats = np.stack([agnostic & (labels[:, None] == labels), agnostic])  # [2, T, N, N]
@@ -62,11 +62,11 @@ def _deleted(beats: np.ndarray, order: np.ndarray) -> np.ndarray:
 def deleted_text(rows: Sequence[Deleted]) -> str:
     """For people: "15.2, 10.9 % of the true boxes at IoU 0.5, 0.6 within classes, 28.6, 18.2 % across them"."""
 
-    def listed(values: Iterable[float]) -> str:
-        return ", ".join(f"{value:.1f}" for value in values)
+    def listed(values: Iterable[float], form: str) -> str:
+        return ", ".join(format(value, form) for value in values)
 
     ious, own, agnostic = zip(*rows, strict=True)
     return (
-        f"{listed(100 * share for share in own)} % of the true boxes at IoU {listed(ious)} within classes,"
-        f" {listed(100 * share for share in agnostic)} % across them"
+        f"{listed((100 * share for share in own), '.1f')} % of the true boxes at IoU {listed(ious, 'g')} within"
+        f" classes, {listed((100 * share for share in agnostic), '.1f')} % across them"
     )

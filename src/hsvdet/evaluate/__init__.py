@@ -1,5 +1,6 @@
 """How good detections are: average precision, occlusion, confusion, duplicates; a report with pictures."""
 
+from .deduplicate import perfectly_deduplicated
 from .duplicates import Duplicates, duplicates_per_object
 from .evaluation import Evaluation
 from .measure import evaluate_detections, merge_by_image
@@ -11,5 +12,6 @@ __all__ = [
     "duplicates_per_object",
     "evaluate_detections",
     "merge_by_image",
+    "perfectly_deduplicated",
     "write_report",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 from .pairing import Pair
 
 RECALL_STEPS = np.linspace(0, 1, 101)
+COCO_DETECTIONS = 100  # of an image and class
 _SIDES = ("small", "medium", "large")
 STATS = (
     *("ap", "ap50", "ap75", *(f"ap_{side}" for side in _SIDES)),
@@ -65,7 +66,7 @@ def average_precision_in_bins(
     lows, highs = edges[:-1], [*np.nextafter(edges[1:-1], -np.inf), edges[-1]]
     evaluator.params.areaRng = [[float(low), float(high)] for low, high in zip(lows, highs, strict=True)]
     evaluator.params.areaRngLbl = [str(low) for low in lows]
-    evaluator.params.maxDets = [100]
+    evaluator.params.maxDets = [COCO_DETECTIONS]
     evaluator.evaluate()
     evaluator.accumulate()
     precision = _known(evaluator.eval["precision"])[..., 0]

@@ -12,7 +12,8 @@ from ..boxes import iou
 
 
 class Duplicates(NamedTuple):
-    """objects: how many have a prediction at all. mean, largest: predictions per such object; ideal is 1."""
+    """objects: how many have a prediction at all. mean, largest: predictions per such object. Ideal is 1, and in a
+    crowd what the true boxes have: the box of a neighbour of the class counts as well where it overlaps enough."""
 
     objects: int
     mean: float

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .average_precision import STATS
+from ..data.nms_ceiling import Deleted
+from .average_precision import COCO_DETECTIONS, STATS
+from .columns import columns, labelled, span, text
 from .duplicates import Duplicates
 from .occlusion import OcclusionBin
-from .recall import CountBin, Recalls
+from .recall import Recalls
+
+_RECALLS = ("recall", "recall at 1 FP/image")
 
 
 class ClassScores(NamedTuple):
@@ -23,6 +26,13 @@ class ClassScores(NamedTuple):
     ap: float
     ap50: float
     ar100: float
+
+
+class Beyond(NamedTuple):
+    """Objects that no detection is left for, as there are more than may be counted: in so many images, so many."""
+
+    images: int
+    objects: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +46,12 @@ class Evaluation:
     classes: per class, in the order of the data set's labels. precision: [C, 101] at IoU 0.5 for recall 0,
     0.01, ... 1. confusion: see `confusion_matrix`. recalls: over all objects and by crowding. occlusion: its
     bins of occlusion, with AP.
-    duplicates_before: of raw predictions, None where not given; duplicates_after: of the detections.
+    duplicates_before: of raw predictions, None where not given; duplicates_after: of the detections;
+    duplicates_of_truth: of the true boxes, for in a crowd the box of a neighbour counts as well.
+    nms_ceiling: of this data set; suppressed_at: the IoU of the suppression, None where there was none.
+    max_detections: of an image, None where not known. beyond_max_detections: objects that are more than those;
+    beyond_coco: more than the 100 of a class that COCO's numbers count.
+    deduplicated: recalls of the raw predictions, perfectly deduplicated; None where not asked for.
     """
 
     images: int
@@ -50,6 +65,13 @@ class Evaluation:
     occlusion: tuple[OcclusionBin, ...]
     duplicates_before: Duplicates | None
     duplicates_after: Duplicates
+    duplicates_of_truth: Duplicates
+    nms_ceiling: tuple[Deleted, ...]
+    suppressed_at: float | None
+    max_detections: int | None
+    beyond_max_detections: Beyond
+    beyond_coco: Beyond
+    deduplicated: Recalls | None
 
     @property
     def ap(self) -> float:
@@ -64,61 +86,84 @@ class Evaluation:
         return self.recalls.recall_at_fppi1
 
     def table(self) -> str:
-        """For people: the twelve numbers, classes (worst last), recall by crowding, duplicates."""
-        recalls = self.recalls
+        """For people: the twelve numbers, classes (worst last), recall by crowding, and remarks."""
         parts = [f"{self.images} images, {self.objects} objects, {self.detections} detections"]
         for names in (STATS[:6], STATS[6:]):
             titles = [name.upper().replace("_", " ") for name in names]
-            parts.append(_columns([titles, [_text(self.stats[name]) for name in names]]))
+            parts.append(columns([titles, [text(self.stats[name]) for name in names]]))
         ranked = sorted(self.classes, key=lambda scores: (math.isnan(scores.ap), -_or_zero(scores.ap)))
-        parts.append(_rows(["class", "objects", "AP", "AP50", "AR100"], ranked))
-        found = ["objects", "recall", "recall at 1 FP/image"]
-        parts.append(_rows(["occlusion", "objects", "AP", "AP50", *found[1:]], self._occlusion_rows()))
-        if recalls.visibility:
-            parts.append(
-                _rows(["visible", *found], [[_span(*row[:2]), *row[2:]] for row in recalls.visibility])
-            )
-        if len(recalls.by_count) > 1:
-            counts = [[_counted(row), *row[2:]] for row in recalls.by_count]
-            parts.append(_rows(["objects in image", "images", *found], counts))
+        parts.append(labelled(["class", "objects", "AP", "AP50", "AR100"], ranked))
+        header = ["occlusion", "objects", "AP", "AP50", *_RECALLS]
+        if self.deduplicated is not None:
+            header.append("deduplicated")
+        parts.append(labelled(header, self._by_occlusion()))
+        visible = [[span(*row[:2]), *row[2:]] for row in self.recalls.visibility or ()]
+        if visible:
+            parts.append(labelled(["visible", "objects", *_RECALLS], visible))
+        counted = [[span(*row[:2]), *row[2:]] for row in self.recalls.by_count]
+        if len(counted) > 1:
+            parts.append(labelled(["objects in image", "images", "objects", *_RECALLS], counted))
         parts.append("\n".join(self._remarks()))
         return "\n\n".join(parts)
 
-    def _occlusion_rows(self) -> list[Sequence]:
-        """The bins, the occluded ones together, and all."""
-        recalls, occluded = self.recalls, self.recalls.occluded
-        return [
-            *([_span(*row[:2]), *row[2:]] for row in self.occlusion),
-            [_span(*occluded[:2]), occluded.objects, "", "", *occluded[3:]],
+    def _by_occlusion(self) -> list[list]:
+        """The bins, the occluded ones together, and all; with the recall at 1 FP/image if perfectly deduplicated."""
+        recalls, ideal = self.recalls, self.deduplicated
+        rows: list[list] = [
+            *([span(*row[:2]), *row[2:]] for row in self.occlusion),
+            [span(*recalls.occluded[:2]), recalls.occluded.objects, "", "", *recalls.occluded[3:]],
             ["all", self.objects, self.ap, self.ap50, recalls.recall, recalls.recall_at_fppi1],
         ]
+        if ideal is None:
+            return rows
+        best = *ideal.occlusion, ideal.occluded, ideal
+        return [[*row, bin.recall_at_fppi1] for row, bin in zip(rows, best, strict=True)]
 
     def _remarks(self) -> list[str]:
-        recalls = self.recalls
-        score = recalls.score_at_fppi1
+        """A line each, of what there is to say."""
+        score = self.recalls.score_at_fppi1
         which = "all detections" if math.isnan(score) else f"detections scoring over {score:.3f}"
-        remarks = [f"1 FP/image: {which}, {recalls.false_positives:.2f} false positives an image"]
-        if self.duplicates_before:
-            remarks.append(_duplicate_text("before suppression", self.duplicates_before))
-        remarks.append(_duplicate_text("detections", self.duplicates_after))
+        counts = {
+            "raw": self.duplicates_before,
+            "detections": self.duplicates_after,
+            "true boxes": self.duplicates_of_truth,
+        }
+        duplicates = [f"{what} {text(of.mean)} (at most {of.largest})" for what, of in counts.items() if of]
+        remarks = [
+            f"1 FP/image: {which}, {self.recalls.fppi:.2f} false positives an image",
+            f"predictions per object: {', '.join(duplicates)}",
+        ]
+        if self.suppressed_at is not None and self.objects:
+            remarks.append(
+                f"NMS at IoU {self.suppressed_at:g} would delete {self._deleted(self.suppressed_at)} of the true boxes"
+            )
+        if self.beyond_max_detections.images:
+            remarks.append(
+                f"{self._more(self.beyond_max_detections)} than the {self.max_detections} detections an image can have:"
+                " they cannot be found"
+            )
+        if self.beyond_coco.images:
+            remarks.append(
+                f"{self._more(self.beyond_coco)} than the {COCO_DETECTIONS} detections of a class that AP and AR count;"
+                " recall counts all"
+            )
         return remarks
 
+    def _deleted(self, at: float) -> str:
+        shares = {row.iou: f"{row.class_wise:.1%}" for row in self.nms_ceiling}
+        return f"{shares.pop(at)} ({', '.join(f'{share} at {iou:g}' for iou, share in shares.items())})"
+
+    def _more(self, beyond: Beyond) -> str:
+        return f"{beyond.images} images have {beyond.objects} ({beyond.objects / self.objects:.1%} of all) objects more"
+
     def to_json(self) -> dict:
-        """Plain numbers, lists and dicts, NaN as None. The precision-recall curves are left out."""
-        return _plain(
-            {
-                "images": self.images,
-                "objects": self.objects,
-                "detections": self.detections,
-                **self.stats,
-                "classes": self.classes,
-                **self.recalls._asdict(),
-                "occlusion": self.occlusion,
-                "duplicates_before": self.duplicates_before,
-                "duplicates_after": self.duplicates_after,
-                "confusion": self.confusion.tolist(),
-            }
-        )
+        """Plain numbers, lists and dicts, NaN as None; the keys are in docs/evaluation.md. The precision-recall
+        curves are left out."""
+        rest = {item.name: getattr(self, item.name) for item in fields(self)}
+        counts = {name: rest.pop(name) for name in ("images", "objects", "detections")}
+        stats, recalls = rest.pop("stats"), rest.pop("recalls")._asdict()
+        del rest["precision"]
+        return _plain(counts | stats | recalls | rest)
 
 
 def _plain(value: Any) -> Any:
@@ -128,40 +173,10 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
-
-
-def _text(value: str | int | float) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.3f}"
-    return str(value)
-
-
-def _span(low: float, high: float) -> str:
-    return f"{low:g} to {high:g}"
-
-
-def _counted(row: CountBin) -> str:
-    return f"over {row.fewest - 1}" if row.most is None else _span(row.fewest, row.most)
-
-
-def _duplicate_text(what: str, duplicates: Duplicates) -> str:
-    return f"Per object found, {what}: mean {_text(duplicates.mean)}, largest {duplicates.largest}"
-
-
-def _rows(header: list[str], rows: Iterable[Iterable]) -> str:
-    return _columns([header, *([_text(value) for value in row] for row in rows)], first=str.ljust)
-
-
-def _columns(rows: list[list[str]], first=str.rjust) -> str:
-    """Numbers to the right; first: where the first column goes."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = [first, *[str.rjust] * (len(widths) - 1)]
-    return "\n".join(
-        "  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip()
-        for row in rows
-    )

@@ -43,7 +43,7 @@ class Recalls(NamedTuple):
 
     recall: by any detection. recall_at_fppi1: by detections over score_at_fppi1, the lowest score at which the
     data set has at most one false positive an image on average; one score for all bins. Detections of equal
-    score pass it together or not at all, so that false_positives, how many an image pass it, may lie below 1.
+    score pass it together or not at all, so that fppi, how many an image pass it, may lie below 1.
     score_at_fppi1 is NaN where the false positives are no more than the images: then every detection counts.
     All detections of an image count, not COCO's 100 of a class: this score keeps floods out, and 100 would be a
     ceiling of its own for images of more objects.
@@ -57,7 +57,7 @@ class Recalls(NamedTuple):
     recall: float
     recall_at_fppi1: float
     score_at_fppi1: float
-    false_positives: float
+    fppi: float
     occlusion: tuple[RecallBin, ...]
     occluded: RecallBin
     visibility: tuple[RecallBin, ...] | None

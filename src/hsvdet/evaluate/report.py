@@ -8,13 +8,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..draw import class_colour, printable
 from ..files import write_atomically
 from .average_precision import RECALL_STEPS
+from .columns import span
 from .evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -26,6 +27,26 @@ _COLOURED_CLASSES = 10
 _ON_WHITE = (4, 0, 2, 6, 1, 5)  # class_colour's first seven without the yellow, dark and light in turn
 _NUMBERED_CLASSES = 15
 _NAME_LETTERS = 24
+
+
+class _Series(NamedTuple):
+    field: str
+    label: str
+    rank: int
+
+    @property
+    def colour(self) -> np.ndarray:
+        return np.array(class_colour(self.rank)) / 255
+
+
+_SERIES = (
+    _Series("ap", "AP", 4),
+    _Series("ap50", "AP50", 1),
+    _Series("recall", "recall at IoU 0.5", 2),
+    _Series("recall_at_fppi1", "recall at 1 false positive per image", 0),
+)
+_IDEAL = "the same, perfectly deduplicated"
+_NARROWEST = 4  # bins, so that few of them do not become walls
 
 
 def write_report(evaluation: Evaluation, out: str | os.PathLike) -> dict[str, Path]:
@@ -61,16 +82,16 @@ def _png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of its own, outside pyplot's global state; sizes in inches."""
+def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Axes]:
+    """A figure of its own, outside pyplot's global state, and its first axes; sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    for axes in figure.subplots(rows, squeeze=False).flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, figure.axes[0]
 
 
 def _shown(name: str, index: int) -> str:
@@ -164,32 +185,52 @@ def precision_recall_figure(evaluation: Evaluation) -> Figure:
 
 
 def occlusion_figure(evaluation: Evaluation) -> Figure:
-    """AP, AP50 and the two recalls for each occlusion bin, with its number of objects."""
-    figure, axes = _figure(8, 4.4)
-    bins = evaluation.occlusion
-    series: Sequence[tuple[str, str]] = (
-        ("ap", "AP"),
-        ("ap50", "AP50"),
-        ("recall", "recall at IoU 0.5"),
-        ("recall_at_fppi1", "recall at 1 false positive per image"),
-    )
+    """AP, AP50 and the two recalls by occlusion, and the recalls by the number of objects in an image. Outlined:
+    recall at one false positive an image of the same predictions, perfectly deduplicated."""
+    bins, counts, ideal = evaluation.occlusion, evaluation.recalls.by_count, evaluation.deduplicated
+    figure, by_occlusion = _figure(8, 7.2, rows=2)
+    by_count = figure.axes[1]
+    _bars(by_occlusion, bins, _SERIES, ideal and ideal.occlusion)
+    names = [f"{span(bin.low, bin.high)}\n{bin.objects} objects" for bin in bins]
+    by_occlusion.set_xticks(range(len(bins)), names, fontsize=9)
+    title = "By occlusion: largest IoU with another object"
+    if evaluation.suppressed_at is not None:
+        deleted = next(
+            row.class_wise for row in evaluation.nms_ceiling if row.iou == evaluation.suppressed_at
+        )
+        title += f"; NMS at {evaluation.suppressed_at:g} deletes {deleted:.1%} of the true boxes"
+    by_occlusion.set_title(title, fontsize=11)
+    _bars(by_count, counts, _SERIES[2:], ideal and ideal.by_count)
+    names = [f"{span(bin.fewest, bin.most)}\n{bin.images} images" for bin in counts]
+    by_count.set_xticks(range(len(counts)), names, fontsize=9)
+    by_count.set_title("By objects in the image", fontsize=11)
+    handles, labels = by_occlusion.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _bars(axes: Axes, bins: Sequence, series: Sequence[_Series], ideal: Sequence | None) -> None:
+    """A bar of each series in each bin, its height over it; ideal: the bins whose last series is outlined."""
     width = 0.8 / len(series)
-    for rank, (field, label) in enumerate(series):
+    for rank, one in enumerate(series):
         places = np.arange(len(bins)) + (rank - (len(series) - 1) / 2) * width
-        heights = np.array([getattr(scores, field) for scores in bins])
-        colour = np.array(class_colour((4, 1, 2, 0)[rank])) / 255
-        axes.bar(places, np.nan_to_num(heights), width * 0.92, color=colour, label=label)
-        for place, height in zip(places, heights, strict=True):
-            text = "–" if np.isnan(height) else f"{height:.2f}".removeprefix("0")
-            axes.text(
-                place, np.nan_to_num(height) + 0.01, text, ha="center", va="bottom", fontsize=7, color="0.25"
-            )
-    names = [f"{scores.low:g}–{scores.high:g}\n{scores.objects} objects" for scores in bins]
-    axes.set_xticks(range(len(bins)), names, fontsize=9)
-    axes.set(ylim=(0, 1.08), xlabel="largest IoU with another object")
+        heights = np.array([getattr(bin, one.field) for bin in bins], dtype=float)
+        axes.bar(places, np.nan_to_num(heights), width * 0.92, color=one.colour, label=one.label)
+        _numbers(axes, places, heights, over=not (ideal and one is series[-1]))
+        if ideal and one is series[-1]:
+            best = np.array([getattr(bin, one.field) for bin in ideal], dtype=float)
+            axes.bar(places, np.nan_to_num(best), width * 0.92, fill=False, edgecolor="0.25", label=_IDEAL)
+            _numbers(axes, places, best)
+    middle, half = (len(bins) - 1) / 2, max(len(bins), _NARROWEST) / 2
+    axes.set(xlim=(middle - half, middle + half), ylim=(0, 1.08))
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=4, frameon=False, fontsize=8.5)
-    axes.set_title("By occlusion", fontsize=11)
-    return figure
+
+
+def _numbers(axes: Axes, places: np.ndarray, heights: np.ndarray, over: bool = True) -> None:
+    """Over the bars, or inside at their upper end."""
+    for place, height in zip(places, heights, strict=True):
+        label = "–" if np.isnan(height) else f"{height:.2f}".removeprefix("0")
+        y, side = (0.01, "bottom") if over else (-0.012, "top")
+        axes.text(place, np.nan_to_num(height) + y, label, ha="center", va=side, fontsize=7, color="0.25")

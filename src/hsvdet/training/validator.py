@@ -11,10 +11,10 @@ from torch import nn
 
 from ..data.loader import EvaluationLoader
 from ..devices import move
-from ..evaluate import Evaluation, evaluate_detections, merge_by_image
+from ..evaluate import Evaluation
 from ..layers.sparse_global import SparseGlobal
 from ..structures import Batch
-from ..validation import find_all
+from ..validation import evaluate_found, find_all
 from .plan import Plan
 from .processes import gather, same_as_first
 from .record.log import Row
@@ -47,11 +47,7 @@ class Validator:
         everything = gather(found)
         if self.rank:
             return None
-        return evaluate_detections(
-            self.plan.validation_data,
-            merge_by_image(part.detections for part in everything),
-            candidates=merge_by_image(part.candidates for part in everything),
-        )
+        return evaluate_found(self.plan.validation_data, everything)
 
     def diagnose(self, net: nn.Module) -> dict[str, float]:
         """What the sparse global blocks of `net` do to the first batch."""
