@@ -1,6 +1,5 @@
 import itertools
 import os
-import socket
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hsvdet.errors import NonFiniteError
 from hsvdet.loading import load
 from hsvdet.training import train
 from hsvdet.training.objective import Objective
-from tiny_runs import in_process, metrics, squares, tiny, tiny_query
+from tiny_runs import in_process, metrics, squares, tiny, tiny_query, two_processes
 
 # The statistics of batch normalisation are those of each process's own images. A warm network with batches
 # below `frozen_norm_batch` keeps its statistics, so here one process and two compute the same.
@@ -32,19 +31,6 @@ def data(tmp_path_factory):
     empty = {key.index for key in keys}
     data = squares(root, count=10, empty=empty)
     return data, squares(root, count=10, empty=empty)
-
-
-def two_processes(work, *arguments):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return [
-        in_process(
-            work, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-            GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
-        )
-        for rank in range(2)
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["hsv-det-n", "detr-tiny"])
@@ -74,10 +60,10 @@ def fail(data, out):
     """Rank 1 predicts NaN from its third step on; both ranks write down what they raise."""
     original, rank, steps = Objective.__call__, os.environ["RANK"], itertools.count()
 
-    def poisoned(self, batch):
+    def poisoned(self, batch, step):
         if next(steps) == 2 and rank == "1":
             self.net.boxes.register_forward_hook(lambda module, inputs, output: output * float("nan"))
-        return original(self, batch)
+        return original(self, batch, step)
 
     Objective.__call__ = poisoned
     try:

@@ -8,9 +8,10 @@ from torch import nn
 
 from hsvdet.boxes import cxcywh_to_xyxy, iou
 from hsvdet.criteria.class_losses import MatchabilityLoss
-from hsvdet.criteria.dual import DeduplicatedCriterion
+from hsvdet.criteria.dual import DeduplicatedCriterion, DualCriterion
 from hsvdet.criteria.matching import match_by, match_many, overlap_cost
-from hsvdet.structures import Prediction, QueryOutput, Target
+from hsvdet.criteria.normaliser import Part, Total
+from hsvdet.structures import DenseOutput, DualOutput, Prediction, QueryOutput, Selection, Target
 
 
 def scene(queries, objects, seed=0, classes=3):
@@ -95,7 +96,7 @@ def test_matchability_loss_is_its_formula():
             expected -= wanted * p.log() + (1 - wanted) * (1 - p).log()
         else:
             expected -= p**1.5 * (1 - p).log()
-    loss = MatchabilityLoss().loss(logits, labels, quality, torch.tensor(2.0))
+    loss = MatchabilityLoss().loss(logits, labels, quality) / 2
     assert loss.item() == pytest.approx(expected.item() / 2, rel=1e-5)
 
 
@@ -131,16 +132,24 @@ class _Weighing(nn.Module):
     def at(self, progress):
         self.progress = progress
 
-    def forward(self, output, targets):
-        return {"class": torch.tensor(1.0)}
+    def parts(self, output, targets, step):
+        found = {"class": Part(torch.tensor(6.0), Total("positives", torch.tensor(3.0)))}
+        if output.selections:
+            found["selector"] = Part(torch.tensor(1.0) / step.objects)
+        return found
 
 
 def test_both_heads_are_told_of_progress_and_their_losses_have_names():
-    from hsvdet.criteria.dual import DualCriterion
-    from hsvdet.structures import DualOutput
-
     dense, query = _Weighing(), _Weighing()
-    criterion = DualCriterion(dense, query, lambda output, targets: {"selector": torch.tensor(1.0)})
+    criterion = DualCriterion(dense, query)
     criterion.at(0.5)
     assert (dense.progress, query.progress) == (0.5, 0.5)
-    assert set(criterion(DualOutput(None, None, None), [])) == {"class", "dense/class", "selector"}
+    answer, unused = Prediction(torch.zeros(1, 1, 1), torch.zeros(1, 1, 4)), torch.zeros(0)
+    output = DualOutput(
+        answer,
+        DenseOutput(answer, unused, unused, unused, unused),
+        QueryOutput((answer,)),
+        selections=(Selection(unused, 8),),
+    )
+    losses = criterion(output, [Target(torch.zeros(4).long(), torch.zeros(4, 4))])
+    assert losses == {"class": 2, "dense/class": 2, "dense/selector": 0.25}

@@ -59,7 +59,7 @@ def test_focal_loss_equals_the_reference_with_its_gradient():
     labels = torch.full((2, 6), -1)
     for image, query, label in ((0, 1, 3), (1, 4, 0), (1, 5, 6)):
         labels[image, query] = label
-    value = FocalLoss().loss(logits, labels, torch.zeros(2, 6), torch.tensor(3.0))
+    value = FocalLoss().loss(logits, labels, torch.zeros(2, 6)) / 3
     focal = GOLDEN["focal"]
     assert value.item() == pytest.approx(next(v for k, v in focal.items() if k.startswith("value")), rel=1e-5)
     value.backward()
@@ -77,8 +77,9 @@ def test_matching_is_the_cheapest_of_all_assignments():
         total = 0.0
         for j, one in enumerate(single):
             only = [Target(target.labels[[j]], target.boxes[[j]])]
-            losses = SetCriterion(SoftmaxLoss()).losses_of(one, only, match(one, only, SoftmaxLoss(), MatchingCosts()),
-                                                         torch.tensor(1.0), "")  # fmt: skip
+            losses = SetCriterion(SoftmaxLoss()).sums(
+                one, only, match(one, only, SoftmaxLoss(), MatchingCosts())
+            )
             class_cost = -one.logits[0, 0].softmax(-1)[target.labels[j]]
             total += class_cost + losses["l1"] + losses["giou"] - 2
         return float(total)

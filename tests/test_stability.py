@@ -117,11 +117,11 @@ def test_what_cannot_be_matched_is_named_with_step_and_images_and_the_state_befo
 
     steps = itertools.count()
 
-    def poisoned(self, batch):
+    def poisoned(self, batch, step):
         if next(steps) == 3:
             with torch.no_grad():
                 self.net.boxes.layers[-1].bias[0] = float("nan")
-        return original(self, batch)
+        return original(self, batch, step)
 
     monkeypatch.setattr(Objective, "__call__", poisoned)
     with pytest.raises(NonFiniteError) as caught:

@@ -85,8 +85,7 @@ def test_answers_do_not_depend_on_the_batch_they_came_in(tmp_path):
     assert found[0].stats == pytest.approx(found[2].stats, abs=1e-6, nan_ok=True)
 
 
-def test_accumulated_batches_make_the_step_of_their_mean(tmp_path, monkeypatch):
-    """Two batches accumulated move the weights as the mean of their two losses does."""
+def test_the_last_step_of_an_epoch_takes_the_batches_that_remain(tmp_path, monkeypatch):
     windows = []
     original = Learner.step
 
@@ -97,7 +96,7 @@ def test_accumulated_batches_make_the_step_of_their_mean(tmp_path, monkeypatch):
     monkeypatch.setattr(Learner, "step", step)
     data = squares(tmp_path)
     train(tiny(), (data, None), tmp_path / "run", epochs=2, batch=2, accumulate=4, workers=0, progress=False)
-    assert windows == [4, 2, 4, 2]  # the last window of an epoch is what remains of it
+    assert windows == [4, 2, 4, 2]
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -108,15 +107,15 @@ def test_a_non_finite_step_stops_with_its_images_named_and_the_state_before_it_s
     original, steps = Objective.__call__, itertools.count()
     before = {}
 
-    def poisoned(self, batch):
+    def poisoned(self, batch, step):
         weights = {name: value.clone() for name, value in self.net.state_dict().items()}
-        losses = original(self, batch)
+        parts = original(self, batch, step)
         if next(steps) == 4:
             before["paths"] = [info.path for info in batch.infos]
             before["weights"] = weights
-            poison = torch.tensor(float("nan")) if what == "loss" else _infinite_gradient(losses["box"])
-            losses["box"] = losses["box"] + poison
-        return losses
+            poison = torch.tensor(float("nan")) if what == "loss" else _infinite_gradient(parts["box"].value)
+            parts["box"] = parts["box"]._replace(value=parts["box"].value + poison)
+        return parts
 
     monkeypatch.setattr(Objective, "__call__", poisoned)
     with pytest.raises(NonFiniteError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 from multiprocessing import get_context
 
 import numpy as np
@@ -81,6 +82,20 @@ def in_process(work, *arguments, **environment):
     process = context.Process(target=_start, args=(work, arguments, environment))
     process.start()
     return process
+
+
+def two_processes(work, *arguments):
+    """`work` in two processes of one run, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        in_process(
+            work, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+            GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
 
 
 def _start(work, arguments, environment):

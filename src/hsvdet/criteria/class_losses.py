@@ -1,14 +1,14 @@
 """What a query's class logits are compared with: a loss, and the matching cost that goes with it.
 
 Each has `cost(logits [Q, C], labels [N]) -> [Q, N]`, lower is better, and
-`loss(logits [B, Q, C], labels [B, Q], quality [B, Q], total) -> scalar`, where label -1 means no object, quality
-is the IoU of a matched query's box with its object's, and total is the number of objects in the mean process.
+`loss(logits [B, Q, C], labels [B, Q], quality [B, Q]) -> scalar`, where label -1 means no object and quality is
+the IoU of a matched query's box with its object's: a sum over queries, to be divided by `total(counts) -> scalar`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,21 @@ from torch import Tensor
 from .normaliser import mean_over_processes
 
 
+class Counts(NamedTuple):
+    """Of a whole step. objects: in the mean process, a scalar; over all processes at least 1. queries: in this
+    process; matched: those of them that answer for an object."""
+
+    objects: Tensor
+    queries: int
+    matched: int
+
+
 class ClassLoss(Protocol):
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor: ...
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor: ...
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor: ...
+
+    def total(self, counts: Counts) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,16 @@ class SoftmaxLoss:
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         return -logits.float().softmax(-1)[:, labels]
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
         logits, last = logits.float(), logits.shape[-1] - 1
         wanted = torch.where(labels < 0, last, labels)
         weight = torch.where(labels < 0, self.no_object, 1.0)
         surprise = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-        return (surprise * weight.flatten()).sum() / mean_over_processes(weight.sum())
+        return (surprise * weight.flatten()).sum()
+
+    def total(self, counts: Counts) -> Tensor:
+        weights = counts.matched + self.no_object * (counts.queries - counts.matched)
+        return mean_over_processes(counts.objects.new_tensor(weights))
 
 
 @dataclass(frozen=True)
@@ -56,13 +71,16 @@ class FocalLoss:
         nothing = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         return object_ - nothing
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
         wanted = one_hot(labels, logits)
         p = logits.float().sigmoid()
         right = torch.where(wanted > 0, p, 1 - p)
         weight = torch.where(wanted > 0, self.alpha, 1 - self.alpha) * (1 - right) ** self.gamma
         surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return (weight * surprise).sum() / total
+        return (weight * surprise).sum()
+
+    def total(self, counts: Counts) -> Tensor:
+        return counts.objects
 
 
 @dataclass(frozen=True)
@@ -78,13 +96,16 @@ class VarifocalLoss:
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         return FocalLoss().cost(logits, labels)
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
         hot = one_hot(labels, logits)
         wanted = hot * quality.detach().unsqueeze(-1)
         p = logits.detach().float().sigmoid()
         weight = torch.where(hot > 0, wanted, self.alpha * p**self.gamma)
         surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return (weight * surprise).sum() / total
+        return (weight * surprise).sum()
+
+    def total(self, counts: Counts) -> Tensor:
+        return counts.objects
 
 
 @dataclass(frozen=True)
@@ -100,13 +121,16 @@ class MatchabilityLoss:
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         return FocalLoss().cost(logits, labels)
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, total: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
         hot = one_hot(labels, logits)
         wanted = hot * quality.detach().unsqueeze(-1) ** self.gamma
         p = logits.detach().float().sigmoid()
         weight = torch.where(hot > 0, 1.0, p**self.gamma)
         surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return (weight * surprise).sum() / total
+        return (weight * surprise).sum()
+
+    def total(self, counts: Counts) -> Tensor:
+        return counts.objects
 
 
 def one_hot(labels: Tensor, logits: Tensor) -> Tensor:

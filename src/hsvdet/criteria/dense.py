@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..boxes import complete_iou, cxcywh_to_xyxy
 from ..structures import DenseOutput, Target
-from .normaliser import mean_over_processes
+from .normaliser import Part, StepCounts, Total, losses_of, under, weighted
 from .numbers import LossNumbers
 from .salience import AnchorScores
 from .selection import SelectionLoss
@@ -21,11 +21,10 @@ from .task_aligned import Assignment, task_aligned_assignment
 class DenseCriterion(nn.Module):
     """(DenseOutput, targets) to weighted losses {"class", "box", "distribution" or "l1"[, "selector"]}.
 
-    All are sums over the global batch divided by the sum of its target scores (at least 1), so the gradient
-    does not depend on how images are spread over processes. Gains and numbers of the assignment: the YOLOv8
-    settings. Where distances are no distributions but numbers, these are learned by their L1 distance in strides.
-    assign: one of the functions of task_aligned.py. A network with learned token selectors also learns to find
-    objects with them, by `selection`.
+    All are sums over the whole step divided by the sum of its target scores, at least 1. Gains and numbers of
+    the assignment: the YOLOv8 settings. Where distances are no distributions but numbers, these are learned by
+    their L1 distance in strides. assign: one of the functions of task_aligned.py. A network with learned token
+    selectors also learns to find objects with them, by `selection`.
     """
 
     def __init__(
@@ -47,6 +46,9 @@ class DenseCriterion(nn.Module):
         self.assign, self.alpha, self.beta, self.smallest_side = assign, alpha, beta, smallest_side
 
     def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
+        return losses_of(self, output, targets)
+
+    def parts(self, output: DenseOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         logits = output.prediction.logits.float()
         labels, xyxy, real = _pad_targets(targets, output.extents)
         predicted = cxcywh_to_xyxy(
@@ -64,29 +66,29 @@ class DenseCriterion(nn.Module):
         wanted = torch.zeros_like(logits)
         if len(image):
             wanted[image, anchor, labels[image, target]] = weight
-        total = mean_over_processes(assignment.score.sum(), least=1)
+        total = Total("target scores", assignment.score.sum())
 
         box = xyxy[image, target] if len(image) else predicted[image, anchor].detach()
         overlap = complete_iou(predicted[image, anchor], box)
         reach = torch.cat([output.anchors[anchor] - box[:, :2], box[:, 2:] - output.anchors[anchor]], -1)
         reach = reach / output.strides[anchor, None]
         distances = output.distances[image, anchor].float().unflatten(-1, (4, -1))
-        losses = {
-            "class": self.class_gain
-            * F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-            / total,
-            "box": self.box_gain * ((1 - overlap) * weight).sum() / total,
+        class_ = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        parts = {
+            "class": Part(self.class_gain * class_, total),
+            "box": Part(self.box_gain * ((1 - overlap) * weight).sum(), total),
         }
         if distances.shape[-1] == 1:
             apart = (distances.squeeze(-1) - reach).abs().mean(-1)
-            losses["l1"] = self.l1_gain * (apart * weight).sum() / total
+            parts["l1"] = Part(self.l1_gain * (apart * weight).sum(), total)
         else:
             surprise = distribution_focal_loss(distances, reach).mean(-1)
-            losses["distribution"] = self.distribution_gain * (surprise * weight).sum() / total
+            parts["distribution"] = Part(self.distribution_gain * (surprise * weight).sum(), total)
         if output.selections:
             assigned = AnchorScores(assignment.score, output.strides)
-            losses["selector"] = self.selection(output.selections, targets, output.extents, assigned)
-        return losses
+            found = self.selection(output.selections, targets, output.extents, assigned)
+            parts["selector"] = Part(found / step.objects)
+        return parts
 
 
 class DualAssignmentCriterion(nn.Module):
@@ -115,11 +117,14 @@ class DualAssignmentCriterion(nn.Module):
         self.weight = self.first + (self.last - self.first) * progress
 
     def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
-        losses = {name: self.weight * loss for name, loss in self.one(output, targets).items()}
+        return losses_of(self, output, targets)
+
+    def parts(self, output: DenseOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
+        parts = weighted(self.weight, self.one.parts(output, targets, step))
         if output.twin is not None:
-            twin = self.many(output.twin, targets)
-            losses |= {f"twin/{name}": (1 - self.weight) * loss for name, loss in twin.items()}
-        return losses
+            twin = self.many.parts(output.twin, targets, step)
+            parts |= under("twin/", weighted(1 - self.weight, twin))
+        return parts
 
 
 def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..structures import DualOutput, QueryOutput, Target
 from .class_losses import MatchabilityLoss, VarifocalLoss
 from .matching import match, match_by, match_many, overlap_cost
-from .normaliser import mean_over_processes
+from .normaliser import Part, StepCounts, StepCriterion, Total, losses_of, under
 from .set import SetCriterion, SetWeights
 
 
@@ -19,7 +19,7 @@ class DualCriterion(nn.Module):
     dense, query: criteria of DenseOutput and of QueryOutput.
     """
 
-    def __init__(self, dense: nn.Module, query: nn.Module):
+    def __init__(self, dense: StepCriterion, query: StepCriterion):
         super().__init__()
         self.dense, self.query = dense, query
 
@@ -31,8 +31,11 @@ class DualCriterion(nn.Module):
                 at(progress)
 
     def forward(self, output: DualOutput, targets: list[Target]) -> dict[str, Tensor]:
-        dense = self.dense(output.dense._replace(selections=output.selections), targets)
-        return self.query(output.query, targets) | {f"dense/{name}": loss for name, loss in dense.items()}
+        return losses_of(self, output, targets)
+
+    def parts(self, output: DualOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
+        dense = self.dense.parts(output.dense._replace(selections=output.selections), targets, step)
+        return self.query.parts(output.query, targets, step) | under("dense/", dense)
 
 
 class DeduplicatedCriterion(nn.Module):
@@ -41,7 +44,7 @@ class DeduplicatedCriterion(nn.Module):
 
     Layers before the last learn several queries for each object (`match_many`), which is how they learn fast and
     find much; the last learns which one is to stay: matched one to one, its classes alone, for boxes that are
-    fixed (MDS-DETR, arXiv 2605.23507). Sums are divided by the number of positive queries of the global batch.
+    fixed (MDS-DETR, arXiv 2605.23507). Sums are divided by the number of positive queries of the whole step.
     late: the share of the run from which the last layer is matched by `overlap_cost`.
     """
 
@@ -57,18 +60,21 @@ class DeduplicatedCriterion(nn.Module):
         self.is_late = progress >= self.late
 
     def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
+        return losses_of(self, output, targets)
+
+    def parts(self, output: QueryOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         *layers, last = output.layers
         device = last.boxes.device
         targets = [target.to(device) for target in targets]
-        losses = {}
+        parts = {}
         for i, layer in enumerate(layers):
             pairs = match_many(layer, targets, name=f"decoder layer {i}")
-            total = mean_over_processes(torch.tensor(float(len(pairs.query)), device=device), least=1)
-            losses |= self.many.losses_of(layer, targets, pairs, total, f"layer{i}/")
+            positives = Total(f"positives of layer {i}", torch.tensor(float(len(pairs.query)), device=device))
+            sums = self.many.sums(layer, targets, pairs)
+            parts |= {f"layer{i}/{what}": Part(value, positives) for what, value in sums.items()}
         name = f"decoder layer {len(layers)}"
         if self.is_late:
             pairs = match_by(overlap_cost, last, targets, name)
         else:
             pairs = match(last, targets, self.one.class_loss, self.one.costs, name)
-        kept = self.one.losses_of(last, targets, pairs, self.one.total(targets, device))
-        return losses | {"class": kept["class"]}
+        return parts | {"class": Part(self.one.sums(last, targets, pairs)["class"] / step.objects)}

@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..structures import Selection, Target
-from .normaliser import mean_over_processes
 from .salience import AnchorScores, GaussianSalience, Salience
 
 
 @dataclass(frozen=True)
 class SelectionLoss:
     """The quality focal loss (Li et al. 2020, arXiv 2006.04388, equation 2) of all selections of an output against
-    their salience, summed over cells and divided by the number of objects, at least 1; times `gain`."""
+    their salience, summed over cells; times `gain`. To be divided by the number of objects."""
 
     salience: Salience = GaussianSalience()
     gain: float = 0.25
@@ -30,11 +29,10 @@ class SelectionLoss:
     ) -> Tensor:
         """extents: [B, 4], left, top, width and height of each picture in pixels of the input. assigned: of the
         network's dense head, if it has one. At least one selection."""
-        objects = extents.new_tensor(float(sum(len(target.labels) for target in targets)))
         maps = self.salience(selections, targets, extents, assigned)
         losses = []
         for (logits, _), wanted in zip(selections, maps, strict=True):
             logits = logits.float()
             surprise = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
             losses.append(((wanted - logits.sigmoid()).square() * surprise).sum())
-        return self.gain * sum(losses[1:], losses[0]) / mean_over_processes(objects, least=1)
+        return self.gain * sum(losses[1:], losses[0])

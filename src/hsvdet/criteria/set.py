@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy, generalised_iou, iou
 from ..structures import Denoised, Prediction, QueryOutput, Target
-from .class_losses import ClassLoss
+from .class_losses import ClassLoss, Counts
 from .matching import Match, MatchingCosts, match
-from .normaliser import mean_over_processes
+from .normaliser import Part, StepCounts, losses_of
 
 
 class SetWeights(NamedTuple):
@@ -26,7 +26,7 @@ class SetCriterion(nn.Module):
     """(QueryOutput, targets) to weighted losses: {"class", "l1", "giou"} of the last decoder layer, the same
     under "layer<i>/" for the others, "proposals/" for the first stage and "denoised<i>/" for noised queries.
 
-    Sums are over the global batch, divided by its number of objects, at least 1.
+    Sums are over the whole step, divided by its number of objects, at least 1.
     proposals: whether the first stage learns the classes ("class") or only that something is there, as class
     0 ("foreground"; Deformable DETR, arXiv 2010.04159, appendix A.4). denoised_rows: whether noised queries
     that stand for no object, made as filling or as negatives, learn to find nothing ("all") or nothing at all
@@ -47,35 +47,31 @@ class SetCriterion(nn.Module):
         self.proposals, self.denoised_rows = proposals, denoised_rows
 
     def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
+        return losses_of(self, output, targets)
+
+    def parts(self, output: QueryOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         device = output.answer.boxes.device
         targets = [target.to(device) for target in targets]
-        total = self.total(targets, device)
-        losses = {}
+        parts = {}
         for i, layer in enumerate(output.layers):
             last = i == len(output.layers) - 1
             name = "" if last else f"layer{i}/"
             pairs = match(layer, targets, self.class_loss, self.costs, f"decoder layer {i}")
-            losses |= self.losses_of(layer, targets, pairs, total, name)
+            parts |= self._parts(layer, targets, pairs, _matched(step, layer), name)
         if output.proposals is not None:
             wanted = targets
             if self.proposals == "foreground":
                 wanted = [target._replace(labels=torch.zeros_like(target.labels)) for target in targets]
             pairs = match(output.proposals, wanted, self.class_loss, self.costs, "proposals")
-            losses |= self.losses_of(output.proposals, wanted, pairs, total, "proposals/")
+            counts = _matched(step, output.proposals)
+            parts |= self._parts(output.proposals, wanted, pairs, counts, "proposals/")
         if output.denoised is not None:
-            losses |= self._denoised(output.denoised, targets, total)
-        return losses
+            parts |= self._denoised(output.denoised, targets, step)
+        return parts
 
-    def total(self, targets: list[Target], device: torch.device) -> Tensor:
-        """Objects of the global batch, at least 1, for `mean_over_processes`' way of dividing."""
-        count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
-        return mean_over_processes(count, least=1)
-
-    def losses_of(
-        self, prediction: Prediction, targets: list[Target], pairs: Match, total: Tensor, name: str = ""
-    ) -> dict[str, Tensor]:
-        """{"class", "l1", "giou"}, after `name`, of queries that learn the objects of their pairs, and of the others,
-        which learn to find nothing; sums divided by `total`."""
+    def sums(self, prediction: Prediction, targets: list[Target], pairs: Match) -> dict[str, Tensor]:
+        """{"class", "l1", "giou"}, summed over the batch, of queries that learn the objects of their pairs, and of
+        the others, which learn to find nothing."""
         wanted = _objects(targets, pairs)
         labels = torch.full(prediction.logits.shape[:2], -1, device=prediction.logits.device)
         labels[pairs.image, pairs.query] = wanted.labels
@@ -83,25 +79,41 @@ class SetCriterion(nn.Module):
         xyxy, wanted_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted.boxes)
         quality = torch.zeros(labels.shape, device=labels.device)
         quality[pairs.image, pairs.query] = iou(xyxy.detach(), wanted_xyxy)
-        class_ = self.class_loss.loss(prediction.logits, labels, quality, total)
         return {
-            f"{name}class": self.weights.class_ * class_,
-            f"{name}l1": self.weights.l1 * (boxes - wanted.boxes).abs().sum() / total,
-            f"{name}giou": self.weights.giou * (1 - generalised_iou(xyxy, wanted_xyxy)).sum() / total,
+            "class": self.weights.class_ * self.class_loss.loss(prediction.logits, labels, quality),
+            "l1": self.weights.l1 * (boxes - wanted.boxes).abs().sum(),
+            "giou": self.weights.giou * (1 - generalised_iou(xyxy, wanted_xyxy)).sum(),
         }
 
-    def _denoised(self, denoised: Denoised, targets: list[Target], total: Tensor) -> dict[str, Tensor]:
+    def _parts(
+        self, prediction: Prediction, targets: list[Target], pairs: Match, counts: Counts, name: str
+    ) -> dict[str, Part]:
+        sums = self.sums(prediction, targets, pairs)
+        totals = {"class": self.class_loss.total(counts), "l1": counts.objects, "giou": counts.objects}
+        return {f"{name}{what}": Part(value / totals[what]) for what, value in sums.items()}
+
+    def _denoised(self, denoised: Denoised, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         """No matching: a noised query answers for the object it was made from."""
         groups = denoised.groups
         real = groups.positive
         pairs = Match(groups.image[real], groups.query[real], groups.target[real])
-        losses = {}
+        parts = {}
         for i, layer in enumerate(denoised.layers):
             learning = layer, targets, pairs
+            matched = groups.groups * sum(step.images)
+            queries = layer.boxes.shape[1] * len(step.images)
             if self.denoised_rows == "real":
-                learning = _only(layer, targets, pairs)
-            losses |= self.losses_of(*learning, total * groups.groups, f"denoised{i}/")
-        return losses
+                learning, queries = _only(layer, targets, pairs), matched
+            counts = Counts(step.objects * groups.groups, queries, matched)
+            parts |= self._parts(*learning, counts, f"denoised{i}/")
+        return parts
+
+
+def _matched(step: StepCounts, prediction: Prediction) -> Counts:
+    """Of queries matched one to one, as many in each image of the step as in this prediction."""
+    queries = prediction.boxes.shape[1]
+    matched = sum(min(objects, queries) for objects in step.images)
+    return Counts(step.objects, queries * len(step.images), matched)
 
 
 def _objects(targets: list[Target], pairs: Match) -> Target:

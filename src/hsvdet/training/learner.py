@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from .. import models
 from ..checkpoint import load_tensors
+from ..criteria.normaliser import count_objects
 from ..errors import ConfigError, NonFiniteError
 from ..structures import Batch
 from .ema import AveragedNet
+from .gradient import StepGradient
 from .objective import FailedElsewhere, Objective, tell_progress
 from .optimizer import (
     gates,
@@ -38,16 +40,16 @@ MOST_OVERFLOWS = 25  # fp16 steps in a row that the gradient scaler may skip
 
 
 class Step(NamedTuple):
-    """losses: of each batch of the window, by name. signal: the number any process was stopped by, or 0."""
+    """losses: by name. signal: the number any process was stopped by, or 0."""
 
-    losses: list[dict[str, Tensor]]
+    losses: dict[str, Tensor]
     signal: int
 
 
 class NotFinite(Exception):
     """A prediction, loss or gradient of a step, in any process; the network is what it was before.
 
-    losses: of each batch of the window, by name, up to the one that failed. complaint: what was said of this
+    losses: of each batch of the window by itself, by name, up to the one that failed. complaint: what was said of this
     process's predictions for the next one, where these were the reason.
     """
 
@@ -145,28 +147,29 @@ class Learner:
 
         signal: the number of one that this process received, or 0. Raises NotFinite, in every process.
         """
-        torch._foreach_copy_(self._buffers_before, self._buffers)
+        _copy(self._buffers, self._buffers_before)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(position.step, group["scale"])
         self._tell_progress(position.step)
         try:
             return self._step(window, position, signal)
         except NotFinite:
-            torch._foreach_copy_(self._buffers, self._buffers_before)
+            _copy(self._buffers_before, self._buffers)
             raise
 
     def _step(self, window: list[Batch], position: Position, signal: int) -> Step:
-        losses, norm = self._gradient(window, position)
-        total = torch.stack([torch.stack(list(terms.values())).sum() for terms in losses])
+        gradient, norm = self._gradient(window, position)
+        losses = gradient.losses()
+        total = torch.stack(list(losses.values())).sum()
         # One look at the device for both, and in several processes one exchange.
-        sound = torch.stack([total.isfinite().all(), norm.isfinite()]).tolist()
+        sound = torch.stack([total.isfinite(), norm.isfinite()]).tolist()
         bad_loss, bad_norm, any_signal = largest(
             [float(not sound[0]), float(not sound[1]), float(signal)], self.device
         )
         self._overflows = self._overflows + 1 if bad_norm else 0
         scaled = self.plan.precision == "fp16"
         if bad_loss or (bad_norm and (not scaled or self._overflows > MOST_OVERFLOWS)):
-            raise NotFinite(losses, float(norm))
+            raise NotFinite(gradient.losses_alone(), float(norm))
         self.optimizer.step()  # fp16: skipped by the scaler where the gradient overflowed
         self.optimizer.zero_grad(set_to_none=True)
         if not bad_norm:
@@ -176,26 +179,27 @@ class Learner:
             self.average.update()
         return Step(losses, int(any_signal))
 
-    def _gradient(self, window: list[Batch], position: Position) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Of the mean of the batches' losses, into the parameters, clipped: the losses and the norm before."""
-        found: list[dict[str, Tensor]] = []
+    def _gradient(self, window: list[Batch], position: Position) -> tuple[StepGradient, Tensor]:
+        """Into the parameters, clipped; and its norm before."""
+        gradient = StepGradient(self.fabric, self.net, len(window))
+        counts = count_objects([target for batch in window for target in batch.targets], self.device)
         for number, batch in enumerate(window):
+            last = number == len(window) - 1
             # Keyed, not carried on: right in every process, and nothing to save.
             torch.manual_seed(_seed(self.plan.seed, position.epoch, position.batch + number, self.rank))
             self._set_norm_momentum(position.step * self.plan.accumulate + number)
-            with self.fabric.no_backward_sync(self.wrapped, enabled=number < len(window) - 1):
+            with self.fabric.no_backward_sync(self.wrapped, enabled=not last):
                 try:
-                    losses = self.objective(batch)
+                    parts = self.objective(batch, counts)
                 except NonFiniteError as error:
-                    raise NotFinite(found, complaint=str(error)) from None
+                    raise NotFinite(gradient.losses_alone(), complaint=str(error)) from None
                 except FailedElsewhere:
-                    raise NotFinite(found) from None
-                self.fabric.backward(sum(losses.values()) / len(window))
-            found.append({name: value.detach() for name, value in losses.items()})
+                    raise NotFinite(gradient.losses_alone()) from None
+                gradient.finish(parts) if last else gradient.add(parts)
         norm = self.fabric.clip_gradients(
             self.wrapped, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False
         )
-        return found, norm
+        return gradient, norm
 
     def _set_norm_momentum(self, batches: int) -> None:
         """Running statistics of a new network start as the mean over the batches seen, not from 0 and 1: else
@@ -239,6 +243,11 @@ class Learner:
 
     def _scaler(self):
         return getattr(self.fabric.strategy.precision, "scaler", None)
+
+
+def _copy(sources: list[Tensor], to: list[Tensor]) -> None:
+    if sources:  # a network may have no buffers
+        torch._foreach_copy_(to, sources)
 
 
 def _seed(*key: int) -> int:

@@ -118,10 +118,9 @@ class Run:
             losses, self.signal = self.learner.step(window, self.diary.position, self.interrupts.received)
         except NotFinite as failure:
             self._give_up(window, failure)
-        for terms in losses:
-            self.diary.add(terms)
+        self.diary.add(losses, len(window))
         self.diary.position = Position(epoch, done + len(window), step + 1)
-        self.progress.advance(losses[-1], len(window))
+        self.progress.advance(losses, len(window))
 
     def _finish_epoch(self) -> None:
         """Validate; then the row and the checkpoints, the state, and last what can be written again from it."""

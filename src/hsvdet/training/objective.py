@@ -1,10 +1,11 @@
-"""Network and criterion as one: a batch to its losses."""
+"""Network and criterion as one: a batch to its part in the losses of a step."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..criteria.normaliser import Part, StepCounts, StepCriterion
 from ..devices import move
 from ..errors import NonFiniteError
 from ..preprocess import Preprocess
@@ -17,22 +18,25 @@ class FailedElsewhere(Exception):
 
 
 class Objective:
-    """objective(batch) is a dict of weighted losses, by name; what is learned is their sum.
+    """objective(batch, step) is what a batch adds to the weighted losses of its step, by name; what is learned is
+    their sum.
 
-    net: (images, padding, targets) to an Output, as wrapped for several processes. criterion: (Output, targets)
-    to losses. Something else to learn, such as another network's answers, is another objective.
+    net: (images, padding, targets) to an Output, as wrapped for several processes. criterion: has `parts`
+    (criteria/normaliser.py). Something else to learn, such as another network's answers, is another objective.
     """
 
-    def __init__(self, net: nn.Module, criterion: nn.Module, device: torch.device, preprocess: Preprocess):
+    def __init__(
+        self, net: nn.Module, criterion: StepCriterion, device: torch.device, preprocess: Preprocess
+    ):
         self.net, self.criterion, self.device, self.preprocess = net, criterion, device, preprocess
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, step: StepCounts) -> dict[str, Part]:
         """Raises NonFiniteError where predictions cannot be matched with objects, and then FailedElsewhere in
         all other processes: they would wait for this one for ever."""
         images, padding, targets, _ = move(batch, self.device, self.preprocess)
         output = self.net(images, padding, targets)
         check_together(output, self.device)
-        return self.criterion(output, targets)
+        return self.criterion.parts(output, targets, step)
 
 
 def tell_progress(progress: float, *modules: nn.Module) -> None:

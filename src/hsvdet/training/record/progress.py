@@ -36,7 +36,7 @@ class Progress:
         self._bar.start()
 
     def advance(self, losses: dict[str, Tensor], batches: int) -> None:
-        """losses: of the last batch, by name; only looked at when a bar shows their sum."""
+        """losses: of the last step, by name; only looked at when a bar shows their sum."""
         if self._bar is not None:
             self._bar.update(self._task, advance=batches, note=f"loss {sum(losses.values()).item():.3f}")
 

@@ -42,12 +42,12 @@ class Diary:
     seconds: float = 0.0
     assignment: Tensor | None = None
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Those of a batch."""
+    def add(self, losses: Mapping[str, Tensor], batches: int) -> None:
+        """Those of a step of so many batches."""
         for name, value in losses.items():
             if name not in self.losses:
                 self.losses[name] = torch.zeros((), dtype=torch.float64, device=value.device)
-            self.losses[name] += value
+            self.losses[name] += batches * value
 
     def turn(self, assignment: Tensor | None) -> None:
         """To the next epoch."""
