@@ -31,7 +31,15 @@ SMALLEST = [name for name in MODELS if name.endswith(("-tiny", "-n", "-n+"))]
 PICTURES, REPEATS, BATCH = 8, 8, 4
 # Enough for AP50 1.0 or nearly, of 16 steps each. Queries that look at one small map learn slowest, and most of
 # all where nothing tells them where to look: the story of the papers, in small.
-EPOCHS = {"DETR": 80, "Conditional DETR": 60, "DAB-DETR": 60, "DN-DETR": 40, "YOLOv8": 40, "HSV-DET": 40}
+EPOCHS = {
+    "DETR": 80,
+    "Conditional DETR": 60,
+    "DAB-DETR": 60,
+    "DN-DETR": 40,
+    "YOLOv8": 40,
+    "HSV-DET": 40,
+    "HSG-Det": 40,
+}
 OTHERS = 10
 # What is learned is what is validated.
 AS_THEY_ARE = dict.fromkeys(

@@ -120,7 +120,9 @@ class DualAssignmentCriterion(nn.Module):
         return losses_of(self, output, targets)
 
     def parts(self, output: DenseOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
-        parts = weighted(self.weight, self.one.parts(output, targets, step))
+        one = self.one.parts(output, targets, step)
+        # What a selector is to find belongs to neither head.
+        parts = one | weighted(self.weight, {n: part for n, part in one.items() if n != "selector"})
         if output.twin is not None:
             twin = self.many.parts(output.twin, targets, step)
             parts |= under("twin/", weighted(1 - self.weight, twin))

@@ -159,7 +159,9 @@ class AssignedSalience:
 SALIENCES: dict[str, Salience] = {
     "gaussian": GaussianSalience(),
     "border": BorderSalience(),
+    "border-by-level": BorderSalience(by_level=True),
     "assigned": AssignedSalience(),
+    "assigned-by-level": AssignedSalience(by_level=True),
 }
 
 

@@ -8,6 +8,7 @@ assignments: YOLOv10 (Wang et al. 2024, arXiv 2405.14458), section 3.1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,19 +33,31 @@ def anchor_points(maps: list[Tensor], strides: tuple[int, ...]) -> tuple[Tensor,
     return torch.cat(points), torch.cat(steps)
 
 
+MakeTower = Callable[[int, int, int], nn.Sequential]
+
+
 class DenseHead(nn.Module):
     """Maps [B, D_l, H_l, W_l] of strides 8, 16, 32 to DenseOutput; two towers a level.
 
-    bins: R of the distance distribution; 1 for the distance itself. Class logits are for sigmoids.
+    bins: R of the distance distribution; 1 for the distance itself. class_tower: what gives the classes, made of
+    channels in, width and number of classes. Class logits are for sigmoids.
     """
 
-    def __init__(self, channels: tuple[int, ...], num_classes: int, strides=(8, 16, 32), bins: int = 16):
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        num_classes: int,
+        strides: tuple[int, ...] = (8, 16, 32),
+        bins: int = 16,
+        class_tower: MakeTower | None = None,
+    ):
         super().__init__()
         self.strides, self.bins = tuple(strides), bins
         box_width = max(16, channels[0] // 4, 4 * bins)
         class_width = max(channels[0], min(num_classes, 100))
         self.box_towers = nn.ModuleList(_tower(c, box_width, 4 * bins) for c in channels)
-        self.class_towers = nn.ModuleList(_tower(c, class_width, num_classes) for c in channels)
+        make_classes = class_tower or _tower
+        self.class_towers = nn.ModuleList(make_classes(c, class_width, num_classes) for c in channels)
         for box_tower, class_tower, stride in zip(
             self.box_towers, self.class_towers, self.strides, strict=True
         ):
@@ -90,11 +103,17 @@ class OneToOneHead(nn.Module):
 
     train_only = ("twin",)
 
-    def __init__(self, channels: tuple[int, ...], num_classes: int, config: OneToOneConfig):
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        num_classes: int,
+        config: OneToOneConfig,
+        class_tower: MakeTower | None = None,
+    ):
         super().__init__()
         self.detached = config.detached
-        self.one_to_one = DenseHead(channels, num_classes, bins=config.bins)
-        self.twin = DenseHead(channels, num_classes, bins=config.twin_bins)
+        self.one_to_one = DenseHead(channels, num_classes, bins=config.bins, class_tower=class_tower)
+        self.twin = DenseHead(channels, num_classes, bins=config.twin_bins, class_tower=class_tower)
 
     def forward(self, maps: list[Tensor], images: Tensor, padding: Tensor | None) -> DenseOutput:
         read = [level.detach() for level in maps] if self.detached else maps
@@ -104,6 +123,17 @@ class OneToOneHead(nn.Module):
     def readers(self, level: int) -> tuple[nn.Conv2d, ...]:
         """As of `DenseHead`."""
         return self.one_to_one.readers(level)
+
+
+def separable_tower(channels_in: int, width: int, channels: int) -> nn.Sequential:
+    """Of depthwise and pointwise convolutions, which do for classes (YOLOv10, section 3.2)."""
+    return nn.Sequential(
+        ConvNormAct(channels_in, channels_in, 3, groups=channels_in),
+        ConvNormAct(channels_in, width),
+        ConvNormAct(width, width, 3, groups=width),
+        ConvNormAct(width, width),
+        nn.Conv2d(width, channels, 1),
+    )
 
 
 def _tower(channels_in: int, width: int, channels: int) -> nn.Sequential:

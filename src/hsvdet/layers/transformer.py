@@ -86,3 +86,28 @@ class PreNormEncoderLayer(nn.Module):
         placed = normed + position.to(normed.dtype)
         tokens = tokens + self.attention(placed, placed, normed, hidden)
         return tokens + self.feed_forward(self.norm_feed_forward(tokens))
+
+
+class PreNormDecoderLayer(nn.Module):
+    """Attention among queries, attention to tokens, feed-forward; each x <- x + f(LayerNorm(x))."""
+
+    def __init__(self, dim: int, heads: int, feed_forward: int):
+        super().__init__()
+        self.norm_self = nn.LayerNorm(dim)
+        self.self_attention = MultiHeadAttention(dim, heads)
+        self.norm_cross = nn.LayerNorm(dim)
+        self.cross_attention = MultiHeadAttention(dim, heads)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, feed_forward)
+
+    def forward(
+        self, content: Tensor, place: Tensor, memory: Tensor, position: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
+        """content, place: [B, Q, D], of queries. memory, position: [B, S, D], of tokens. hidden: [B, 1, S] bool,
+        tokens that may not be looked at. Returns the content."""
+        normed = self.norm_self(content)
+        placed = normed + place
+        content = content + self.self_attention(placed, placed, normed)
+        asked = self.norm_cross(content) + place
+        content = content + self.cross_attention(asked, memory + position, memory, hidden)
+        return content + self.feed_forward(self.norm_feed_forward(content))

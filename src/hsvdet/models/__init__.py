@@ -20,6 +20,8 @@ from . import (
     detr,
     dn_deformable_detr,
     dn_detr,
+    hsg_det,
+    hsg_det_plus,
     hsv_det,
     rt_detr,
     yolov8,
@@ -41,6 +43,8 @@ from .deformable_detr import (
 from .detr import Detr, DetrConfig
 from .dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig
 from .dn_detr import DnDetr, DnDetrConfig
+from .hsg_det import HsgDet, HsgDetConfig
+from .hsg_det_plus import HsgDetPlus, HsgDetPlusConfig
 from .hsv_det import HsvDet, HsvDetConfig, HsvDetE2e, HsvDetE2eConfig
 from .rt_detr import RtDetr, RtDetrConfig
 from .yolov8 import YoloV8, YoloV8Config, YoloV8E2e, YoloV8E2eConfig
@@ -134,6 +138,20 @@ MODELS: dict[str, Model] = {
             ("hsv-det", "HSV-DET", DeduplicatedHsvDet, DeduplicatedHsvDetConfig),
         )
         for s, scale in _SCALES
+    },
+    **{
+        f"hsg-det-{s}": Model(
+            "HSG-Det", HsgDet, HsgDetConfig(**scale), hsg_det.criterion, Suppressed(), _LETTERBOX, "hsg",
+            note="faithful",
+        )
+        for s, scale in hsg_det.VARIANTS.items()
+    },
+    **{
+        f"hsg-det-{s}+": Model(
+            "HSG-Det", HsgDetPlus, HsgDetPlusConfig(**scale), hsg_det_plus.criterion, TopPairs(), _LETTERBOX, "hsg",
+            note="recommended, no suppression",
+        )
+        for s, scale in hsg_det.VARIANTS.items()
     },
     **_query("DETR", Detr, DetrConfig, detr.VARIANTS, detr.criterion, BestClass(), _SHORTEST, "detr"),
     **_query(

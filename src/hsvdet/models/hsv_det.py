@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from ..criteria.salience import gaussian_salience
 from ..errors import ConfigError
+from ..layers.conv import double
 from ..layers.dense_head import OneToOneConfig, OneToOneHead
 from ..layers.selection import selectors_of
 from ..layers.sparse_global import SparseGlobal, SparseGlobalConfig
 from ..layers.tokens import cell_padding, content_extents
 from ..structures import Selection
-from .yolov8 import YoloV8, YoloV8Config, double
+from .yolov8 import YoloV8, YoloV8Config
 
 STRIDES = {"P3": 8, "P4": 16, "P5": 32}
 

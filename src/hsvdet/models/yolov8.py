@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..criteria.dense import DenseCriterion, DualAssignmentCriterion
 from ..criteria.numbers import LossNumbers
 from ..criteria.task_aligned import one_to_one_assignment
-from ..layers.conv import ConvNormAct
+from ..layers.conv import ConvNormAct, double
 from ..layers.csp import C2f, PyramidPooling
 from ..layers.dense_head import DenseHead, OneToOneConfig, OneToOneHead
 from ..structures import DenseOutput, Selection
@@ -112,10 +111,6 @@ def e2e_criterion(numbers: LossNumbers = LossNumbers()) -> DualAssignmentCriteri
         assign=one_to_one_assignment, smallest_side=numbers.smallest_side, selection=numbers.selection()
     )
     return DualAssignmentCriterion(one, DenseCriterion(smallest_side=numbers.smallest_side))
-
-
-def double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _width(base: int, config: YoloV8Config) -> int:

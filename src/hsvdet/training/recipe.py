@@ -188,6 +188,19 @@ RECIPES: dict[str, Recipe] = {
         ema_decay_small=0.998,
         ema_ramp=300.0,
     ),
+    # HSG-Det: three-stage's augmentation and decay of a detector that is part convolutions and part transformer; the
+    # gradient is clipped as for transformers, and its selectors, one a level, learn to find objects of their level.
+    "hsg": Recipe(
+        integrate=0.1,
+        settle=0.2,
+        settle_epochs=1000,
+        weight_decay=0.05,
+        clip=1.0,
+        mixup=0.1,
+        copy_paste=0.3,
+        salience="border-by-level",
+        selector_gain=1.0,
+    ),
     # Set prediction from random weights on few images: no paper's, but what works (docs/training.md).
     # Steps of few images, a high rate, an average that is felt within a thousand steps.
     "small-data": Recipe(
