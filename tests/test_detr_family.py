@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from hsvdet import backbones
 from hsvdet.backbones.resnet import ResNet
 from hsvdet.boxes import inverse_sigmoid, refine
 from hsvdet.errors import CheckpointError, ConfigError
@@ -307,7 +308,7 @@ def test_inverse_sigmoid_undoes_the_sigmoid_and_is_finite_at_the_ends():
 
 
 def test_a_pretrained_backbone_keeps_its_stem_first_stage_and_normalisation():
-    net = ResNet("resnet18", (2, 3, 4)).train()
+    net = ResNet("resnet18", (2, 3, 4), frozen=1).train()
     assert net.channels == (128, 256, 512) and net.strides == (8, 16, 32)
     trained = {name.split(".")[0] for name, parameter in net.named_parameters() if parameter.requires_grad}
     assert trained == {"layer2", "layer3", "layer4"}
@@ -315,7 +316,7 @@ def test_a_pretrained_backbone_keeps_its_stem_first_stage_and_normalisation():
     maps = net(torch.randn(1, 3, 64, 64))
     assert [tuple(m.shape[1:]) for m in maps] == [(128, 8, 8), (256, 4, 4), (512, 2, 2)]
     assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
-    scratch = ResNet("resnet-tiny", pretrained=False)
+    scratch = ResNet("resnet-tiny", (4,))
     assert all(parameter.requires_grad for parameter in scratch.parameters())
 
 
@@ -326,7 +327,7 @@ def test_backbones_are_those_of_torchvision():
     theirs = torchvision.models.resnet50(
         weights=None, replace_stride_with_dilation=[False, False, True]
     ).eval()
-    net = ResNet("resnet50", dilated=True).eval()
+    net = ResNet("resnet50", (4,), frozen=1, dilated=True).eval()
     tensors = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
     net.load_state_dict({k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")})
     body = torchvision.models._utils.IntermediateLayerGetter(theirs, {"layer4": "map"})
@@ -337,19 +338,19 @@ def test_backbones_are_those_of_torchvision():
     assert ours.shape == (1, 2048, 4, 4) and net.strides == (16,)
 
 
-@pytest.mark.parametrize("pretrained", [True, False])
-def test_imagenet_weights_come_from_a_classifier_of_the_same_depth(tmp_path, pretrained):
+@pytest.mark.parametrize("frozen", [1, None])
+def test_imagenet_weights_come_from_a_classifier_of_the_same_depth(tmp_path, frozen):
     import torchvision
 
     classifier = torchvision.models.resnet18(weights=None)
     classifier.bn1.running_mean.normal_()
     torch.save(classifier.state_dict(), tmp_path / "resnet18.pth")
-    net = ResNet("resnet18", pretrained=pretrained)
+    net = ResNet("resnet18", (4,), frozen=frozen)
     assert load_backbone(net, tmp_path / "resnet18.pth") == 100
     assert torch.equal(net.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
     assert torch.equal(net.bn1.running_mean, classifier.bn1.running_mean)
     with pytest.raises(CheckpointError, match="do not fit"):
-        load_backbone(ResNet("resnet34"), tmp_path / "resnet18.pth")
+        load_backbone(ResNet("resnet34", (4,), frozen=1), tmp_path / "resnet18.pth")
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match="conv.weight"):
         load_backbone(net, tmp_path / "other.pth")
@@ -357,6 +358,8 @@ def test_imagenet_weights_come_from_a_classifier_of_the_same_depth(tmp_path, pre
 
 def test_unknown_backbones_and_forms_are_named():
     with pytest.raises(ConfigError, match="Did you mean resnet50"):
-        ResNet("resnet5O")
+        backbones.build("resnet5O")
     with pytest.raises(ConfigError, match="cannot be dilated"):
-        ResNet("resnet18", dilated=True)
+        backbones.build("resnet18", dilated=True)
+    with pytest.raises(ConfigError, match="no dilated form"):
+        backbones.build("resnet50vd", dilated=True)

@@ -237,10 +237,10 @@ def test_detections_in_pixels_are_the_same():
 @pytest.mark.parametrize(
     "net",
     [
-        ResNet("resnet-tiny", (2, 3, 4)),
-        ResNet("resnet-tiny", pretrained=False),
+        ResNet("resnet-tiny", (2, 3, 4), frozen=1),
+        ResNet("resnet-tiny", (4,)),
         ResNetVd("resnetvd-tiny"),
-        ResNetVd("resnetvd-tiny", frozen=True),
+        ResNetVd("resnetvd-tiny", frozen=0),
     ],
     ids=["resnet", "resnet trained", "resnet-vd", "resnet-vd frozen"],
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .backbones import Backbone
 from .checkpoint import write_checkpoint
 from .errors import ConfigError, SaveError, did_you_mean
 from .inference.allocator import keep_freed_memory
@@ -183,7 +184,15 @@ def create(
         raise ConfigError(f"category_ids expects one id for each of {len(labels)} labels; got {len(ids)}.")
     config = override(entry.config, options or {})
     preprocess = dataclasses.replace(entry.preprocess, size=tuple(size)) if size else entry.preprocess
-    return Detector(name, entry.net(config, len(labels)), config, labels, ids, preprocess)
+    net = entry.net(config, len(labels))
+    backbone = getattr(net, "backbone", None)
+    if isinstance(backbone, Backbone):
+        if preprocess.pads:
+            backbone.check_padding()
+        if backbone.normalisation is not None:
+            mean, std = backbone.normalisation
+            preprocess = dataclasses.replace(preprocess, mean=mean, std=std)
+    return Detector(name, net, config, labels, ids, preprocess)
 
 
 def override(config, options: Mapping[str, Any]):

@@ -51,6 +51,11 @@ class Preprocess:
                 f" Nearest: {nearest[0]}x{nearest[1]}."
             )
 
+    @property
+    def pads(self) -> bool:
+        """Whether there may be padding beside a picture; of pictures without any, batches make some."""
+        return self.resize != "stretch"
+
     def geometry(self, height: int, width: int, minimal: bool = False) -> tuple[tuple[int, int], Rectangle]:
         """(canvas height, width) and where the picture lies on it, for an image of height x width pixels.
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError
+from .backbone import Backbone, blank
 
 # Blocks in each stage, and channels inside the blocks of the first stage (they double from stage to stage).
 VARIANTS = {
@@ -21,35 +22,19 @@ VARIANTS = {
 }
 
 
-class ResNet(nn.Module):
-    """images [B, 3, H, W] to the maps of the stages asked for, finest first.
-
-    name: a key of VARIANTS. stages: of 1, 2, 3, 4, whose strides are 4, 8, 16, 32. dilated: the last stage
-    keeps stride 16 and looks twice as far instead (DC5); bottlenecks only.
-    pretrained: the weights will come from ImageNet, and are treated as the DETR family treats them: batch
-    normalisation is fixed, the stem and the first stage are not trained. Otherwise everything is trained.
-    channels, strides: of the maps.
-    """
+class ResNet(Backbone):
+    """name: a key of VARIANTS. Other arguments: as `build` says; only bottlenecks have a dilated form."""
 
     def __init__(
-        self,
-        name: str,
-        stages: tuple[int, ...] = (4,),
-        *,
-        dilated: bool = False,
-        pretrained: bool = True,
+        self, name: str, stages: tuple[int, ...], *, frozen: int | None = None, dilated: bool = False
     ):
         super().__init__()
-        if name not in VARIANTS:
-            raise ConfigError(
-                f"No backbone is called {name!r}.{did_you_mean(name, VARIANTS)} There are {', '.join(VARIANTS)}."
-            )
         block, counts, width = VARIANTS[name]
         if dilated and block is BasicBlock:
             raise ConfigError(
                 f"{name} cannot be dilated: its blocks have no such form. Choose resnet50 or more."
             )
-        norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
+        norm = nn.BatchNorm2d if frozen is None else FrozenBatchNorm2d
         self.stages = tuple(stages)
         self.channels = tuple(width * 2 ** (stage - 1) * block.expansion for stage in self.stages)
         self.strides = tuple(16 if dilated and stage == 4 else 2 ** (stage + 1) for stage in self.stages)
@@ -86,14 +71,12 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if pretrained:
-            for part in (self.conv1, self.layer1):
+        if frozen is not None:
+            for part in [self.conv1] + [getattr(self, f"layer{stage}") for stage in range(1, frozen + 1)]:
                 part.requires_grad_(False)
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> list[Tensor]:
-        """padding: [B, H, W] bool. What stands there is read as 0, the mean colour, whatever it is."""
-        if padding is not None:
-            images = images.masked_fill(padding[:, None], 0.0)
+        images = blank(images, padding)
         x = self.maxpool(self.bn1(self.conv1(images)).relu())
         maps = []
         for stage in range(1, max(self.stages) + 1):

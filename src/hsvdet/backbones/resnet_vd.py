@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..errors import ConfigError, did_you_mean
 from ..layers.conv import ConvNorm
+from .backbone import Backbone, blank
 
 # Blocks in each stage, channels of the first stage inside the blocks, and whether they are bottlenecks.
 VARIANTS = {
@@ -24,21 +24,13 @@ VARIANTS = {
 }
 
 
-class ResNetVd(nn.Module):
-    """images [B, 3, H, W] to the maps of strides 8, 16 and 32.
+class ResNetVd(Backbone):
+    """name: a key of VARIANTS. Other arguments: as `build` says."""
 
-    name: a key of VARIANTS. frozen: batch normalisation is fixed, and the stem is not trained, as with weights
-    from ImageNet. channels, strides: of the maps.
-    """
-
-    def __init__(self, name: str, *, frozen: bool = False):
+    def __init__(self, name: str, stages: tuple[int, ...] = (2, 3, 4), *, frozen: int | None = None):
         super().__init__()
-        if name not in VARIANTS:
-            raise ConfigError(
-                f"No backbone is called {name!r}.{did_you_mean(name, VARIANTS)} There are {', '.join(VARIANTS)}."
-            )
         counts, width, deep = VARIANTS[name]
-        norm = FrozenBatchNorm2d if frozen else nn.BatchNorm2d
+        norm = nn.BatchNorm2d if frozen is None else FrozenBatchNorm2d
         half = width // 2
         self.stem = nn.Sequential(
             ConvNorm(3, half, 3, 2, nn.ReLU, norm),
@@ -48,7 +40,7 @@ class ResNetVd(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = nn.ModuleList()
         channels, outputs = width, []
-        for stage, count in enumerate(counts):
+        for stage, count in enumerate(counts[: max(stages)]):
             inner, blocks = width * 2**stage, []
             for number in range(count):
                 stride = 2 if stage > 0 and number == 0 else 1
@@ -57,23 +49,24 @@ class ResNetVd(nn.Module):
                 blocks.append(block)
             self.stages.append(nn.Sequential(*blocks))
             outputs.append(channels)
-        self.channels, self.strides = tuple(outputs[1:]), (8, 16, 32)
+        self.given = tuple(stage - 1 for stage in stages)
+        self.channels = tuple(outputs[stage] for stage in self.given)
+        self.strides = tuple(4 * 2**stage for stage in self.given)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if frozen:
-            self.stem.requires_grad_(False)
+        if frozen is not None:
+            for part in [self.stem, *self.stages[:frozen]]:
+                part.requires_grad_(False)
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> list[Tensor]:
-        """padding: [B, H, W] bool. What stands there is read as 0, whatever it is."""
-        if padding is not None:
-            images = images.masked_fill(padding[:, None], 0.0)
+        images = blank(images, padding)
         x = self.pool(self.stem(images))
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return maps[1:]
+        return [maps[stage] for stage in self.given]
 
 
 class Block(nn.Module):

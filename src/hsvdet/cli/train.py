@@ -28,10 +28,19 @@ def train(
     weights: Annotated[
         str | None, typer.Option(help="Start from these: a checkpoint, or published weights (.pt).")
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another backbone, such as timm/resnet18.a1_in1k; the model's own if not given.",
+        ),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(
-            help="Start the ResNet of a new model from ImageNet: a classifier's weights (torchvision, timm)."
+            metavar="FILE|timm",
+            help="Start the backbone of a new model from a classifier's weights (torchvision, timm); timm: what"
+            " timm has published, from its cache or the hub.",
         ),
     ] = None,
     size: Size = None,
@@ -74,7 +83,7 @@ def train(
     from ..data.read import read_data
     from ..training import train
 
-    plan = _plan(model, weights, backbone_weights, size, recipe, settings or [])
+    plan = _plan(model, weights, backbone, backbone_weights, size, recipe, settings or [])
     training_data = read_data(data, split)
     validation_data = None if val_split == "none" else read_data(data, val_split, labels=training_data.labels)
     detector = plan.create(training_data, seed)
@@ -138,6 +147,7 @@ class _Plan(NamedTuple):
 def _plan(
     model: str,
     weights: str | None,
+    backbone: str | None,
     backbone_weights: str | None,
     size: tuple[int, int] | None,
     recipe: str | None,
@@ -145,6 +155,8 @@ def _plan(
 ) -> _Plan:
     """Everything that can be refused before the data are read. A checkpoint given as the model says which
     model it is, with what configuration and size, and is the weights to start from."""
+    import torch
+
     from .. import models
     from ..checkpoint import read_header
     from ..detector import override
@@ -167,7 +179,12 @@ def _plan(
     entry = models.find(model)
     config = override(entry.config, changes)
     options, recipe_options = parse_settings(settings, config, find_recipe(recipe or entry.recipe))
-    override(config, options)
+    if backbone is not None:
+        options["backbone"] = backbone
+    config = override(config, options)
+    if "backbone" in options:
+        with torch.device("meta"):  # an unknown one is found out before the data are read
+            entry.net(config, 1)
     if size is not None:
         dataclasses.replace(entry.preprocess, size=size)
     return _Plan(model, {**changes, **options}, size, weights, backbone_weights, recipe_options)

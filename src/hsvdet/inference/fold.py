@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
@@ -34,6 +33,8 @@ _PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     BasicBlock: (("conv1", "bn1"), ("conv2", "bn2")),
     Bottleneck: (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
 }
+# These and none that are derived from them: timm's have an activation inside.
+_NORMALISATIONS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 
 
 class BlockFold(NamedTuple):
@@ -98,7 +99,7 @@ def _pairs(module: nn.Module) -> tuple[tuple[str, str], ...]:
 
 def _fold_norm(module: nn.Module, conv_name: str, norm_name: str) -> bool:
     conv, norm = getattr(module, conv_name), getattr(module, norm_name)
-    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, _BatchNorm | FrozenBatchNorm2d):
+    if not isinstance(conv, nn.Conv2d) or type(norm) not in _NORMALISATIONS:
         return False
     setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
     setattr(module, norm_name, nn.Identity())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..backbones.resnet import ResNet
+from .. import backbones
 from ..boxes import inverse_sigmoid
 from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
@@ -54,7 +54,9 @@ class ConditionalDetr(nn.Module):
     def __init__(self, config: ConditionalDetrConfig, num_classes: int):
         super().__init__()
         dim = config.dim
-        self.backbone = ResNet(config.backbone, dilated=config.dilated, pretrained=config.pretrained)
+        self.backbone = backbones.build(
+            config.backbone, (4,), frozen=1 if config.pretrained else None, dilated=config.dilated
+        )
         self.project = nn.Conv2d(self.backbone.channels[-1], dim, 1)
         self.encoder = nn.ModuleList(
             EncoderLayer(dim, config.heads, config.feed_forward, config.dropout)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..backbones.resnet import ResNet
+from .. import backbones
 from ..boxes import refine
 from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
@@ -67,7 +67,9 @@ class DabDetr(nn.Module):
         super().__init__()
         dim = config.dim
         self.config = config
-        self.backbone = ResNet(config.backbone, dilated=config.dilated, pretrained=config.pretrained)
+        self.backbone = backbones.build(
+            config.backbone, (4,), frozen=1 if config.pretrained else None, dilated=config.dilated
+        )
         self.project = nn.Conv2d(self.backbone.channels[-1], dim, 1)
         self.encoder = nn.ModuleList(
             EncoderLayer(dim, config.heads, config.feed_forward, config.dropout, nn.PReLU)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..backbones.resnet import ResNet
+from .. import backbones
 from ..boxes import inverse_sigmoid, refine
 from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
@@ -174,9 +174,10 @@ class TwoStageDeformableDetr(nn.Module):
         return QueryOutput(tuple(predictions), proposals)
 
 
-def backbone_of(config: DeformableDetrConfig) -> ResNet:
+def backbone_of(config: DeformableDetrConfig) -> backbones.Backbone:
     stages = (2, 3, 4)[-min(config.levels, 3) :]
-    return ResNet(config.backbone, stages, dilated=config.dilated, pretrained=config.pretrained)
+    frozen = 1 if config.pretrained else None
+    return backbones.build(config.backbone, stages, frozen=frozen, dilated=config.dilated)
 
 
 def encoder_of(config: DeformableDetrConfig) -> DeformableEncoder:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..backbones.resnet import ResNet
+from .. import backbones
 from ..criteria.class_losses import SoftmaxLoss
 from ..criteria.matching import MatchingCosts
 from ..criteria.numbers import LossNumbers
@@ -28,7 +28,7 @@ from .tiny import TINY
 class DetrConfig:
     """The paper's numbers (section 4 and appendix A.4).
 
-    backbone: see backbones/resnet.py. dilated: the DC5 form, whose last map has stride 16.
+    backbone: see `backbones.build`. dilated: the DC5 form, whose last map has stride 16.
     pretrained: the backbone starts from ImageNet, with its normalisation and first stage fixed.
     dim: D of all tokens. queries: most objects an image can have.
     """
@@ -63,7 +63,9 @@ class Detr(nn.Module):
     def __init__(self, config: DetrConfig, num_classes: int):
         super().__init__()
         dim = config.dim
-        self.backbone = ResNet(config.backbone, dilated=config.dilated, pretrained=config.pretrained)
+        self.backbone = backbones.build(
+            config.backbone, (4,), frozen=1 if config.pretrained else None, dilated=config.dilated
+        )
         self.project = nn.Conv2d(self.backbone.channels[-1], dim, 1)
         self.encoder = nn.ModuleList(
             EncoderLayer(dim, config.heads, config.feed_forward, config.dropout)

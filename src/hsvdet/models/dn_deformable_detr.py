@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..backbones.resnet import ResNet
+from .. import backbones
 from ..boxes import refine
 from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
@@ -73,8 +73,8 @@ class DnDeformableDetr(nn.Module):
         dim, layers = config.dim, config.decoder_layers
         sizes = (dim, config.levels, config.heads, config.points, config.feed_forward, config.dropout)
         self.config = config
-        self.backbone = ResNet(
-            config.backbone, (2, 3, 4)[-min(config.levels, 3) :], pretrained=config.pretrained
+        self.backbone = backbones.build(
+            config.backbone, (2, 3, 4)[-min(config.levels, 3) :], frozen=1 if config.pretrained else None
         )
         self.pyramid = Pyramid(self.backbone.channels, dim, config.levels)
         self.encoder = DeformableEncoder(config.encoder_layers, *sizes)

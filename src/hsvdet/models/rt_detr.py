@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.resnet_vd import ResNetVd
+from .. import backbones
 from ..boxes import refine
 from ..criteria.class_losses import VarifocalLoss
 from ..criteria.numbers import LossNumbers
@@ -41,7 +41,7 @@ from ..structures import Prediction, QueryOutput
 class RtDetrConfig:
     """The paper's numbers (table 2 and appendix).
 
-    backbone: see backbones/resnet_vd.py. frozen: its normalisation and stem are not trained.
+    backbone: see `backbones.build`. frozen: its normalisation and stem are not trained.
     neck: channels of the encoder's maps; dim: D of queries and memory. expansion: channels inside the fusion
     blocks, of `neck`. feed_forward: of the decoder; encoder_feed_forward: of the encoder's attention.
     answer_layer: the decoder layer that gives the answer, from 1; 0 for the last. See `RtDetr.answer_after`.
@@ -99,7 +99,7 @@ class RtDetr(nn.Module):
         super().__init__()
         dim, layers, levels = config.dim, config.decoder_layers, 3
         self.config = config
-        self.backbone = ResNetVd(config.backbone, frozen=config.frozen)
+        self.backbone = backbones.build(config.backbone, frozen=0 if config.frozen else None)
         self.neck = HybridEncoder(self.backbone.channels, config)
         self.project = nn.ModuleList(ConvNorm(config.neck, dim) for _ in range(levels))
         self.propose = nn.Sequential(start_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))

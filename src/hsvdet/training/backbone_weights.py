@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..backbones.resnet import ResNet
+from torch import Tensor
+
+from ..backbones import Backbone
 from ..backbones.resnet_vd import ResNetVd
+from ..backbones.timm import TimmBackbone
 from ..checkpoint import load_tensors
 from ..conversion.foreign import read_weights
 from ..conversion.rename import Rule, rename
@@ -46,42 +50,67 @@ _VD_OF_TIMM = [
 ]
 
 
+# A classifier's weights from timm's own cache, or from where it downloads them.
+TIMM = "timm"
+
+
 def start_backbone(detector: Detector, weights: str | Path) -> int:
     """Copy a classifier's weights into the backbone of a new detector, whose `source` then says so: training
-    gives the backbone a rate of its own. Returns how many tensors. Files and errors: as `load_backbone`;
-    ConfigError where the backbone is no ResNet.
+    gives the backbone a rate of its own. Returns how many tensors.
+
+    weights: a file, as `load_backbone`; or "timm" for what timm has published of a backbone of its, from its cache
+    or the hub, under the licence that the detector then says. ConfigError where the model has no backbone.
     """
     backbone = getattr(detector.net, "backbone", None)
-    if not isinstance(backbone, ResNet | ResNetVd):
+    if not isinstance(backbone, Backbone):
         raise ConfigError(
-            f"{detector.name} has no ResNet to start from ImageNet; models of the DETR lineage have. Start it from"
+            f"{detector.name} has no backbone to start from ImageNet; models of the DETR lineage have. Start it from"
             " weights of the whole model."
         )
-    count = load_backbone(backbone, weights)
-    detector.source = f"{NEW_BUT_BACKBONE}{Path(weights).name}"
+    if str(weights) != TIMM:
+        count = load_backbone(backbone, weights)
+        detector.source = f"{NEW_BUT_BACKBONE}{Path(weights).name}"
+        return count
+    if not isinstance(backbone, TimmBackbone):
+        raise ConfigError(
+            f"timm's weights are for timm's networks; the backbone of this {detector.name} is"
+            f" {detector.config.backbone}. Give a file, or choose a backbone called timm/NAME."
+        )
+    count = _load(backbone, backbone.own(backbone.published(), backbone.name), backbone.name)
+    detector.source = f"{NEW_BUT_BACKBONE}{backbone.name}"
+    if backbone.licence.lower() != detector.licence.lower():
+        detector.licence = backbone.licence
     return count
 
 
-def load_backbone(backbone: ResNet | ResNetVd, path: str | Path) -> int:
+def load_backbone(backbone: Backbone, path: str | Path) -> int:
     """Copy a classifier's weights into `backbone`, all of them but its last layer. Returns how many tensors.
 
     path: for a ResNet one of the same depth from torchvision or timm (a state dict in .pth or .safetensors), or
     a folder of Hugging Face; for a ResNet-vd the authors' file, or timm's resnet50d or resnet101d (its smaller
-    ones have no projection in the first stage). Nothing in it is executed. Raises CheckpointError for a file
-    that is damaged or unsafe, or a network of another kind or depth.
+    ones have no projection in the first stage); for a network of timm its file. Nothing in it is executed. Raises
+    CheckpointError for a file that is damaged or unsafe, or a network of another kind or depth.
     """
     path = Path(path)
-    given, rules = read_weights(path).tensors, resnet_transformers(r"(?:resnet\.)?")
-    if isinstance(backbone, ResNetVd):
-        rules = _VD_OF_TIMM
-        if any("res_layers." in name for name in given):
-            given = {f"backbone.{name}": tensor for name, tensor in given.items()}
-            rules = backbone_original(frozen=True)
-    tensors = rename(given, [_CLASSIFIER, *rules], str(path)).tensors
-    tensors = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
-    if not tensors:
-        raise CheckpointError(f"{path}: expected the weights of a ResNet; there is nothing of one in it.")
+    given = read_weights(path).tensors
+    if isinstance(backbone, TimmBackbone):
+        return _load(backbone, backbone.own(given, str(path)), str(path))
+    return _load(backbone, _of_resnet(given, isinstance(backbone, ResNetVd), path), str(path))
+
+
+def _load(backbone: Backbone, tensors: Mapping[str, Tensor], source: str) -> int:
     # How many batches a normalisation has seen says nothing to a new training.
     fresh = {k: v for k, v in backbone.state_dict().items() if k.endswith(".num_batches_tracked")}
-    load_tensors(backbone, {**fresh, **tensors}, str(path))
+    load_tensors(backbone, {**tensors, **fresh}, source)
     return len(tensors)
+
+
+def _of_resnet(given: Mapping[str, Tensor], vd: bool, path: Path) -> dict[str, Tensor]:
+    rules = _VD_OF_TIMM if vd else resnet_transformers(r"(?:resnet\.)?")
+    if vd and any("res_layers." in name for name in given):
+        given = {f"backbone.{name}": tensor for name, tensor in given.items()}
+        rules = backbone_original(frozen=True)
+    tensors = rename(given, [_CLASSIFIER, *rules], str(path)).tensors
+    if not tensors:
+        raise CheckpointError(f"{path}: expected the weights of a ResNet; there is nothing of one in it.")
+    return {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}
