@@ -1,8 +1,9 @@
 """What a query's class logits are compared with: a loss, and the matching cost that goes with it.
 
 Each has `cost(logits [Q, C], labels [N]) -> [Q, N]`, lower is better, and
-`loss(logits [B, Q, C], labels [B, Q], quality [B, Q]) -> scalar`, where label -1 means no object and quality is
-the IoU of a matched query's box with its object's: a sum over queries, to be divided by `total(counts) -> scalar`.
+`loss(logits [B, Q, C], labels [B, Q], quality [B, Q], unknown) -> scalar`, where label -1 means no object, quality is
+the IoU of a matched query's box with its object's, and unknown [B, Q, C] bool, or None, is True for logits that may
+not be taught to be low (criteria/unknown.py): a sum over queries, to be divided by `total(counts) -> scalar`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Counts(NamedTuple):
 class ClassLoss(Protocol):
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor: ...
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor: ...
+    def loss(
+        self, logits: Tensor, labels: Tensor, quality: Tensor, unknown: Tensor | None = None
+    ) -> Tensor: ...
 
     def total(self, counts: Counts) -> Tensor: ...
 
@@ -39,6 +42,11 @@ class SoftmaxLoss:
     """Cross entropy over C classes and, last, "no object" (DETR, arXiv 2005.12872, section 3.1).
 
     no_object: the weight of queries that match nothing, in the weighted mean over queries.
+
+    A query that matches nothing where some classes are unknown is no object *or one of them*: the loss is that of the
+    sum of their probabilities, so it moves none of them against another, and classes that are known away from all.
+    Where all is unknown the sum is 1, and the query learns nothing. A matched query is of its class and of no other,
+    whatever is unknown.
     """
 
     no_object: float = 0.1
@@ -46,12 +54,18 @@ class SoftmaxLoss:
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         return -logits.float().softmax(-1)[:, labels]
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, unknown: Tensor | None = None) -> Tensor:
         logits, last = logits.float(), logits.shape[-1] - 1
         wanted = torch.where(labels < 0, last, labels)
         weight = torch.where(labels < 0, self.no_object, 1.0)
-        surprise = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-        return (surprise * weight.flatten()).sum()
+        surprise = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(
+            labels.shape
+        )
+        if unknown is not None:
+            possible = unknown.index_fill(-1, unknown.new_tensor([last], dtype=torch.int64), True)
+            either = logits.logsumexp(-1) - logits.masked_fill(~possible, -torch.inf).logsumexp(-1)
+            surprise = torch.where(labels < 0, either, surprise)
+        return (surprise * weight).sum()
 
     def total(self, counts: Counts) -> Tensor:
         weights = counts.matched + self.no_object * (counts.queries - counts.matched)
@@ -71,13 +85,13 @@ class FocalLoss:
         nothing = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         return object_ - nothing
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, unknown: Tensor | None = None) -> Tensor:
         wanted = one_hot(labels, logits)
         p = logits.float().sigmoid()
         right = torch.where(wanted > 0, p, 1 - p)
         weight = torch.where(wanted > 0, self.alpha, 1 - self.alpha) * (1 - right) ** self.gamma
         surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return (weight * surprise).sum()
+        return _known(weight * surprise, wanted, unknown).sum()
 
     def total(self, counts: Counts) -> Tensor:
         return counts.objects
@@ -96,13 +110,13 @@ class VarifocalLoss:
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         return FocalLoss().cost(logits, labels)
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, unknown: Tensor | None = None) -> Tensor:
         hot = one_hot(labels, logits)
         wanted = hot * quality.detach().unsqueeze(-1)
         p = logits.detach().float().sigmoid()
         weight = torch.where(hot > 0, wanted, self.alpha * p**self.gamma)
         surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return (weight * surprise).sum()
+        return _known(weight * surprise, hot, unknown).sum()
 
     def total(self, counts: Counts) -> Tensor:
         return counts.objects
@@ -121,16 +135,21 @@ class MatchabilityLoss:
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         return FocalLoss().cost(logits, labels)
 
-    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, quality: Tensor, unknown: Tensor | None = None) -> Tensor:
         hot = one_hot(labels, logits)
         wanted = hot * quality.detach().unsqueeze(-1) ** self.gamma
         p = logits.detach().float().sigmoid()
         weight = torch.where(hot > 0, 1.0, p**self.gamma)
         surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return (weight * surprise).sum()
+        return _known(weight * surprise, hot, unknown).sum()
 
     def total(self, counts: Counts) -> Tensor:
         return counts.objects
+
+
+def _known(values: Tensor, hot: Tensor, unknown: Tensor | None) -> Tensor:
+    """values [B, Q, C] with 0 for what is unknown and no query's class."""
+    return values if unknown is None else values.masked_fill(unknown & (hot == 0), 0.0)
 
 
 def one_hot(labels: Tensor, logits: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from .numbers import LossNumbers
 from .salience import AnchorScores
 from .selection import SelectionLoss
 from .task_aligned import Assignment, task_aligned_assignment
+from .unknown import ignored_boxes, ignored_points, unlabelled_classes
 
 
 class DenseCriterion(nn.Module):
@@ -24,7 +25,8 @@ class DenseCriterion(nn.Module):
     All are sums over the whole step divided by the sum of its target scores, at least 1. Gains and numbers of
     the assignment: the YOLOv8 settings. Where distances are no distributions but numbers, these are learned by
     their L1 distance in strides. assign: one of the functions of task_aligned.py. A network with learned token
-    selectors also learns to find objects with them, by `selection`.
+    selectors also learns to find objects with them, by `selection`. What is not known of an image is not learned as
+    nothing: see criteria/unknown.py.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class DenseCriterion(nn.Module):
         reach = torch.cat([output.anchors[anchor] - box[:, :2], box[:, 2:] - output.anchors[anchor]], -1)
         reach = reach / output.strides[anchor, None]
         distances = output.distances[image, anchor].float().unflatten(-1, (4, -1))
-        class_ = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        known = _known(output, wanted, targets)
+        class_ = F.binary_cross_entropy_with_logits(logits, wanted, known, reduction="sum")
         parts = {
             "class": Part(self.class_gain * class_, total),
             "box": Part(self.box_gain * ((1 - overlap) * weight).sum(), total),
@@ -127,6 +130,21 @@ class DualAssignmentCriterion(nn.Module):
             twin = self.many.parts(output.twin, targets, step)
             parts |= under("twin/", weighted(1 - self.weight, twin))
         return parts
+
+
+def _known(output: DenseOutput, wanted: Tensor, targets: list[Target]) -> Tensor | None:
+    """[B, A, C] of zeros and ones, None for ones alone. Anchors in a region to ignore, or with a box mostly in one,
+    and classes that were not annotated learn nothing but the objects they are wanted for."""
+    inside = ignored_points(output.anchors, targets, output.extents)
+    unlabelled = unlabelled_classes(targets, wanted.shape[-1], wanted.device)
+    if inside is None and unlabelled is None:
+        return None
+    unknown = torch.zeros_like(wanted, dtype=torch.bool)
+    if inside is not None:
+        unknown |= (inside | ignored_boxes(output.prediction.boxes, targets))[..., None]
+    if unlabelled is not None:
+        unknown |= unlabelled[:, None]
+    return ((wanted > 0) | ~unknown).float()
 
 
 def distribution_focal_loss(logits: Tensor, values: Tensor) -> Tensor:

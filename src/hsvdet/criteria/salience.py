@@ -41,7 +41,7 @@ def gaussian_salience(
 ) -> Tensor:
     """[B, h, w]: per object a Gaussian of 0.35 of its width and height, the largest over objects, and 1 at the cell
     of its centre, so that small and large objects count the same. stride: pixels per cell."""
-    x, y = _cell_centres(size, stride, extents.device)
+    x, y = cell_centres(size, stride, extents.device)
     maps = []
     for target, extent in zip(targets, extents, strict=True):
         boxes = target.boxes.to(extents.device) * extent[2:].repeat(2)
@@ -98,7 +98,7 @@ class BorderSalience:
         for logits, stride in selections:
             least = 4.0 * stride if self.by_level and stride > strides[0] else 0.0
             most = 8.0 * stride if self.by_level and stride < strides[-1] else torch.inf
-            x, y = _cell_centres(tuple(logits.shape[-2:]), stride, extents.device)
+            x, y = cell_centres(tuple(logits.shape[-2:]), stride, extents.device)
             maps.append(
                 torch.stack(
                     [self._of_image(*pair, x, y, least, most) for pair in zip(targets, extents, strict=True)]
@@ -165,7 +165,7 @@ SALIENCES: dict[str, Salience] = {
 }
 
 
-def _cell_centres(size: tuple[int, int], stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def cell_centres(size: tuple[int, int], stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """x [1, 1, w] and y [1, h, 1] in pixels of the input."""
     y, x = ((torch.arange(side, device=device) + 0.5) * stride for side in size)
     return x[None, None], y[None, :, None]

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..structures import Selection, Target
-from .salience import AnchorScores, GaussianSalience, Salience
+from .salience import AnchorScores, GaussianSalience, Salience, cell_centres
+from .unknown import ignored_points, object_points
 
 
 @dataclass(frozen=True)
 class SelectionLoss:
     """The quality focal loss (Li et al. 2020, arXiv 2006.04388, equation 2) of all selections of an output against
-    their salience, summed over cells; times `gain`. To be divided by the number of objects."""
+    their salience, summed over cells; times `gain`. To be divided by the number of objects.
+
+    Where nothing is known (a region to ignore, a picture in which not all classes are labelled) only the cells inside
+    annotated objects learn: what else is there may be an object, too.
+    """
 
     salience: Salience = GaussianSalience()
     gain: float = 0.25
@@ -31,8 +37,25 @@ class SelectionLoss:
         network's dense head, if it has one. At least one selection."""
         maps = self.salience(selections, targets, extents, assigned)
         losses = []
-        for (logits, _), wanted in zip(selections, maps, strict=True):
+        for (logits, stride), wanted in zip(selections, maps, strict=True):
             logits = logits.float()
             surprise = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-            losses.append(((wanted - logits.sigmoid()).square() * surprise).sum())
+            surprise = (wanted - logits.sigmoid()).square() * surprise
+            unknown = _unknown_cells(tuple(logits.shape[-2:]), stride, targets, extents)
+            losses.append((surprise if unknown is None else surprise.masked_fill(unknown, 0.0)).sum())
         return self.gain * sum(losses[1:], losses[0])
+
+
+def _unknown_cells(
+    size: tuple[int, int], stride: int, targets: Sequence[Target], extents: Tensor
+) -> Tensor | None:
+    """[B, h, w] bool; None where all is known."""
+    partly = [target.labelled is not None and not bool(target.labelled.all()) for target in targets]
+    x, y = cell_centres(size, stride, extents.device)
+    points = torch.stack(torch.broadcast_tensors(x[0], y[0]), -1).flatten(0, 1)
+    ignored = ignored_points(points, targets, extents)
+    if ignored is None and not any(partly):
+        return None
+    unknown = torch.tensor(partly, device=extents.device)[:, None]
+    unknown = unknown if ignored is None else unknown | ignored
+    return (unknown & ~object_points(points, targets, extents)).unflatten(1, size)

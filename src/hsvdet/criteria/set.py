@@ -12,6 +12,7 @@ from ..structures import Denoised, Prediction, QueryOutput, Target
 from .class_losses import ClassLoss, Counts
 from .matching import Match, MatchingCosts, match
 from .normaliser import Part, StepCounts, losses_of
+from .unknown import unknown_classes
 
 
 class SetWeights(NamedTuple):
@@ -30,7 +31,7 @@ class SetCriterion(nn.Module):
     proposals: whether the first stage learns the classes ("class") or only that something is there, as class
     0 ("foreground"; Deformable DETR, arXiv 2010.04159, appendix A.4). denoised_rows: whether noised queries
     that stand for no object, made as filling or as negatives, learn to find nothing ("all") or nothing at all
-    ("real").
+    ("real"). What is not known of an image is not learned as nothing: see criteria/unknown.py.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SetCriterion(nn.Module):
         if output.proposals is not None:
             wanted = targets
             if self.proposals == "foreground":
-                wanted = [target._replace(labels=torch.zeros_like(target.labels)) for target in targets]
+                wanted = [_foreground(target) for target in targets]
             pairs = match(output.proposals, wanted, self.class_loss, self.costs, "proposals")
             counts = _matched(step, output.proposals)
             parts |= self._parts(output.proposals, wanted, pairs, counts, "proposals/")
@@ -69,9 +70,16 @@ class SetCriterion(nn.Module):
             parts |= self._denoised(output.denoised, targets, step)
         return parts
 
-    def sums(self, prediction: Prediction, targets: list[Target], pairs: Match) -> dict[str, Tensor]:
+    def sums(
+        self,
+        prediction: Prediction,
+        targets: list[Target],
+        pairs: Match,
+        *,
+        matched_alone: bool = False,
+    ) -> dict[str, Tensor]:
         """{"class", "l1", "giou"}, summed over the batch, of queries that learn the objects of their pairs, and of
-        the others, which learn to find nothing."""
+        the others, which learn to find nothing (not if `matched_alone`, nor where it is unknown)."""
         wanted = _objects(targets, pairs)
         labels = torch.full(prediction.logits.shape[:2], -1, device=prediction.logits.device)
         labels[pairs.image, pairs.query] = wanted.labels
@@ -79,16 +87,24 @@ class SetCriterion(nn.Module):
         xyxy, wanted_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(wanted.boxes)
         quality = torch.zeros(labels.shape, device=labels.device)
         quality[pairs.image, pairs.query] = iou(xyxy.detach(), wanted_xyxy)
+        unknown = unknown_classes(prediction, targets, labels >= 0, matched_alone=matched_alone)
         return {
-            "class": self.weights.class_ * self.class_loss.loss(prediction.logits, labels, quality),
+            "class": self.weights.class_ * self.class_loss.loss(prediction.logits, labels, quality, unknown),
             "l1": self.weights.l1 * (boxes - wanted.boxes).abs().sum(),
             "giou": self.weights.giou * (1 - generalised_iou(xyxy, wanted_xyxy)).sum(),
         }
 
     def _parts(
-        self, prediction: Prediction, targets: list[Target], pairs: Match, counts: Counts, name: str
+        self,
+        prediction: Prediction,
+        targets: list[Target],
+        pairs: Match,
+        counts: Counts,
+        name: str,
+        *,
+        matched_alone: bool = False,
     ) -> dict[str, Part]:
-        sums = self.sums(prediction, targets, pairs)
+        sums = self.sums(prediction, targets, pairs, matched_alone=matched_alone)
         totals = {"class": self.class_loss.total(counts), "l1": counts.objects, "giou": counts.objects}
         return {f"{name}{what}": Part(value / totals[what]) for what, value in sums.items()}
 
@@ -97,15 +113,13 @@ class SetCriterion(nn.Module):
         groups = denoised.groups
         real = groups.positive
         pairs = Match(groups.image[real], groups.query[real], groups.target[real])
+        alone = self.denoised_rows == "real"
+        matched = groups.groups * sum(step.images)
         parts = {}
         for i, layer in enumerate(denoised.layers):
-            learning = layer, targets, pairs
-            matched = groups.groups * sum(step.images)
-            queries = layer.boxes.shape[1] * len(step.images)
-            if self.denoised_rows == "real":
-                learning, queries = _only(layer, targets, pairs), matched
+            queries = matched if alone else layer.boxes.shape[1] * len(step.images)
             counts = Counts(step.objects * groups.groups, queries, matched)
-            parts |= self._parts(*learning, counts, f"denoised{i}/")
+            parts |= self._parts(layer, targets, pairs, counts, f"denoised{i}/", matched_alone=alone)
         return parts
 
 
@@ -126,10 +140,10 @@ def _objects(targets: list[Target], pairs: Match) -> Target:
     return Target(labels[index], boxes[index])
 
 
-def _only(
-    prediction: Prediction, targets: list[Target], pairs: Match
-) -> tuple[Prediction, list[Target], Match]:
-    """The matched queries and nothing else, laid out as one image in which query m answers for object m."""
-    rows = Prediction(*(part[pairs.image, pairs.query].unsqueeze(0) for part in prediction))
-    order = torch.arange(len(pairs.query), device=pairs.query.device)
-    return rows, [_objects(targets, pairs)], Match(torch.zeros_like(order), order, order)
+def _foreground(target: Target) -> Target:
+    """All objects as class 0; where some classes are not labelled, any place may be foreground."""
+    labelled = target.labelled
+    if labelled is not None:
+        labelled = torch.ones_like(labelled)
+        labelled[0] = target.labelled.all()
+    return target._replace(labels=torch.zeros_like(target.labels), labelled=labelled)
