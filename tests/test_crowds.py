@@ -293,8 +293,9 @@ class Repeating(torch.nn.Module):
 
 
 def test_val_says_what_suppression_costs_and_what_perfect_deduplication_would_find(tmp_path):
-    """Two images: in each a pair at IoU 0.78 of one class, each found and each with a duplicate."""
-    pair = np.float32([[8, 8, 40, 40], [8, 8, 40, 33]])
+    """Two images: at the edge of each a pair at IoU 0.78 of one class, each found, beyond the edge as well, and each
+    with a duplicate."""
+    pair = np.float32([[0, 8, 32, 40], [0, 8, 32, 33]])
     records = [
         Record(i, str(tmp_path / f"{i}.png"), (64, 64), pair, np.array([1, 1]), np.zeros(2, bool), pair[:, 2])
         for i in range(2)
@@ -302,7 +303,8 @@ def test_val_says_what_suppression_costs_and_what_perfect_deduplication_would_fi
     for record in records:
         Image.new("RGB", (64, 64)).save(record.path)
     data = DetectionData(records, ("dark", "light"), (1, 2), tmp_path, "val", "coco")
-    boxes = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([pair, pair + 1, [[50, 50, 60, 60]]]))) / 64
+    beyond = pair - np.float32([40, 0, 0, 0])
+    boxes = xyxy_to_cxcywh(torch.from_numpy(np.concatenate([beyond, beyond + 1, [[50, 50, 60, 60]]]))) / 64
     scores = torch.tensor([[0.05, 0.9], [0.05, 0.8], [0.05, 0.7], [0.05, 0.6], [0.3, 0.05]])
     answers = [Prediction(scores.logit()[None], boxes.float()[None])] * 2
     found = {}

@@ -35,6 +35,12 @@ class Candidates(NamedTuple):
     labels: Tensor
     index: Tensor
 
+    def inside(self, size: tuple[int, int]) -> Candidates:
+        """Those that lie in an image of `size` (height, width) at all, cut off at its edges."""
+        clipped = self._replace(boxes=clip(self.boxes, scale_of(size, self.boxes)))
+        real = has_area(clipped.boxes)
+        return Candidates(*(part[real] for part in clipped))
+
 
 class Thresholds(NamedTuple):
     """What a caller asks for: see `Reading.detections`."""
@@ -157,7 +163,7 @@ class Suppressed(Reading):
         found = Candidates(*(part[order] for part in found))
         keep = non_maximum_suppression(found.boxes, found.scores, found.labels, wanted.iou)
         found = Candidates(*(part[keep] for part in found))
-        return Candidates(*(part[: wanted.max_detections] for part in _inside(found, size)))
+        return Candidates(*(part[: wanted.max_detections] for part in found.inside(size)))
 
     def rows(
         self, logits: Tensor, boxes_at: BoxesAt, scale: Tensor, most: int, suppression: GraphSuppression
@@ -272,13 +278,6 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, iou: 
         kept.append(of_class[nms(exact[of_class], strength[of_class], iou)])
     kept = torch.cat(kept)
     return kept[strength[kept].sort(descending=True, stable=True).indices].to(boxes.device)
-
-
-def _inside(found: Candidates, size: tuple[int, int]) -> Candidates:
-    """Those that lie in the image at all, cut off at its edges."""
-    found = found._replace(boxes=clip(found.boxes, scale_of(size, found.boxes)))
-    real = has_area(found.boxes)
-    return Candidates(*(part[real] for part in found))
 
 
 def _strongest(

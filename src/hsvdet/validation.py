@@ -163,7 +163,8 @@ def find_all(
         detections = reading.detections(
             answer, sizes, score=score, iou=iou, max_detections=max_detections, multi_label=True
         )
-        boxes, probabilities = cxcywh_to_xyxy(answer.boxes.float()), reading.scores(answer.logits)
+        # Cut off at the edges, as detections are.
+        boxes, probabilities = cxcywh_to_xyxy(answer.boxes.float()).clamp(0, 1), reading.scores(answer.logits)
         for i, (info, target) in enumerate(zip(batch.infos, batch.targets, strict=True)):
             found.detections[info.id] = Detections(*(part.cpu() for part in detections[i]))
             # In fractions of the image: overlaps are the same as in pixels.
@@ -171,9 +172,8 @@ def find_all(
             counts = duplicates_per_object(boxes[i], probabilities[i], truth, target.labels)
             found.candidates[info.id] = counts.cpu()
             if found.deduplicated is not None:
-                raw = reading.candidates(
-                    Prediction(answer.logits[i], answer.boxes[i]), info.size, score=score
-                )
+                one = Prediction(answer.logits[i], answer.boxes[i])
+                raw = reading.candidates(one, info.size, score=score).inside(info.size)
                 truth = to_pixels(target.boxes, info.size)
                 stays = perfectly_deduplicated(raw.boxes, raw.scores, raw.labels, truth, target.labels)[:most]
                 ideal = Detections(raw.boxes[stays], raw.scores[stays], raw.labels[stays])

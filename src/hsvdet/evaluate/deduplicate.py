@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.ops import batched_nms
 
 from ..boxes import iou
+from ..postprocess import non_maximum_suppression
 
 MIN_IOU = 0.5
 
@@ -30,5 +30,5 @@ def perfectly_deduplicated(
     first = place.new_full((len(truth_labels),), len(order))
     first = first.scatter_reduce(0, owner[owned], place[owned], "amin")
     alarms = place[~owned]
-    alarms = alarms[batched_nms(xyxy[alarms], scores[alarms], labels[alarms], MIN_IOU)]
+    alarms = alarms[non_maximum_suppression(xyxy[alarms], scores[alarms], labels[alarms], MIN_IOU)]
     return order[torch.cat([first[first < len(order)], alarms]).sort().values]
