@@ -1,16 +1,20 @@
 import json
+import math
 import sys
 
 import pytest
 import torch
+from torchvision.ops import batched_nms, box_iou
 
 import hsvdet
 import tiny_data
 from hsvdet import models
 from hsvdet.benchmarking import worker
 from hsvdet.benchmarking.race import benchmark
+from hsvdet.benchmarking.soft_nms import gaussian, linear, soft_nms
 from hsvdet.cli import main
 from hsvdet.errors import CheckpointError, ConfigError
+from hsvdet.postprocess import Candidates
 
 # A contender of another library, as docs/benchmark.md says how to write it: needs nothing of hsvdet.
 PEER = """
@@ -99,13 +103,66 @@ def test_fewer_boxes_are_left_the_higher_the_thresholds_of_suppression(crowded):
     anchors = (8 * 8 + 4 * 4 + 2 * 2) * 2  # on 64 x 64, each with two classes
     assert found.images == 2 and low.candidates == high.candidates == anchors
     assert 0 < low.kept < high.kept <= anchors
-    assert [(cell.candidates, cell.kept, cell.ap) for cell in none] == [(0, 0, 0)] * 2
-    assert low.median_ms > 0 and low.ap is not None and "0.25   0.3" in found.table()
+    assert [(cell.candidates, cell.kept, cell.quality.ap) for cell in none] == [(0, 0, 0)] * 2
+    assert low.median_ms > 0 and "best of NMS: 0.000 with NMS 0.3 at score 0.25" in found.table()
+    assert [(cell.decay, cell.number) for cell in found.soft[:3]] == [
+        ("linear", 0.3),
+        ("linear", 0.9),
+        ("gaussian", 0.3),
+    ]
+    json.dumps(found.to_json(), allow_nan=False)  # bins without objects are null
+
+
+def test_the_suppression_benchmark_measures_what_val_measures(crowded):
+    detector, data = crowded
+    (cell,) = hsvdet.benchmark_nms(detector, data, scores=(0.001,), ious=(0.4,), precision="fp32").cells
+    evaluation = hsvdet.val(detector, data, iou=0.4, workers=0, device="cpu")
+    assert cell.quality.ap == evaluation.ap and cell.quality.recall_at_fppi1 == evaluation.recall_at_fppi1
+    assert cell.quality.by_occlusion[0] == evaluation.occlusion[0].recall_at_fppi1
+
+
+def soft_nms_by_loops(boxes, scores, labels, factor, floor, most):
+    """The paper's algorithm 1, class by class."""
+    found = []
+    for label in set(labels):
+        left = {n: scores[n] for n in range(len(boxes)) if labels[n] == label}
+        while left:
+            best = max(left, key=left.__getitem__)
+            found.append((left.pop(best), best))
+            for n in left:
+                left[n] *= factor(box_iou(boxes[best][None], boxes[n][None]).item())
+    return sorted(((score, n) for score, n in found if score > floor), reverse=True)[:most]
+
+
+@pytest.mark.parametrize(
+    ("decay", "factor"),
+    [
+        (linear(0.4), lambda iou: 1 - iou if iou >= 0.4 else 1),
+        (gaussian(0.5), lambda iou: math.exp(-iou * iou / 0.5)),
+        (lambda overlap: (overlap <= 0.4).double(), None),
+    ],
+)
+def test_soft_nms_is_the_papers_algorithm_and_with_a_hard_step_torchvisions_nms(decay, factor):
+    random = torch.Generator().manual_seed(0)
+    corner = 20 * torch.rand(60, 2, generator=random)
+    boxes = torch.cat([corner, corner + 8 + 12 * torch.rand(60, 2, generator=random)], 1)
+    scores, labels = torch.rand(60, generator=random).double(), torch.randint(0, 2, (60,), generator=random)
+    found = soft_nms(Candidates(boxes, scores, labels, torch.arange(60)), decay, score=0.05, most=50)
+    if factor is None:
+        kept = batched_nms(boxes.double(), scores, labels, 0.4)
+        assert found.index.tolist() == kept[scores[kept] > 0.05].tolist()
+        return
+    expected = soft_nms_by_loops(boxes, scores.tolist(), labels.tolist(), factor, 0.05, 50)
+    assert found.index.tolist() == [n for _, n in expected] and len(expected) > 20
+    torch.testing.assert_close(
+        found.scores, torch.tensor([score for score, _ in expected], dtype=torch.float64)
+    )
+    assert torch.equal(found.boxes, boxes[found.index])
 
 
 def test_suppression_is_timed_on_drawn_scenes_without_data(tiny_checkpoint):
     found = hsvdet.benchmark_nms(tiny_checkpoint, scores=[0.25], ious=[0.7])
-    assert found.images == 16 and found.cells[0].ap is None
+    assert found.images == 16 and found.cells[0].quality is None and found.soft == ()
 
 
 def test_models_without_suppression_and_without_weights_are_refused():

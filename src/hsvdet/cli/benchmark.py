@@ -74,7 +74,9 @@ def benchmark(
 
 def nms(
     checkpoint: Checkpoint,
-    data: Annotated[str | None, typer.Option(help="A data set, for AP; drawn scenes if not given.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set, for AP and recall; drawn scenes if not given.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data set.")] = "val",
     score: Annotated[
         list[float] | None, typer.Option(min=0, max=1, help="A score threshold, as often as needed.")
@@ -90,7 +92,7 @@ def nms(
     ] = InferencePrecision.auto,
     json: Json = False,
 ) -> Answer:
-    """Time non-maximum suppression over thresholds of score and overlap, with AP on a data set."""
+    """Time non-maximum suppression over thresholds; with a data set also AP and recall in crowds, and of Soft-NMS."""
     from ..benchmarking.suppression import OVERLAPS, SCORES, benchmark_nms
 
     found = benchmark_nms(
