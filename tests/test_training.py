@@ -199,7 +199,15 @@ def test_an_undivided_data_set_does_not_validate_on_what_it_trains_on(tmp_path, 
 def test_a_batch_is_no_larger_than_the_step_its_recipe_wants(tmp_path):
     data = squares(tmp_path, count=4)
     asked = dict.fromkeys(("options", "epochs", "accumulate", "workers", "batch"))
-    plain = dict(split="train", val_split=None, fraction=1.0, precision="fp32", seed=0, save_every=300.0)
+    plain = dict(
+        split="train",
+        val_split=None,
+        val_fraction=0.0,
+        fraction=1.0,
+        precision="fp32",
+        seed=0,
+        save_every=300.0,
+    )
     for recipe, expected in (("small-data", (4, 1)), ("plain", (16, 1)), ("detr", (16, 4))):
         plan = make_plan(tiny_query(), data, tmp_path, recipe=recipe, **asked, **plain)
         assert (plan.batch, plan.accumulate) == expected

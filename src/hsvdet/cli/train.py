@@ -64,6 +64,12 @@ def train(
     workers: Workers = None,
     split: Annotated[str, typer.Option(help="What to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="What to validate on; none for no validation.")] = "val",
+    val_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Set this share of the training split aside for validation, where there is no split for it: 0.2."
+        ),
+    ] = 0.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out: same command, and this.")
     ] = False,
@@ -80,16 +86,14 @@ def train(
     json: Json = False,
 ) -> Answer:
     """Train a detector on a data set, validating it after every epoch."""
-    from ..data.read import read_data
+    from functools import partial
+
     from ..training import train
 
     plan = _plan(model, weights, backbone, backbone_weights, size, recipe, settings or [])
-    training_data = read_data(data, split)
-    validation_data = None if val_split == "none" else read_data(data, val_split, labels=training_data.labels)
-    detector = plan.create(training_data, seed)
     result = train(
-        detector,
-        (training_data, validation_data),
+        partial(plan.create, seed=seed),
+        data,
         out,
         epochs=epochs,
         batch=batch,
@@ -101,6 +105,9 @@ def train(
         seed=seed,
         fraction=fraction,
         workers=workers,
+        split=split,
+        val_split=None if val_split == "none" else val_split,
+        val_fraction=val_fraction,
         resume=resume,
         recipe=recipe,
         options=plan.recipe_options,
@@ -110,9 +117,11 @@ def train(
         if result.metrics
         else "not validated"
     )
-    return Answer(
-        result.to_json(), f"{result.epochs} epochs in {result.seconds:.0f} s: {ap}\nBest: {result.best}"
-    )
+    lines = [f"{result.epochs} epochs in {result.seconds:.0f} s: {ap}", f"Best: {result.best}"]
+    if val_fraction:
+        divided = result.out / "split.json"
+        lines.append(f"The images set aside: {divided} (hsvdet val {result.best} --data {divided})")
+    return Answer(result.to_json(), "\n".join(lines))
 
 
 class _Plan(NamedTuple):

@@ -18,6 +18,7 @@ class Record(NamedTuple):
     labels: [N] int64 in 0..C-1. crowd: [N] bool, a region of many objects: not trained on, ignored by AP.
     area: [N] float32 square pixels, the annotation's own (a mask's area in COCO), else the box's.
     visibility: [N] float32 in [0, 1] where the data set knows it, else None.
+    group: where the data set knows it, what the image was taken from with others, such as a video; else None.
     """
 
     id: int | str
@@ -28,6 +29,7 @@ class Record(NamedTuple):
     crowd: np.ndarray
     area: np.ndarray
     visibility: np.ndarray | None = None
+    group: str | None = None
 
 
 class Problem(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import DataError, did_you_mean
 from .dataset import DetectionData
+from .division import DividedSource, read_division
 from .formats.coco import find_coco
 from .formats.splits import ALL, Source
 from .formats.voc import find_voc
@@ -56,6 +57,9 @@ def open_source(path: str | PathLike[str]) -> Source:
     if not exists:
         raise DataError(f"{path} does not exist. A data set's folder, .json or .yaml was expected.")
     found = found.absolute()
+    divided = read_division(found) if found.is_file() else None
+    if divided is not None:
+        return DividedSource(divided, open_source(divided.data))
     if found.is_dir():
         # The plainest sign first: a data.yaml, then XML files, then any JSON file.
         finders = (find_yolo, find_voc, find_coco)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,34 +16,31 @@ import numpy as np
 from .. import models
 from ..data.dataset import DetectionData
 from ..data.loader import subset
-from ..data.read import available_splits, read_data
 from ..detector import Detector
 from ..errors import ConfigError
 from ..validation import check_labels
 from .backbone_weights import NEW_BUT_BACKBONE
 from .capacity import check_capacity
+from .opening import Data, Divided, Opened, open_data
 from .recipe import Recipe, find_recipe
-
-log = logging.getLogger("hsvdet")
 
 RANDOM = "random initialisation"  # Detector.source of a network that never learned
 
 LARGEST_BATCH = 16  # unless asked for
-
-Data = str | os.PathLike[str] | DetectionData | tuple[DetectionData, DetectionData | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One run: what learns from what, how long and how. The numbers are as in `train`, all of them known.
 
-    source: what the detector said of its weights at the start. warm: all of them were trained before;
-    trained_backbone: those of its backbone were.
+    divided: where validation images were set aside from the training split, how. source: what the detector said of
+    its weights at the start. warm: all of them were trained before; trained_backbone: those of its backbone were.
     """
 
     detector: Detector
     training_data: DetectionData
     validation_data: DetectionData | None
+    divided: Divided | None
     out: Path
     recipe: Recipe
     epochs: int
@@ -87,6 +83,7 @@ class Plan:
                 "train": _fingerprint(self.training_data),
                 "val": validation and _fingerprint(validation),
             },
+            **({"val_fraction": self.divided.division.fraction} if self.divided is not None else {}),
         }
 
     @property
@@ -98,7 +95,7 @@ class Plan:
 
 
 def make_plan(
-    detector: Detector,
+    detector: Detector | Callable[[DetectionData], Detector],
     data: Data,
     out: str | os.PathLike[str],
     *,
@@ -107,20 +104,63 @@ def make_plan(
     epochs: int | None,
     batch: int | None,
     accumulate: int | None,
+    precision: str,
+    seed: int,
+    workers: int | None,
     split: str,
     val_split: str | None,
+    val_fraction: float,
     fraction: float,
-    **numbers: Any,
+    save_every: float,
 ) -> Plan:
     """Reads the data, gives the detector their category ids, and fills in what the recipe knows.
 
-    numbers: the fields of `Plan` of the same names. Raises ConfigError, DataError.
+    Parameters as of `train`. Raises ConfigError, DataError.
     """
+
+    def opened(labels: Sequence[str] | None) -> Opened:
+        return open_data(
+            data, split=split, val_split=val_split, val_fraction=val_fraction, seed=seed, labels=labels
+        )
+
+    if isinstance(detector, Detector):
+        _check_trainable(detector)
+        images = opened(detector.labels)
+    else:
+        images = opened(None)
+        detector = detector(images.training)
+        _check_trainable(detector)
     chosen = find_recipe(recipe or models.find(detector.name).recipe, options)
     epochs = chosen.epochs if epochs is None else epochs
     batch = min(LARGEST_BATCH, chosen.nominal_batch) if batch is None else batch
     if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
         raise ConfigError("epochs, batch and accumulate expect numbers from 1 on.")
+    for part in (images.training, images.validation):
+        if part is not None:
+            check_labels(detector, part)
+    detector.category_ids = tuple(images.training.category_ids)
+    training = subset(images.training, fraction, seed) if fraction != 1 else images.training
+    check_capacity(detector.name, detector.config, training)
+    return Plan(
+        detector=detector,
+        training_data=training,
+        validation_data=images.validation,
+        divided=images.divided,
+        out=Path(out),
+        recipe=chosen,
+        epochs=epochs,
+        batch=batch,
+        accumulate=accumulate or chosen.accumulation(batch),
+        precision=precision,
+        seed=seed,
+        fraction=fraction,
+        workers=workers,
+        save_every=save_every,
+        source=detector.source,
+    )
+
+
+def _check_trainable(detector: Detector) -> None:
     for fixes in ("pretrained", "frozen"):  # as DETR's lineage and RT-DETR call it
         if detector.source == RANDOM and getattr(detector.config, fixes, False):
             raise ConfigError(
@@ -132,43 +172,6 @@ def make_plan(
         raise ConfigError(
             "train expects a detector with its layers apart; this one is deployed. Train the one it was made of."
         )
-    training, validation = _open_data(detector, data, split, val_split)
-    training = subset(training, fraction, numbers["seed"]) if fraction != 1 else training
-    check_capacity(detector.name, detector.config, training)
-    return Plan(
-        detector=detector,
-        training_data=training,
-        validation_data=validation,
-        out=Path(out),
-        recipe=chosen,
-        epochs=epochs,
-        batch=batch,
-        accumulate=accumulate or chosen.accumulation(batch),
-        fraction=fraction,
-        source=detector.source,
-        **numbers,
-    )
-
-
-def _open_data(
-    detector: Detector, data: Data, split: str, val_split: str | None
-) -> tuple[DetectionData, DetectionData | None]:
-    if isinstance(data, DetectionData):
-        data = (data, None)
-    if isinstance(data, tuple):
-        training, validation = data
-    else:
-        if val_split is not None and available_splits(data) == ("all",):
-            # It would answer to any name, and the run would be judged by what it learned from.
-            log.warning("%s is not divided into splits: all of it is trained on, none validates.", data)
-            val_split = None
-        training = read_data(data, split, labels=detector.labels)
-        validation = read_data(data, val_split, labels=detector.labels) if val_split is not None else None
-    for part in (training, validation):
-        if part is not None:
-            check_labels(detector, part)
-    detector.category_ids = tuple(training.category_ids)
-    return training, validation
 
 
 def _fingerprint(data: DetectionData) -> dict[str, Any]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.dataset import DetectionData
 from ..detector import Detector
 from .interrupt import Interrupts
 from .limits import plain_errors
 from .loop import Run
-from .plan import Data, make_plan
+from .opening import Data
+from .plan import make_plan
 from .processes import start_processes, stop_processes
 from .recipe import Recipe
 
@@ -44,7 +46,7 @@ class TrainResult:
 
 
 def train(
-    detector: Detector,
+    detector: Detector | Callable[[DetectionData], Detector],
     data: Data,
     out: str | os.PathLike[str],
     *,
@@ -60,6 +62,7 @@ def train(
     workers: int | None = None,
     split: str = "train",
     val_split: str | None = "val",
+    val_fraction: float = 0.0,
     resume: bool = False,
     recipe: str | Recipe | None = None,
     options: Mapping[str, Any] | None = None,
@@ -68,6 +71,7 @@ def train(
 ) -> TrainResult:
     """Train a detector; at the end it holds the best weights, as `best.safetensors` does.
 
+    detector: one whose labels are the data's, by name; or what makes one of the training data, when they are read.
     data: a path that `read_data` understands, or DetectionData for training and validation (or None).
     out: a folder for checkpoints, state, curves and log (docs/training.md lists the files). epochs: the
     recipe's, if None. batch: images per forward pass, over all processes; by default 16, or the recipe's
@@ -75,12 +79,14 @@ def train(
     nominal batch asks for. precision: fp32, bf16 or fp16. device,
     devices, nodes: where; under torchrun the processes are those it started. seed: of everything random but
     the weights given. fraction: share of the training images to use. workers: processes that load images.
-    val_split: None to train without validation. resume: continue the run in `out`. recipe: by name, or the
+    val_split: None to train without validation. val_fraction: set this share of the training split aside for
+    validation, by chance (`data.division.divide`), where the data have no validation split; `out`/split.json is a
+    data set with both parts. resume: continue the run in `out`. recipe: by name, or the
     model's own. options: numbers of the recipe that differ, such as {"mosaic": 0.5}. save_every: seconds
     between saved states within an epoch; 0 saves after each step. progress: lines on stderr.
 
-    A detector whose `source` is not "random initialisation" is warm: it learns slower (recipe). Its labels
-    are the data's, by name; its category_ids become those of the data set.
+    A detector whose `source` is not "random initialisation" is warm: it learns slower (recipe). Its category_ids
+    become those of the data set.
 
     Raises ConfigError, DataError; SaveError when the disk is full; NonFiniteError, after saving the state
     before the step; Interrupted after Ctrl-C or SIGTERM, with the run saved.
@@ -88,7 +94,8 @@ def train(
     started = time.monotonic()
     plan = make_plan(
         detector, data, out, recipe=recipe, options=options, epochs=epochs, batch=batch, accumulate=accumulate,
-        precision=precision, seed=seed, fraction=fraction, split=split, val_split=val_split, workers=workers,
+        precision=precision, seed=seed, fraction=fraction, split=split, val_split=val_split, val_fraction=val_fraction,
+        workers=workers,
         save_every=save_every,
     )  # fmt: skip
     fabric = start_processes(device, devices, nodes, precision)

@@ -147,7 +147,9 @@ class _Reader:
             size = _integer(image.get("height")), _integer(image.get("width"))
             if None in size or min(size) <= 0:
                 without_size.append(len(entries))
-            entries.append(Entry(image_id, path, size, name))
+            video = image.get("video_id")
+            group = None if video is None else f"video {video}"
+            entries.append(Entry(image_id, path, size, name, group))
         if images and not by_path:
             raise DataError(
                 f"{self.file}: none of its {len(images):,} images was found, the first being"

@@ -66,12 +66,14 @@ class Findings:
 
 
 class Entry(NamedTuple):
-    """An image of the split. size: (height, width). file: what problems with its boxes are filed under."""
+    """An image of the split. size: (height, width). file: what problems with its boxes are filed under. group: as
+    in Record."""
 
     id: int | str
     path: str
     size: tuple[int, int]
     file: str
+    group: str | None = None
 
 
 class Columns(NamedTuple):
@@ -153,6 +155,7 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
             columns.label[start:end],
             columns.crowd[start:end],
             area[start:end],
+            group=entry.group,
         )
         for entry, start, end in zip(entries, starts.tolist(), ends.tolist(), strict=True)
     ]

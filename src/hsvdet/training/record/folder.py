@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ...data.batch import normalised
+from ...data.division import write_division
 from ...errors import ConfigError, SaveError
 from ...evaluate import Evaluation, write_report
 from ...structures import Batch
@@ -45,7 +46,7 @@ class Folder:
         return False
 
     def begin(self, history: list[Row], described: Mapping[str, Any]) -> None:
-        """run.json and the logs, those of a resumed run without what comes again."""
+        """run.json, split.json and the logs, those of a resumed run without what comes again."""
         validation = self.plan.validation_data
         images = {
             "train": len(self.plan.training_data),
@@ -55,6 +56,12 @@ class Folder:
             self.path / "run.json",
             {"settings": self.plan.settings, "images": images, **described, "versions": versions()},
         )
+        if self.plan.divided is not None:
+            division, data, split = self.plan.divided
+            try:
+                write_division(self.path / "split.json", division, data, split)
+            except OSError as error:
+                raise SaveError(unwritten(self.path / "split.json", error)) from error
         self._board = Board(self.path / "tensorboard", len(history) + 1)
         if history:
             write_results(self.path / "results.csv", history)
