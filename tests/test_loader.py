@@ -1,5 +1,6 @@
 import logging
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hsvdet.data.loader import (
     TrainingSet,
     subset,
 )
+from hsvdet.devices import move
 from hsvdet.errors import ConfigError, DataError
 from hsvdet.preprocess import Preprocess
 
@@ -196,11 +198,32 @@ def test_the_cache_keeps_no_more_than_its_budget(data):
     assert kept == [0, 1]  # 21 kB hold two images of 60 x 44
 
 
-def test_crowd_regions_are_not_trained_on(tmp_path):
-    one = record(tmp_path, 1, boxes=[[0, 0, 20, 20], [10, 10, 50, 35]])
-    one = one._replace(crowd=np.array([False, True]), labels=np.array([2, 0]))
-    sample = TrainingSet(make(tmp_path, [one]), PREPROCESS, lambda epoch: Augmentation())[Key(0, 0, (64, 96))]
-    assert sample.labels.tolist() == [2]
+@pytest.mark.parametrize("loader", ["training", "evaluation"])
+def test_crowd_regions_are_regions_to_ignore(tmp_path, loader):
+    boxes = [[10, 10, 30, 30], [0, 0, 60, 20]]
+    crowded = record(tmp_path, 1, size=(40, 60), boxes=boxes)._replace(crowd=np.array([False, True]))
+    records = [crowded, record(tmp_path, 2, size=(40, 60))]
+    if loader == "training":
+        (batch,) = training(make(tmp_path, records), augmentation=Augmentation())
+    else:
+        (batch,) = EvaluationLoader(EvaluationSet(make(tmp_path, records), PREPROCESS), 2, workers=1)
+    target = batch.targets[ids([batch]).index(1)]
+    assert target.labels.tolist() == [1]
+    torch.testing.assert_close(target.boxes, torch.tensor([[1 / 3, 0.5, 1 / 3, 0.5]]))
+    torch.testing.assert_close(target.ignored, torch.tensor([[0.5, 0.25, 1.0, 0.5]]))
+    assert batch.targets[ids([batch]).index(2)].ignored is None
+    moved = move(batch, torch.device("cpu"), PREPROCESS).targets[ids([batch]).index(1)]
+    assert torch.equal(moved.ignored, target.ignored)
+
+
+def test_images_are_mixed_with_those_in_which_the_same_classes_are_labelled(data):
+    masks = {i: np.array([i % 2 == 0, i % 2 == 1, True]) for i in range(12)}  # the last: all are
+    records = [record._replace(labelled=masks.get(record.id)) for record in data.records]
+    for batch in training(make(data.root, records), augmentation=replace(STRONG, mosaic=1.0, mixup=0.5)):
+        for info, target in zip(batch.infos, batch.targets, strict=True):
+            mask = masks.get(info.id)
+            assert (target.labelled is None) == (mask is None)
+            assert mask is None or target.labelled.tolist() == mask.tolist()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

@@ -39,6 +39,7 @@ WIDE = painted(90, 200, [(RED, 20, 10, 70, 50), (GREEN, 120, 30, 190, 80), (BLUE
 TALL = painted(130, 80, [(GREEN, 10, 20, 60, 110)])
 SMALL = painted(50, 50, [(BLUE, 15, 5, 40, 45)])
 EMPTY = painted(60, 90, [])
+EMPTY_CANVAS = painted(96, 160, [])
 AFFINE = RandomAffine(preprocess=CANVAS, scale=0.5, translate=0.1)
 TURNING = RandomAffine(preprocess=CANVAS, scale=0.5, translate=0.1, rotate=25, shear=10)
 
@@ -98,6 +99,79 @@ def test_boxes_follow_the_pixels_of_all_four_images_of_a_mosaic(affine):
         assert_boxes_hug_the_paint(mosaic, WIDE, turned=affine is TURNING)
         seen += len(mosaic.boxes)
     assert seen > 30
+
+
+def with_region(sample, label):
+    """The object of that label is a region to ignore instead."""
+    region = sample.labels == label
+    return sample._replace(
+        boxes=sample.boxes[~region], labels=sample.labels[~region], ignored=sample.boxes[region]
+    )
+
+
+def assert_the_region_covers_the_paint(sample, label, turned=False):
+    """It may reach further where it was turned, and be gone where next to nothing is seen."""
+    shown = extent(sample.image, label)
+    if shown is None:
+        return 0
+    assert len(sample.ignored) == 1
+    gap = sample.ignored[0] - shown
+    assert (gap[:2] <= 1).all() and (gap[2:] >= -1).all()
+    assert turned or gap.abs().max() <= 1
+    rim = torch.tensor(sample.image.shape[:0:-1]).repeat(2)
+    assert ((sample.ignored >= 0) & (sample.ignored <= rim)).all()
+    return 1
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+def test_regions_to_ignore_follow_the_pixels(transform):
+    seen = 0
+    for seed in range(12):
+        moved = transform(with_region(WIDE, GREEN), np.random.default_rng(seed))
+        assert GREEN not in moved.labels
+        seen += assert_the_region_covers_the_paint(moved, GREEN, transform is TURNING)
+    assert seen >= 8
+
+
+@pytest.mark.parametrize("affine", [AFFINE, TURNING], ids=["straight", "turning"])
+def test_every_image_of_a_mosaic_brings_its_regions(affine):
+    red = painted(90, 200, [(RED, 20, 10, 70, 50)])
+    tiles, seen = [with_region(TALL, GREEN), with_region(SMALL, BLUE), EMPTY], 0
+    for seed in range(30):
+        mosaic = Mosaic(affine)(red, others(*tiles), np.random.default_rng(seed))
+        for label in (GREEN, BLUE):
+            shown = extent(mosaic.image, label)
+            if shown is not None:
+                middle = ((shown[:2] + shown[2:]) / 2).repeat(2)
+                inside = (mosaic.ignored[:, :2] <= middle[:2]) & (mosaic.ignored[:, 2:] >= middle[2:])
+                assert inside.all(1).any()
+                seen += 1
+    assert seen > 20
+
+
+def test_mixed_and_pasted_images_bring_their_regions_and_know_the_classes_that_both_know():
+    first, second = (Letterbox(CANVAS)(with_region(sample, GREEN)) for sample in (WIDE, TALL))
+    first = first._replace(labelled=torch.tensor([True, True, False]))
+    second = second._replace(labelled=torch.tensor([True, False, True]))
+    mixed = MixUp()(first, second, np.random.default_rng(0))
+    assert mixed.ignored.tolist() == first.ignored.tolist() + second.ignored.tolist()
+    assert mixed.labelled.tolist() == [True, False, False]
+    assert MixUp()(first, EMPTY_CANVAS, np.random.default_rng(0)).labelled.tolist() == [True, True, False]
+    donor = painted(96, 160, [(BLUE, 30, 20, 55, 50), (GREEN, 40, 10, 52, 40)])
+    donor = with_region(donor, GREEN)._replace(labelled=torch.tensor([False, True, True]))
+    pasted = 0
+    for seed in range(10):
+        sample = CopyPasteBoxes(share=1.0)(first, donor, np.random.default_rng(seed))
+        if len(sample.labels) == len(first.labels):
+            assert torch.equal(sample.labelled, first.labelled)
+            continue
+        box, region = sample.boxes[-1], sample.ignored[-1]
+        assert (
+            region.tolist() == (box + torch.tensor([10.0, 0, -3, -10])).tolist()
+        )  # cut off with the rectangle
+        assert sample.labelled.tolist() == [False, True, False]
+        pasted += 1
+    assert pasted > 3
 
 
 def test_a_mosaic_asks_only_for_images_that_will_be_seen():

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # `hsvdet.runtime` has Detections of numpy arrays, and no PyTorch
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -35,7 +37,8 @@ class Sample(NamedTuple):
     """One image and its objects, on their way through the transforms (Sample to Sample).
 
     image: [3, H, W] uint8 RGB. boxes: [N, 4] float32 xyxy, pixels of `image`. labels: [N] int64 in 0..C-1.
-    content: the part of `image` that is picture; None means all of it.
+    content: the part of `image` that is picture; None means all of it. ignored: [M, 4] as boxes, and labelled: [C]
+    bool, see `Target`.
     """
 
     image: Tensor
@@ -43,6 +46,13 @@ class Sample(NamedTuple):
     labels: Tensor
     info: ImageInfo
     content: Rectangle | None = None
+    ignored: Tensor | None = None
+    labelled: Tensor | None = None
+
+    def with_boxes(self, move: Callable[[Tensor], Tensor]) -> Sample:
+        """Boxes and regions to ignore where `move`, [N, 4] to [N, 4], takes them."""
+        ignored = None if self.ignored is None else move(self.ignored)
+        return self._replace(boxes=move(self.boxes), ignored=ignored)
 
 
 class Target(NamedTuple):

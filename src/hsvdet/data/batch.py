@@ -50,7 +50,8 @@ def normalised(batch: Batch, preprocess: Preprocess) -> Batch:
 def _target(sample: Sample, content: Rectangle) -> Target:
     offset = torch.tensor([content.left, content.top] * 2, dtype=torch.float32)
     scale = torch.tensor([content.width, content.height] * 2, dtype=torch.float32)
-    return Target(sample.labels, xyxy_to_cxcywh((sample.boxes.float() - offset) / scale))
+    placed = sample.with_boxes(lambda boxes: xyxy_to_cxcywh((boxes.float() - offset) / scale))
+    return Target(placed.labels, placed.boxes, placed.ignored, placed.labelled)
 
 
 def _padding(contents: list[Rectangle], size: tuple[int, int]) -> Tensor | None:

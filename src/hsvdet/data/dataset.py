@@ -15,10 +15,11 @@ class Record(NamedTuple):
     id: the data set's own image id (an integer in COCO, else the path relative to the root).
     size: (height, width) as the annotations say, else from the image's header (readers never leave it None).
     boxes: [N, 4] float32 xyxy pixels, repaired (inside the image, first corner before last).
-    labels: [N] int64 in 0..C-1. crowd: [N] bool, a region of many objects: not trained on, ignored by AP.
+    labels: [N] int64 in 0..C-1. crowd: [N] bool, a region of many objects: ignored in training and by AP.
     area: [N] float32 square pixels, the annotation's own (a mask's area in COCO), else the box's.
     visibility: [N] float32 in [0, 1] where the data set knows it, else None.
     group: where the data set knows it, what the image was taken from with others, such as a video; else None.
+    labelled: [C] bool, the classes that are annotated in this image, so that their absence is known; None: all are.
     """
 
     id: int | str
@@ -30,6 +31,7 @@ class Record(NamedTuple):
     area: np.ndarray
     visibility: np.ndarray | None = None
     group: str | None = None
+    labelled: np.ndarray | None = None
 
 
 class Problem(NamedTuple):

@@ -59,8 +59,9 @@ class TrainingSet(Dataset[Sample]):
     """Augmented samples by `Key`: `dataset[Key(epoch, index, size)]`.
 
     augmentation_at: the augmentation of an epoch (counted from 0); must be a pure function. Crowd regions are
-    left out. An image that cannot be read is named in one warning and replaced, wherever it would have
-    appeared, by another drawn from the same random stream.
+    regions to ignore. Images are mixed with those in which the same classes are labelled, for in the mixture only
+    what is labelled in all of them would be. An image that cannot be read is named in one warning and replaced,
+    wherever it would have appeared, by another drawn from the same random stream.
     cache: "ram" keeps decoded images, up to `cache_gibibytes`, once for all (forked) workers of this process.
     Images much larger than the canvas are read at 1/2, 1/4 or 1/8 of their size; boxes follow exactly.
 
@@ -85,6 +86,7 @@ class TrainingSet(Dataset[Sample]):
         self.preprocess = preprocess
         self.augmentation_at = augmentation_at
         self.seed = seed
+        self._alike = _labelled_alike(data.records)
         self._pictures = Pictures(
             data.records, preprocess, int(cache_gibibytes * GIBIBYTE) if cache == "ram" else 0
         )
@@ -97,7 +99,7 @@ class TrainingSet(Dataset[Sample]):
         preprocess = replace(self.preprocess, size=key.size)
 
         def another() -> Sample:
-            return self._read(int(rng.integers(len(self))), rng)
+            return self._read(self._another(key.index, rng), rng)
 
         return self.augmentation_at(key.epoch)(self._read(key.index, rng), another, preprocess, rng)
 
@@ -107,10 +109,14 @@ class TrainingSet(Dataset[Sample]):
                 picture = self._pictures.read(index)
             except DataError as error:
                 self._pictures.warn(index, f"{error} Another image takes its place.")
-                index = int(rng.integers(len(self)))
+                index = self._another(index, rng)
                 continue
             return _sample(self.data.records[index], picture)
         raise DataError(f"None of {_ATTEMPTS} images tried can be read; the last: {self._path(index)}.")
+
+    def _another(self, index: int, rng: np.random.Generator) -> int:
+        alike = self._alike[index]
+        return int(alike[rng.integers(len(alike))])
 
     def _path(self, index: int) -> str:
         return self.data.records[index].path
@@ -120,7 +126,7 @@ class EvaluationSet(Dataset[Sample]):
     """Samples as `preprocess` places them, by index, on the smallest canvas its stride allows (`minimal`).
 
     canvases: (height, width) by index, known before any picture is decoded, for batches of one canvas each.
-    Crowd regions are left out of the samples (evaluation takes its truth from `data.records`). An image that
+    Evaluation takes its truth from `data.records`, not from the samples. An image that
     cannot be read is named in one warning and becomes an empty grey canvas: its objects count as missed.
     """
 
@@ -354,13 +360,25 @@ def _start_worker(worker: int) -> None:
 
 
 def _sample(record: Record, picture: Picture) -> Sample:
-    keep = ~record.crowd
+    objects, boxes = ~record.crowd, record.boxes.reshape(-1, 4) / np.float32(picture.shrink)
     return Sample(
         picture.image,
-        torch.from_numpy(record.boxes[keep] / np.float32(picture.shrink)).reshape(-1, 4),
-        torch.from_numpy(record.labels[keep]),
+        torch.from_numpy(boxes[objects]),
+        torch.from_numpy(record.labels[objects]),
         ImageInfo(record.id, record.path, picture.size),
+        ignored=torch.from_numpy(boxes[record.crowd]) if record.crowd.any() else None,
+        labelled=None if record.labelled is None else torch.from_numpy(record.labelled),
     )
+
+
+def _labelled_alike(records: Sequence[Record]) -> list[np.ndarray]:
+    """For each record, the indices of those in which the same classes are labelled."""
+    groups: dict[bytes | None, list[int]] = defaultdict(list)
+    keys = [None if record.labelled is None else record.labelled.tobytes() for record in records]
+    for index, key in enumerate(keys):
+        groups[key].append(index)
+    alike = {key: np.array(group) for key, group in groups.items()}
+    return [alike[key] for key in keys]
 
 
 def _size(record: Record) -> tuple[int, int]:

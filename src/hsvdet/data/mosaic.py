@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..structures import Rectangle, Sample
-from .transforms import RandomAffine, keep_visible, to_uint8
+from .transforms import RandomAffine, joined_regions, keep_visible, labelled_in_all, to_uint8
 
 
 class Mosaic(NamedTuple):
@@ -62,12 +62,15 @@ class MixUp(NamedTuple):
 
     def __call__(self, sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         share = rng.beta(self.alpha, self.alpha)
+        height, width = sample.image.shape[-2:]
         return Sample(
             to_uint8(torch.lerp(other.image.float(), sample.image.float(), share)),
             torch.cat([sample.boxes, other.boxes]),
             torch.cat([sample.labels, other.labels]),
             sample.info,
             sample.content if sample.content == other.content else None,
+            joined_regions([sample, other], Rectangle(0, 0, width, height)),
+            labelled_in_all([sample, other]),
         )
 
 
@@ -78,7 +81,8 @@ class CopyPasteBoxes:
 
     Each of the donor's objects is taken with probability `share`, pasted at its own size where it hides no
     object already there by more than `hidden`, in one of `attempts` random places, or else left out. Donor
-    objects at least half inside a pasted rectangle come along, with their labels and clipped boxes.
+    objects at least half inside a pasted rectangle come along, with their labels and clipped boxes, and so do its
+    regions to ignore.
     """
 
     share: float = 0.5
@@ -90,7 +94,7 @@ class CopyPasteBoxes:
         height, width = sample.image.shape[-2:]
         room = sample.content or Rectangle(0, 0, width, height)
         image = sample.image.clone()
-        boxes, labels = sample.boxes, sample.labels
+        boxes, labels, samples = sample.boxes, sample.labels, [sample]
         hidden = boxes.new_zeros(len(boxes))  # share of each object under what was pasted so far
         for box in donor.boxes[torch.from_numpy(rng.random(len(donor.boxes)) < self.share)]:
             cut = _whole_pixels(box, donor.image.shape[-2:])
@@ -106,7 +110,15 @@ class CopyPasteBoxes:
             hidden = torch.cat([hidden + _share_under(boxes, place), hidden.new_zeros(int(visible.sum()))])
             boxes = torch.cat([boxes, clipped[visible] + shift])
             labels = torch.cat([labels, donor.labels[visible]])
-        return sample._replace(image=image, boxes=boxes, labels=labels)
+            regions = joined_regions([donor], cut)
+            samples.append(donor._replace(ignored=None if regions is None else regions + shift))
+        return sample._replace(
+            image=image,
+            boxes=boxes,
+            labels=labels,
+            ignored=joined_regions(samples, Rectangle(0, 0, width, height)),
+            labelled=labelled_in_all(samples),
+        )
 
     def _free_place(
         self, boxes: Tensor, hidden: Tensor, cut: Rectangle, room: Rectangle, rng: np.random.Generator

@@ -9,7 +9,9 @@ fast as planes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +42,7 @@ class Letterbox(NamedTuple):
         image, content = self.preprocess.place(sample.image, self.minimal)
         scale = sample.boxes.new_tensor([content.width / width, content.height / height] * 2)
         offset = sample.boxes.new_tensor([content.left, content.top] * 2)
-        return Sample(image, sample.boxes * scale + offset, sample.labels, sample.info, content)
+        return sample.with_boxes(lambda boxes: boxes * scale + offset)._replace(image=image, content=content)
 
 
 class HorizontalFlip(NamedTuple):
@@ -52,12 +54,15 @@ class HorizontalFlip(NamedTuple):
         if rng.random() >= self.probability:
             return sample
         width = sample.image.shape[-1]
-        left, top, right, bottom = sample.boxes.unbind(-1)
         content = sample.content
         if content is not None:
             content = content._replace(left=width - content.left - content.width)
-        boxes = torch.stack([width - right, top, width - left, bottom], -1)
-        return sample._replace(image=sample.image.flip(-1), boxes=boxes, content=content)
+
+        def flipped(boxes: Tensor) -> Tensor:
+            left, top, right, bottom = boxes.unbind(-1)
+            return torch.stack([width - right, top, width - left, bottom], -1)
+
+        return sample.with_boxes(flipped)._replace(image=sample.image.flip(-1), content=content)
 
 
 class ColourJitter(NamedTuple):
@@ -137,21 +142,31 @@ class RandomAffine:
         the tiles' places).
 
         tiles: samples with where the whole of each picture comes to lie, in pixels of the canvas; what is
-        outside is neither resized nor kept. The result carries the info of the first.
+        outside is neither resized nor kept. The result carries the info of the first. Regions to ignore are cut off
+        at its edges, and of turned ones the hull is ignored.
         """
         window = motion.window(size)
         canvas = torch.full((3, window.height, window.width), self.preprocess.fill, dtype=torch.uint8)
-        boxes, labels = [], []
+        pasted = []
         for sample, place in tiles:
             place = place._replace(left=place.left - window.left, top=place.top - window.top)
-            boxes.append(_paste(canvas, sample, place, self.preprocess.antialias))
-            labels.append(sample.labels)
-        xyxy = torch.cat(boxes)
+            pasted.append(_paste(canvas, sample, place, self.preprocess.antialias))
         if motion.turn is not None:
             canvas = _turn_image(canvas, window, size, motion.turn, self.preprocess.fill)
-            xyxy = _turn_boxes(xyxy + xyxy.new_tensor([window.left, window.top] * 2), size, motion.turn)
-        xyxy, keep = keep_visible(xyxy, Rectangle(0, 0, size[1], size[0]))
-        return Sample(canvas, xyxy[keep], torch.cat(labels)[keep], tiles[0][0].info)
+            pasted = [
+                sample.with_boxes(partial(_turn_boxes, window=window, size=size, turn=motion.turn))
+                for sample in pasted
+            ]
+        bounds = Rectangle(0, 0, size[1], size[0])
+        xyxy, keep = keep_visible(torch.cat([sample.boxes for sample in pasted]), bounds)
+        return Sample(
+            canvas,
+            xyxy[keep],
+            torch.cat([sample.labels for sample in pasted])[keep],
+            tiles[0][0].info,
+            ignored=joined_regions(pasted, bounds),
+            labelled=labelled_in_all(pasted),
+        )
 
 
 class Motion(NamedTuple):
@@ -179,13 +194,32 @@ class Motion(NamedTuple):
 def keep_visible(xyxy: Tensor, bounds: Rectangle) -> tuple[Tensor, Tensor]:
     """Boxes [N, 4] clipped to `bounds`, and which to keep [N] bool: at least 2 px wide and high, more than a
     tenth of the area still inside, longer than wide (or wider than long) by a factor under 100."""
-    low = xyxy.new_tensor([bounds.left, bounds.top] * 2)
-    high = low + xyxy.new_tensor([bounds.width, bounds.height] * 2)
-    clipped = torch.minimum(torch.maximum(xyxy, low), high)
+    clipped = clip(xyxy, bounds)
     sides = clipped[:, 2:] - clipped[:, :2]
     short, long = sides.amin(-1), sides.amax(-1)
     keep = (short >= SMALLEST_SIDE) & (long < LARGEST_ASPECT * short)
     return clipped, keep & (area(clipped) > SMALLEST_SHARE * area(xyxy))
+
+
+def joined_regions(samples: Sequence[Sample], bounds: Rectangle) -> Tensor | None:
+    """The regions to ignore of all of them, [M, 4], cut off at `bounds`; None for none."""
+    regions = [sample.ignored for sample in samples if sample.ignored is not None]
+    if not regions:
+        return None
+    clipped = clip(torch.cat(regions), bounds)
+    return clipped[(clipped[:, 2:] > clipped[:, :2]).all(-1)]
+
+
+def labelled_in_all(samples: Sequence[Sample]) -> Tensor | None:
+    """[C] bool, the classes that are labelled in each of them; None for all classes."""
+    masks = [sample.labelled for sample in samples if sample.labelled is not None]
+    return torch.stack(masks).all(0) if masks else None
+
+
+def clip(xyxy: Tensor, bounds: Rectangle) -> Tensor:
+    low = xyxy.new_tensor([bounds.left, bounds.top] * 2)
+    high = low + xyxy.new_tensor([bounds.width, bounds.height] * 2)
+    return torch.minimum(torch.maximum(xyxy, low), high)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
@@ -204,8 +238,9 @@ def _inside(place: Rectangle, size: tuple[int, int]) -> Rectangle | None:
     return Rectangle(left, top, width, height)
 
 
-def _paste(canvas: Tensor, sample: Sample, place: Rectangle, antialias: bool) -> Tensor:
-    """Resize what is visible of a sample into the canvas [3, H, W], in place. Its boxes there, unclipped."""
+def _paste(canvas: Tensor, sample: Sample, place: Rectangle, antialias: bool) -> Sample:
+    """Resize what is visible of a sample into the canvas [3, H, W], in place. The sample with its boxes there,
+    unclipped."""
     height, width = sample.image.shape[-2:]
     across = _visible(place.left, place.width, width, canvas.shape[2])
     down = _visible(place.top, place.height, height, canvas.shape[1])
@@ -226,7 +261,8 @@ def _paste(canvas: Tensor, sample: Sample, place: Rectangle, antialias: bool) ->
         ]
         scale = [across.scale, down.scale]
         offset = [across.start - across.first * scale[0], down.start - down.first * scale[1]]
-    return sample.boxes * sample.boxes.new_tensor(scale * 2) + sample.boxes.new_tensor(offset * 2)
+    factor, shift = sample.boxes.new_tensor(scale * 2), sample.boxes.new_tensor(offset * 2)
+    return sample.with_boxes(lambda boxes: boxes * factor + shift)
 
 
 class _Span(NamedTuple):
@@ -276,8 +312,9 @@ def _turn_image(
     return to_uint8(turned[0].add_(fill))
 
 
-def _turn_boxes(xyxy: Tensor, size: tuple[int, int], turn: np.ndarray) -> Tensor:
-    """The hulls of the boxes' corners turned about the middle of the canvas."""
+def _turn_boxes(xyxy: Tensor, window: Rectangle, size: tuple[int, int], turn: np.ndarray) -> Tensor:
+    """The hulls of the boxes' corners, in pixels of the window, turned about the middle of the canvas."""
+    xyxy = xyxy + xyxy.new_tensor([window.left, window.top] * 2)
     middle = xyxy.new_tensor([size[1] / 2, size[0] / 2])
     corners = xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] - middle  # [N, 4, 2]
     corners = corners @ torch.from_numpy(turn).to(xyxy).T + middle

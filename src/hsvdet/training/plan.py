@@ -179,6 +179,7 @@ def _fingerprint(data: DetectionData) -> dict[str, Any]:
     digest = hashlib.sha256()
     for record in data.records:
         digest.update(str(record.id).encode())
-        for part in (record.boxes, record.labels, record.crowd):
-            digest.update(np.ascontiguousarray(part).tobytes())
+        for part in (record.boxes, record.labels, record.crowd, record.labelled):
+            if part is not None:
+                digest.update(np.ascontiguousarray(part).tobytes())
     return {"images": len(data), "sha256": digest.hexdigest()[:16]}
