@@ -9,7 +9,7 @@ import torch
 
 from hsvdet.layers.deduplication import Deduplication
 from hsvdet.layers.position import sine_of_coordinates
-from hsvdet.layers.relative_boxes import RelativeBoxBias, relative_boxes
+from hsvdet.layers.relative_boxes import RelativeBoxBias, relative_boxes, touching
 
 DIM, HEADS, QUERIES = 32, 4, 7
 
@@ -68,6 +68,8 @@ def test_it_is_one_layer_of_attention_to_the_stronger_ones_written_as_loops(laye
 
 def pair_bias(layer, boxes, i, j):
     (xi, yi, wi, hi), (xj, yj, wj, hj) = boxes[i].tolist(), boxes[j].tolist()
+    if abs(xi - xj) > (wi + wj) / 2 or abs(yi - yj) > (hi + hj) / 2:
+        return torch.zeros(HEADS)
     relation = [
         math.log(abs(xi - xj) / wi + 1),
         math.log(abs(yi - yj) / hi + 1),
@@ -79,10 +81,11 @@ def pair_bias(layer, boxes, i, j):
 
 def test_relations_of_boxes_are_the_same_in_any_unit():
     boxes = candidates()[1]
+    pixels = boxes * torch.tensor([640, 480] * 2)
     assert torch.allclose(
-        relative_boxes(boxes), relative_boxes(boxes * torch.tensor([640, 480] * 2)), atol=1e-5
+        relative_boxes(boxes, boxes[:, :1]), relative_boxes(pixels, pixels[:, :1]), atol=1e-5
     )
-    assert relative_boxes(torch.zeros(1, 2, 4)).isfinite().all()
+    assert relative_boxes(torch.zeros(1, 2, 4), torch.zeros(1, 4)).isfinite().all()
 
 
 def test_the_order_of_candidates_does_not_matter(layer):
@@ -141,12 +144,26 @@ def test_every_parameter_learns_and_boxes_and_scores_do_not(layer):
     assert features.grad.abs().sum() > 0 and boxes.grad is None and scores.grad is None
 
 
-def test_the_bias_is_the_same_in_both_directions():
+def test_the_bias_is_the_same_in_both_directions_and_in_training():
     torch.manual_seed(0)
     bias = RelativeBoxBias(HEADS, 16)
     torch.nn.init.normal_(bias.mlp.layers[-1].weight)
-    values = bias(candidates()[1])
+    boxes = candidates()[1]
+    near = touching(boxes)
+    assert near.any() and not near.all()
+    values = bias.eval()(boxes)
     assert torch.equal(values, values.transpose(2, 3)) and values.std() > 0
+    assert torch.allclose(bias.train()(boxes), values, atol=1e-5)
+    alone = torch.tensor([[[0.1, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1]]])
+    assert not bias(alone)[0, :, 0, 1].any() and bias(alone)[0, :, 0, 0].any()
+
+
+def test_boxes_touch_that_overlap_or_share_an_edge():
+    boxes = torch.tensor(
+        [[2.0, 2.0, 2.0, 2.0], [4.0, 3.0, 2.0, 2.0], [4.5, 7.0, 5.0, 2.0], [2.0, 2.0, 1.0, 1.0]]
+    )
+    expected = [[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
+    assert torch.equal(touching(boxes[None])[0], torch.tensor(expected).bool())
 
 
 def test_half_precision_hides_the_same_pairs(layer):
