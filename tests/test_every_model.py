@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 import hsvdet
 from hsvdet.layers.selection import TokenScorer
@@ -224,6 +225,18 @@ def test_the_exported_program_equals_eager(detector):
         exported, eager = program.module()(images), detector.net(images)
     assert torch.allclose(exported.answer.logits, eager.answer.logits, atol=1e-5)
     assert torch.allclose(exported.answer.boxes, eager.answer.boxes, atol=1e-5)
+
+
+def test_every_attention_says_whether_explain_draws_it(detector):
+    """The layer that holds it does, in EXPLAINED (docs/adding-a-model.md)."""
+    modules = dict(detector.net.named_modules())
+    for name, module in modules.items():
+        if hasattr(module, "weights") or hasattr(module, "locate"):
+            owner, _, attribute = name.rpartition(".")
+            while isinstance(modules[owner], nn.ModuleList | nn.ModuleDict | nn.Sequential):
+                owner, _, attribute = owner.rpartition(".")
+            declared = getattr(modules[owner], "EXPLAINED", {})
+            assert declared.get(attribute, "nothing") in ("encoder", "decoder", "blocks", None), name
 
 
 def test_every_row_of_the_table_is_built_and_counted():

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..layers.attention import MultiHeadAttention
 from ..layers.selection import TokenSelector
 from ..layers.sparse_global import Diagnosis, SparseGlobalConfig
 from .capture import Call, as_heard
@@ -90,8 +89,7 @@ class Selected(NamedTuple):
 def heat_of(call: Call, queries: Sequence[int], cells: Cells) -> list[Heat]:
     """Of some queries of dense attention to a map of `cells`."""
     inputs, rows = dict(call.inputs), list(queries)
-    by_query = ("query",) if isinstance(call.module, MultiHeadAttention) else ("content", "position", "sine")
-    for name in by_query:
+    for name in call.module.BY_QUERY:
         inputs[name] = inputs[name][:, rows]
     with torch.inference_mode():
         weights = call.module.weights(**inputs)[0].cpu().numpy()  # [heads, R, S]

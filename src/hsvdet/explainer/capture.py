@@ -15,9 +15,7 @@ from .. import models
 from ..data.batch import collate
 from ..detector import Detector
 from ..devices import move
-from ..layers.deformable_transformer import DeformableEncoderLayer
 from ..layers.sparse_global import SparseGlobal
-from ..layers.transformer import EncoderLayer
 from ..postprocess import Thresholds
 from ..structures import DenseOutput, Detections, ImageInfo, Prediction, QueryOutput, Rectangle, Sample
 from .view import Cells, View
@@ -131,18 +129,22 @@ def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOut
 
 def layers_of(net: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """The attention to the image of encoder layers and of decoder layers, in their order."""
-    modules = list(net.modules())
-    encoder = [m.attention for m in modules if isinstance(m, EncoderLayer | DeformableEncoderLayer)]
-    return encoder, [m.cross_attention for m in modules if hasattr(m, "cross_attention")]
+    return _declared(net, "encoder"), _declared(net, "decoder")
 
 
 def blocks_of(net: nn.Module) -> dict[str, SparseGlobal]:
     """The blocks of sparse global attention, by their level."""
-    return {
-        name.rpartition(".")[2]: module
-        for name, module in net.named_modules()
-        if isinstance(module, SparseGlobal)
-    }
+    return {level: block for blocks in _declared(net, "blocks") for level, block in blocks.items()}
+
+
+def _declared(net: nn.Module, role: str) -> list[Any]:
+    """What layers say of themselves, in `EXPLAINED`: a module's attribute to its role in a picture."""
+    return [
+        getattr(module, name)
+        for module in net.modules()
+        for name, its_role in getattr(module, "EXPLAINED", {}).items()
+        if its_role == role
+    ]
 
 
 def as_heard(call: Call, method: Callable) -> Any:

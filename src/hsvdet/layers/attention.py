@@ -60,6 +60,8 @@ class MultiHeadAttention(nn.Module):
     Initialised as the DETR family does: matrices Xavier-uniform, biases 0.
     """
 
+    BY_QUERY = ("query",)
+
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
         super().__init__()
         self.heads, self.dropout = heads, dropout

@@ -51,6 +51,8 @@ class ConditionalCrossAttention(nn.Module):
     into its content, and the keys' position into theirs.
     """
 
+    BY_QUERY = ("content", "position", "sine")
+
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, *, places_content: bool = False):
         super().__init__()
         self.heads, self.dropout = heads, dropout
@@ -109,6 +111,8 @@ class ConditionalCrossAttention(nn.Module):
 
 class ConditionalDecoderLayer(nn.Module):
     """Self-attention, attention to the image, feed-forward, each x <- LayerNorm(x + f(x))."""
+
+    EXPLAINED = {"self_attention": None, "cross_attention": "decoder"}
 
     def __init__(
         self,

@@ -38,6 +38,8 @@ class Deduplication(nn.Module):
     one class. relation: `RelativeBoxBias`'s width.
     """
 
+    EXPLAINED = {"attention": None}
+
     def __init__(
         self,
         dim: int,

@@ -14,6 +14,8 @@ from .transformer import FeedForward
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention, then a feed-forward network, each x <- LayerNorm(x + f(x))."""
 
+    EXPLAINED = {"attention": "encoder"}
+
     def __init__(self, dim: int, levels: int, heads: int, points: int, feed_forward: int, dropout: float):
         super().__init__()
         self.attention = DeformableAttention(dim, levels, heads, points)
@@ -51,6 +53,8 @@ class DeformableEncoder(nn.Module):
 
 class DeformableDecoderLayer(nn.Module):
     """Self-attention among queries, deformable attention to the image, feed-forward; each normalised after."""
+
+    EXPLAINED = {"self_attention": None, "cross_attention": "decoder"}
 
     def __init__(self, dim: int, levels: int, heads: int, points: int, feed_forward: int, dropout: float):
         super().__init__()

@@ -65,6 +65,8 @@ class Suppressor(nn.Module):
 class RelationLayer(nn.Module):
     """Self-attention with a bias from relative boxes, then feed-forward, each x <- x + f(LayerNorm(x))."""
 
+    EXPLAINED = {"attention": None}
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.relation = RelativeBoxBias(heads)

@@ -47,6 +47,8 @@ class EncoderLayer(nn.Module):
     The position is added to queries and keys, never to values.
     """
 
+    EXPLAINED = {"attention": "encoder"}
+
     def __init__(
         self,
         dim: int,
@@ -73,6 +75,8 @@ class PreNormEncoderLayer(nn.Module):
     """Self-attention, then a feed-forward network, each x <- x + f(LayerNorm(x)): what it starts as is close to
     the identity, and no warm-up is needed (Xiong et al. 2020, arXiv 2002.04745)."""
 
+    EXPLAINED = {"attention": None}
+
     def __init__(self, dim: int, heads: int, feed_forward: int):
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim)
@@ -90,6 +94,8 @@ class PreNormEncoderLayer(nn.Module):
 
 class PreNormDecoderLayer(nn.Module):
     """Attention among queries, attention to tokens, feed-forward; each x <- x + f(LayerNorm(x))."""
+
+    EXPLAINED = {"self_attention": None, "cross_attention": None}
 
     def __init__(self, dim: int, heads: int, feed_forward: int):
         super().__init__()

@@ -108,6 +108,8 @@ def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
 class DecoderLayer(nn.Module):
     """Self-attention among queries, attention to the image, feed-forward (appendix A.3)."""
 
+    EXPLAINED = {"self_attention": None, "cross_attention": "decoder"}
+
     def __init__(self, dim: int, heads: int, feed_forward: int, dropout: float):
         super().__init__()
         self.self_attention = MultiHeadAttention(dim, heads, dropout)

@@ -129,6 +129,8 @@ class LocalDecoderLayer(nn.Module):
     """Attention to tokens, to the maps around each query's box, among queries, feed-forward; each
     x <- x + f(LayerNorm(x)). points: on each map; 0 for no attention to the maps."""
 
+    EXPLAINED = {"self_attention": None, "cross_attention": None, "local_attention": None}
+
     def __init__(self, dim: int, heads: int, feed_forward: int, points: int):
         super().__init__()
         self.norm_cross = nn.LayerNorm(dim)

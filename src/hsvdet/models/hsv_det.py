@@ -47,6 +47,8 @@ class HsvDetConfig(YoloV8Config, SparseGlobalConfig):
 class HsvDet(YoloV8):
     """images [B, 3, H, W] (H, W multiples of 32, values 0..1), padding [B, H, W] bool, to DenseOutput."""
 
+    EXPLAINED = {"sparse_global": "blocks"}
+
     def __init__(self, config: HsvDetConfig, num_classes: int):
         super().__init__(config, num_classes)
         channels = {
