@@ -99,6 +99,20 @@ def test_the_last_step_of_an_epoch_takes_the_batches_that_remain(tmp_path, monke
     assert windows == [4, 2, 4, 2]
 
 
+def test_images_per_second_counts_the_images_there_were(tmp_path, monkeypatch, no_pictures):
+    class Clock:
+        monotonic = staticmethod(lambda ticks=itertools.count(): float(next(ticks)))
+
+    monkeypatch.setattr("hsvdet.training.loop.time", Clock)  # each look at it is a second later
+    plain = dict(epochs=1, accumulate=1, workers=0, progress=False, save_every=1e9)
+    for images, batch, expected in ((10, 4, 10 / 3), (9, 4, 8 / 2), (3, 8, 3 / 1)):
+        out = tmp_path / f"{images}"
+        out.mkdir()
+        train(tiny(), (squares(out, count=images), None), out / "run", batch=batch, **plain)
+        head, row = (line.split(",") for line in (out / "run/results.csv").read_text().splitlines())
+        assert float(row[head.index("images_per_second")]) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_non_finite_step_stops_with_its_images_named_and_the_state_before_it_saved(
     tmp_path, monkeypatch, what

@@ -195,6 +195,11 @@ class TrainingBatches(Sampler[list[Key]]):
         whole = self.images // self.batch
         return max(1, whole) if self.drop_last else math.ceil(self.images / self.batch)
 
+    @property
+    def per_epoch(self) -> int:
+        """Images of a whole epoch, over all ranks."""
+        return min(self.images, len(self) * self.batch)
+
     def __iter__(self) -> Iterator[list[Key]]:
         """From the present position to the end of the epoch. Does not move the position."""
         epoch = self.epoch

@@ -153,8 +153,7 @@ class Run:
             best = not before or (row["ap"] is not None and row["ap"] > max(before))
         if self.validator is not None:
             row |= self.validator.diagnose(self.learner.net)
-        images = self.plan.batch * len(self.loader)
-        row["images_per_second"] = images / max(self.diary.seconds, 1e-9)
+        row["images_per_second"] = self.loader.sampler.per_epoch / max(self.diary.seconds, 1e-9)
         row["seconds"] = self.diary.seconds + time.monotonic() - started
         history.append(row)
         for name in ("last", "best") if best else ("last",):
