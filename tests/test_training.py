@@ -100,10 +100,14 @@ def test_the_last_step_of_an_epoch_takes_the_batches_that_remain(tmp_path, monke
 
 
 def test_images_per_second_counts_the_images_there_were(tmp_path, monkeypatch, no_pictures):
-    class Clock:
-        monotonic = staticmethod(lambda ticks=itertools.count(): float(next(ticks)))
+    seconds = itertools.count()
 
-    monkeypatch.setattr("hsvdet.training.loop.time", Clock)  # each look at it is a second later
+    class Clock:
+        """Each look at it is a second later."""
+
+        monotonic = staticmethod(lambda: float(next(seconds)))
+
+    monkeypatch.setattr("hsvdet.training.loop.time", Clock)
     plain = dict(epochs=1, accumulate=1, workers=0, progress=False, save_every=1e9)
     for images, batch, expected in ((10, 4, 10 / 3), (9, 4, 8 / 2), (3, 8, 3 / 1)):
         out = tmp_path / f"{images}"
