@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
 
 import hsvdet
 from hsvdet.data.dataset import DetectionData, Record
-from hsvdet.errors import CheckpointError, ConfigError
+from hsvdet.errors import CheckpointError, ConfigError, NonFiniteError
 from hsvdet.models import find
 from hsvdet.preprocess import Preprocess
 from hsvdet.structures import Detections
@@ -231,6 +231,45 @@ def test_an_artifact_suppresses_whole_boxes_and_cuts_them_off_after(path, detect
         )
         turned += set(keep.tolist()) != set(batched_nms(cut, scores, labels, 0.7).tolist())
     assert turned  # it would have mattered
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("poisoned", ["net.stem.conv.weight", "net.head.box_towers.0.2.bias"])
+def test_an_artifact_tells_of_an_answer_that_is_not_finite(path, tmp_path, capsys, target, poisoned):
+    model = onnx.load(path)
+    (weight,) = (value for value in model.graph.initializer if value.name == poisoned)
+    array = onnx.numpy_helper.to_array(weight).copy()
+    if "stem" in poisoned:
+        array[:] = 3e38  # overflows where there is light
+    else:
+        array[3] = np.nan  # one side of the boxes of one level, in every image
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, poisoned))
+    file = tmp_path / ("a.onnx" if target == "onnx" else "a.xml")
+    if target == "onnx":
+        onnx.save(model, file)
+    else:
+        write_openvino = pytest.importorskip("hsvdet.deploy.export_openvino")
+        header = dataclasses.replace(artifact.read_header(path), target="openvino")
+        write_openvino.write_openvino(file, write_openvino.to_openvino(model), header)
+    detect, dark, light = runtime.load(file, threads=1), np.zeros((*SIZE, 3), np.uint8), photograph(*SIZE)
+    boxes, scores, labels, count = detect.run(np.stack([dark, light]))
+    bad = [False, True] if "stem" in poisoned else [True, True]
+    assert (count < 0).tolist() == bad and np.isnan(scores).all(1).tolist() == bad
+    with pytest.raises(
+        NonFiniteError, match=f"^image {bad.index(True) + 1} of the list: the artifact's answer"
+    ):
+        detect([dark, light])
+    assert bad[0] or len(detect([dark])) == 1
+
+    Image.fromarray(light).save(tmp_path / "light.png")
+    assert main(["predict", str(file), str(tmp_path / "light.png"), "--out", str(tmp_path / "seen")]) == 2
+    assert f"{tmp_path}/light.png: the artifact's answer is not finite" in capsys.readouterr().err
+    nothing = np.zeros(0, np.int64)
+    record = Record(
+        1, str(tmp_path / "light.png"), SIZE, np.zeros((0, 4)), nothing, nothing.astype(bool), nothing
+    )
+    with pytest.raises(NonFiniteError, match=r"light\.png: the artifact"):
+        hsvdet.val(file, DetectionData([record], tuple(LABELS), (3, 7, 11), tmp_path, "val", "coco"))
 
 
 def test_what_is_counted_passes_the_score_and_weaker_rows_follow(path):

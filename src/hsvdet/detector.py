@@ -60,19 +60,23 @@ class Detector:
         iou: float = 0.7,
         max_detections: int | None = None,
         batch: int = 16,
+        names: Sequence[str] | None = None,
     ) -> Detections | list[Detections]:
         """Detect objects on one image or a list of them.
 
         images: path, PIL image, HWC uint8 array, CHW uint8 tensor, or a list of these. Returns Detections in
         pixels of the original image, on the CPU; a list for a list, in its order. An image's answer does not
         depend on the others: images are run together only where their canvas is the same. score, iou,
-        max_detections: see `Reading.detections`.
-        Raises DataError naming the image that cannot be read.
+        max_detections: see `Reading.detections`. names: of the images, for errors; their paths, or numbers in the
+        list, if not given.
+        Raises DataError naming the image that cannot be read, NonFiniteError naming one whose answer has NaN.
         """
         from .data.images import read_image
+        from .data.pixels import name_of
 
         if not isinstance(images, list | tuple):
-            return self([images], score=score, iou=iou, max_detections=max_detections, batch=batch)[0]
+            return self([images], score=score, iou=iou, max_detections=max_detections, names=names)[0]
+        names = names or [name_of(image, number) for number, image in enumerate(images)]
         self.net.eval()
         groups: dict[tuple[int, int], list[int]] = {}
         placed, sizes = [], []
@@ -88,7 +92,12 @@ class Detector:
                 chunk = numbers[start : start + batch]
                 answer = self.answer([placed[i] for i in chunk])
                 found = models.find(self.name).reading.detections(
-                    answer, [sizes[i] for i in chunk], score=score, iou=iou, max_detections=max_detections
+                    answer,
+                    [sizes[i] for i in chunk],
+                    score=score,
+                    iou=iou,
+                    max_detections=max_detections,
+                    names=[names[i] for i in chunk],
                 )
                 for i, detections in zip(chunk, found, strict=True):
                     results[i] = Detections(*(part.cpu() for part in detections))

@@ -35,7 +35,7 @@ class Interrupted(HsvdetError):
 
 
 class NonFiniteError(HsvdetError):
-    """A loss, gradient or cost became NaN or infinite during training."""
+    """A loss, gradient or cost in training, or a network's answer, became NaN or infinite."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ which deploy/graph.py exports); tests hold the two together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from .boxes import cxcywh_to_xyxy
-from .errors import ConfigError
+from .errors import ConfigError, NonFiniteError
 from .structures import Detections, Prediction
 
 MOST_CANDIDATES = 30_000  # of an image, so that a network that knows nothing yet is read in bounded time
@@ -110,17 +110,19 @@ class Reading(ABC):
         iou: float = 0.7,
         max_detections: int | None = None,
         multi_label: bool = False,
+        names: Sequence[str] = (),
     ) -> list[Detections]:
         """The answer to images of `sizes` (height, width), in their pixels. Boxes are suppressed as the network gave
         them, and what is kept is cut off at the image's edges; a box wholly beyond them is no detection.
 
         score: only what scores more is a detection. max_detections: of an image; the reading's own number if None.
-        iou, multi_label: of the suppression (`Suppressed`); other readings have no use for them.
-        Raises ConfigError.
+        iou, multi_label: of the suppression (`Suppressed`); other readings have no use for them. names: of the
+        images, for errors. Raises ConfigError, and NonFiniteError for an answer with NaN or infinity.
         """
         most = self.max_detections if max_detections is None else max_detections
         if most < 1:
             raise ConfigError(f"max_detections expects a number from 1 on; got {most}.")
+        require_finite(prediction, names)
         wanted = Thresholds(score, iou, most, multi_label)
         found = []
         for size, logits, boxes in zip(sizes, *prediction, strict=True):
@@ -236,6 +238,21 @@ class BestClass(Reading):
         scores = scores.gather(1, index).where(has_area(boxes), 0.0)
         scores, order = scores.topk(min(most, index.shape[1]))
         return GraphRows(_rows(boxes, order), scores, labels.gather(1, index).gather(1, order))
+
+
+def require_finite(prediction: Prediction, names: Sequence[str] = ()) -> None:
+    """Raises NonFiniteError naming the first image whose answer has NaN or infinity: read as any other it would be
+    an image without objects."""
+    if all(part.sum(dtype=torch.float32).isfinite() for part in prediction):  # most often, and fast
+        return
+    sound = torch.stack([part.isfinite().flatten(2).all(2) for part in prediction]).all(0)  # [B, Q]
+    for image, bad in enumerate((~sound).sum(1).tolist()):
+        if bad:
+            name = names[image] if names else f"image {image + 1} of {len(sound)}"
+            raise NonFiniteError(
+                f"{name}: the network's answer is not finite, NaN or infinity in {bad} of {sound.shape[1]}"
+                " predictions. Use weights from before they diverged, or --precision fp32 if a smaller one overflows."
+            )
 
 
 def scale_of(size: tuple[int, int], like: Tensor) -> Tensor:

@@ -122,6 +122,11 @@ class DenseOutput(NamedTuple):
     def answer(self) -> Prediction:
         return self.prediction
 
+    @property
+    def undecoded(self) -> tuple[Tensor, ...]:
+        """What the answer is read from: it is finite where these are, [B, ...] each."""
+        return self.prediction.logits, self.distances
+
     def predictions(self) -> list[tuple[str, Prediction]]:
         """All of them, by name."""
         twin = [] if self.twin is None else [("one-to-many", self.twin.prediction)]
@@ -177,6 +182,11 @@ class QueryOutput(NamedTuple):
     def answer(self) -> Prediction:
         return self.layers[-1]
 
+    @property
+    def undecoded(self) -> tuple[Tensor, ...]:
+        """See `DenseOutput`."""
+        return self.answer
+
     def boxes_at(self, index: Tensor, extents: Tensor) -> Tensor:
         """The answer's boxes at `index` [B, K], [B, K, 4] fractions. extents: see `DenseOutput`."""
         return self.answer.boxes.float().gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
@@ -204,6 +214,11 @@ class DualOutput(NamedTuple):
     query: QueryOutput
     parents: Tensor | None = None
     selections: tuple[Selection, ...] = ()
+
+    @property
+    def undecoded(self) -> tuple[Tensor, ...]:
+        """See `DenseOutput`."""
+        return self.answer
 
     def boxes_at(self, index: Tensor, extents: Tensor) -> Tensor:
         """The answer's boxes at `index` [B, K], [B, K, 4] fractions. extents: see `DenseOutput`."""

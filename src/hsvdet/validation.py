@@ -67,7 +67,7 @@ def val(
     out: a folder for the report (numbers and pictures). An image's detections do not depend on the images it shares
     a batch with. An artifact of `hsvdet export` is run by its runtime, for which device, precision and iou are
     settled; it gives each box one class, and no predictions from before suppression, so nothing to diagnose.
-    Raises CheckpointError, ConfigError, DataError.
+    Raises CheckpointError, ConfigError, DataError, and NonFiniteError naming an image whose answer has NaN.
     """
     if is_artifact(detector):
         refuse(
@@ -149,7 +149,9 @@ def find_all(
     diagnose: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> Found:
-    """Run `net` (of the detector's kind, in evaluation mode) over batches. between: called after each."""
+    """Run `net` (of the detector's kind, in evaluation mode) over batches. between: called after each.
+
+    Raises NonFiniteError naming an image whose answer has NaN or infinity."""
     reading = models.find(detector.name).reading
     # The upper bound among token selectors looks at the objects, in evaluation as well.
     oracle = any(selector.needs_targets for selector in selectors_of(net))
@@ -161,7 +163,13 @@ def find_all(
             answer = net(batch.images, batch.padding, batch.targets if oracle else None).answer
         sizes = [info.size for info in batch.infos]
         detections = reading.detections(
-            answer, sizes, score=score, iou=iou, max_detections=max_detections, multi_label=True
+            answer,
+            sizes,
+            score=score,
+            iou=iou,
+            max_detections=max_detections,
+            multi_label=True,
+            names=[info.path or str(info.id) for info in batch.infos],
         )
         # Cut off at the edges, as detections are.
         boxes, probabilities = cxcywh_to_xyxy(answer.boxes.float()).clamp(0, 1), reading.scores(answer.logits)

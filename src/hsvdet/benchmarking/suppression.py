@@ -179,7 +179,7 @@ def benchmark_nms(
         probabilities = reading.scores(answer.logits)
         for score in scores:
             candidates[score].append(int((probabilities > score).sum()))
-        options = {"max_detections": max_detections, "multi_label": True}
+        options = {"max_detections": max_detections, "multi_label": True, "names": [str(id_)]}
         if number == 0:  # the first call of all is slow
             reading.detections(answer, [shape], score=scores[0], iou=ious[0], **options)
         for (score, iou), cell in cells.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import models
 from ..detector import Detector
-from ..errors import HsvdetError
+from ..errors import HsvdetError, NonFiniteError
 from ..postprocess import clip, scale_of
 from ..structures import Prediction
 from .agreement import Candidates, Found, Rules
@@ -84,6 +84,8 @@ def attempt(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> S
     """Detections of each image, or the words in which the runtime refused them."""
     try:
         answers = artifact(images, score)
+    except NonFiniteError as error:
+        return [str(error)] * len(images)
     except HsvdetError:
         raise
     except Exception as error:  # every runtime has its own

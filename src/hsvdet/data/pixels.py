@@ -57,6 +57,11 @@ def read_pixels(source: PixelSource, shrink: int = 1) -> np.ndarray:
         return _decode(image, name, shrink)
 
 
+def name_of(source: object, number: int) -> str:
+    """What to call an image in errors: its path, or its number in a list (from 0)."""
+    return str(source) if isinstance(source, str | PathLike) else f"image {number + 1} of the list"
+
+
 def image_size(source: str | PathLike[str] | bytes) -> tuple[int, int]:
     """(height, width) in pixels, upright, from the header alone. Raises DataError as `read_pixels`."""
     with _opened(source) as (_, image):

@@ -24,11 +24,15 @@ CANDIDATES = 4096
 # Where each is compared with each other.
 _PORTABLE_CANDIDATES = 512
 
+# More than any sum of sound logits. A comparison with it is False for NaN, and every runtime has it.
+_FINITE = 1e30
+
 
 class Rows(NamedTuple):
     """R <= max_detections detections an image, strongest first. boxes: [B, R, 4] float32 xyxy, pixels of the original.
     scores: [B, R] float32. labels: [B, R] int64. count: [B] int64, how many pass the score; those after are
-    weaker, and where there are no more, score 0, label -1 and a box of zeros."""
+    weaker, and where there are no more, score 0, label -1 and a box of zeros. Where the network's answer has NaN or
+    infinity, count is -1 and scores are NaN."""
 
     boxes: Tensor
     scores: Tensor
@@ -77,8 +81,12 @@ class ExportGraph(nn.Module):
             output.answer.logits, boxes_at, scale, self.max_detections, self.suppression
         )
         real = scores > 0
-        boxes, labels = boxes * real.unsqueeze(-1), labels.where(real, -1)
-        return Rows(boxes, scores, labels, (scores > self.score).sum(-1))
+        boxes, labels = boxes.where(real.unsqueeze(-1), 0.0), labels.where(real, -1)
+        count = (scores > self.score).sum(-1)
+        # What sorting and suppression make of NaN is each runtime's own; a sum keeps it.
+        total = sum(part.transpose(1, 2).float().sum((1, 2)).abs() for part in output.undecoded)
+        finite = total < _FINITE
+        return Rows(boxes, scores.where(finite.unsqueeze(-1), torch.nan), labels, count.where(finite, -1))
 
     def _padding(self, canvas: Tensor, content: Tensor) -> Tensor | None:
         """[B, h, w] bool. The rectangle is the same for all images, since they have one size."""

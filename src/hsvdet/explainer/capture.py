@@ -16,7 +16,7 @@ from ..data.batch import collate
 from ..detector import Detector
 from ..devices import move
 from ..layers.sparse_global import SparseGlobal
-from ..postprocess import Thresholds
+from ..postprocess import Thresholds, require_finite
 from ..structures import DenseOutput, Detections, ImageInfo, Prediction, QueryOutput, Rectangle, Sample
 from .view import Cells, View
 
@@ -68,12 +68,13 @@ def listening(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
 
 
 @torch.inference_mode()
-def watch(detector: Detector, image: Tensor, *, score: float, iou: float) -> Seen:
+def watch(detector: Detector, image: Tensor, name: str = "the image", *, score: float, iou: float) -> Seen:
     """image: [3, H, W] uint8, upright. score, iou: as of a Detector's call; where nothing reaches the score, all
-    detections are kept."""
+    detections are kept. name: of the image. Raises NonFiniteError where the answer has NaN."""
     net = detector.net.eval()
     view, output, calls = run(detector, image)
     size = view.size
+    require_finite(output.answer, [name])
     reading = models.find(detector.name).reading
     alone = Prediction(*(part[0] for part in output.answer))
     wanted = Thresholds(score, iou, reading.max_detections, multi_label=False)

@@ -163,7 +163,7 @@ def _scene(
             raise DataError(
                 f"The point {x:g},{y:g} is not in {source}, which is {width} x {height} pixels (width x height)."
             )
-    seen = watch(detector, image, score=score, iou=iou)
+    seen = watch(detector, image, str(source), score=score, iou=iou)
     if not (seen.detections.scores > score).any():
         logging.getLogger("hsvdet").warning(
             "%s: no detection reaches the score %g; the surest below it are shown.", source, score

@@ -79,7 +79,8 @@ def stream(
     time; one from a camera. size: (height, width) of the network's input, instead of the detector's own.
     precision, compile: as of `Detector.accelerate`, which every detector goes through; what it chose is logged in
     one line. failed: called with each source that cannot be read; by default it is logged as a warning.
-    Raises CheckpointError, ConfigError, and DataError for a source that does not exist.
+    Raises CheckpointError, ConfigError, DataError for a source that does not exist, and NonFiniteError naming an image
+    of which the network made NaN or infinity.
     """
     found = find_sources(sources)
     detect = _detecting(_ready(detector, size, device, precision, compile), score, iou, max_detections, batch)
@@ -211,6 +212,7 @@ def _detecting(
         iou=iou,
         max_detections=max_detections,
         batch=batch,
+        names=[str(frame) for frame in frames],
     )
 
 

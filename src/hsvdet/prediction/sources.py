@@ -59,6 +59,9 @@ class Frame(NamedTuple):
     number: int | None = None
     seconds: float | None = None
 
+    def __str__(self) -> str:
+        return str(self.source) if self.number is None else f"{self.source}, frame {self.number}"
+
 
 class Failure(NamedTuple):
     """A source that could not be read, or not to its end."""

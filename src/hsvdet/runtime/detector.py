@@ -40,11 +40,21 @@ class ArtifactDetector:
         self.labels, self.category_ids = header.labels, header.category_ids
 
     def __call__(
-        self, images: Sequence[Tensor], *, score: float, iou: float, max_detections: int | None, batch: int
+        self,
+        images: Sequence[Tensor],
+        *,
+        score: float,
+        iou: float,
+        max_detections: int | None,
+        batch: int,
+        names: Sequence[str],
     ) -> list[Detections]:
-        """images: [3, H, W] uint8 each. Raises ConfigError for what the artifact does not hold."""
+        """images: [3, H, W] uint8 each. names: for errors. Raises ConfigError for what the artifact does not hold,
+        NonFiniteError naming an image whose answer has NaN."""
         arrays = [image.permute(1, 2, 0).numpy() for image in images]
-        found = self.runner(arrays, score=score, iou=iou, max_detections=max_detections, batch=batch)
+        found = self.runner(
+            arrays, score=score, iou=iou, max_detections=max_detections, batch=batch, names=names
+        )
         return [Detections(*(torch.from_numpy(part) for part in one[:3])) for one in found]
 
     def describe(self) -> str:
@@ -60,6 +70,13 @@ class ArtifactDetector:
         for start in range(0, len(data), batch):
             records = data.records[start : start + batch]
             images = [torch.from_numpy(read_pixels(record.path)).permute(2, 0, 1) for record in records]
-            answers = self(images, score=score, iou=iou, max_detections=max_detections, batch=batch)
+            answers = self(
+                images,
+                score=score,
+                iou=iou,
+                max_detections=max_detections,
+                batch=batch,
+                names=[record.path for record in records],
+            )
             found |= {record.id: answer for record, answer in zip(records, answers, strict=True)}
         return found

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.pixels import PixelSource, read_pixels
-from ..errors import CheckpointError, ConfigError
+from ..data.pixels import PixelSource, name_of, read_pixels
+from ..errors import CheckpointError, ConfigError, NonFiniteError
 from ..structures import Detections
 from .artifact import KEY, ArtifactHeader, existing, parse_header, read_header
 
@@ -67,16 +67,19 @@ class Runner:
         iou: float | None = None,
         max_detections: int | None = None,
         batch: int = 16,
+        names: Sequence[str] | None = None,
     ) -> Detections | list[Detections]:
         """Detect objects on one image or a list of them: Detections of numpy arrays, a list for a list.
 
         images: path, Pillow image, or array [H, W, 3] uint8 RGB. score: the artifact's own if not given; not below
         its floor. iou: is the artifact's; another is refused. max_detections: at most the artifact's. Images
         of one size are run together, at most `batch` of them.
-        Raises ConfigError, and DataError naming the image that cannot be read.
+        names: of the images, for errors; their paths, or numbers in the list, if not given.
+        Raises ConfigError, DataError naming the image that cannot be read, and NonFiniteError naming one of which the
+        network made NaN or infinity.
         """
         if not isinstance(images, list | tuple):
-            return self([images], score=score, iou=iou, max_detections=max_detections)[0]
+            return self([images], score=score, iou=iou, max_detections=max_detections, names=names)[0]
         header = self.header
         score = header.score if score is None else score
         most = header.max_detections if max_detections is None else max_detections
@@ -94,6 +97,7 @@ class Runner:
             raise ConfigError(
                 f"iou is part of the artifact, {header.iou:g}; got {iou}. Export again with --iou {iou}."
             )
+        names = names or [name_of(image, number) for number, image in enumerate(images)]
         groups: dict[tuple[int, ...], list[int]] = {}
         arrays = [read_pixels(image) for image in images]
         for number, array in enumerate(arrays):
@@ -102,8 +106,14 @@ class Runner:
         for numbers in groups.values():
             for start in range(0, len(numbers), batch):
                 chunk = numbers[start : start + batch]
-                boxes, scores, labels, _ = self.run(np.stack([arrays[i] for i in chunk]))
+                boxes, scores, labels, count = self.run(np.stack([arrays[i] for i in chunk]))
                 for row, i in enumerate(chunk):
+                    if count[row] < 0:
+                        raise NonFiniteError(
+                            f"{names[i]}: the artifact's answer is not finite."
+                            f" Numbers overflow in it ({header.precision}), or its weights had diverged: export"
+                            " again, with --precision fp32 or from sound weights."
+                        )
                     # Not by the artifact's own count: `score` may be another.
                     found = min(int((scores[row] > score).sum()), most)
                     results[i] = Detections(boxes[row, :found], scores[row, :found], labels[row, :found])

@@ -167,7 +167,12 @@ class Run:
         if self.validator is None:
             return None
         self.progress.note("validating")
-        return self.validator(self.learner.average.net, self._stop_within_validation)
+        try:
+            return self.validator(self.learner.average.net, self._stop_within_validation)
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"Epoch {self.diary.position.epoch + 1}, validation of the averaged weights: {error}"
+            ) from None
 
     def _finish(self) -> dict[str, float]:
         """The best weights into the detector, their report into the folder; their metrics."""

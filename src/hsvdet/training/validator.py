@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.loader import EvaluationLoader
 from ..devices import move
+from ..errors import NonFiniteError
 from ..evaluate import Evaluation
 from ..layers.sparse_global import SparseGlobal
 from ..structures import Batch
@@ -33,18 +34,27 @@ class Validator:
         self.rank, self.device = fabric.global_rank, fabric.device
 
     def __call__(self, net: nn.Module, between: Callable[[], None]) -> Evaluation | None:
-        """Of `net`, on rank 0; None on the others. between: called after each batch."""
+        """Of `net`, on rank 0; None on the others. between: called after each batch.
+
+        Raises NonFiniteError naming an image of which `net` made NaN, in every process.
+        """
         # Each process has running statistics of its own images; those of rank 0 are the ones that are saved.
         same_as_first(list(net.buffers()))
-        found = find_all(
-            self.plan.detector,
-            net,
-            self.loader,
-            device=self.device,
-            precision="fp32" if self.plan.precision == "fp32" else "bf16",
-            between=between,
-        )
+        try:
+            found = find_all(
+                self.plan.detector,
+                net,
+                self.loader,
+                device=self.device,
+                precision="fp32" if self.plan.precision == "fp32" else "bf16",
+                between=between,
+            )
+        except NonFiniteError as error:
+            found = error
         everything = gather(found)
+        for part in everything:
+            if isinstance(part, NonFiniteError):
+                raise part
         if self.rank:
             return None
         return evaluate_found(self.plan.validation_data, everything)

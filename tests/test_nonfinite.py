@@ -1,0 +1,100 @@
+"""An answer with NaN or infinity is an error that names the image, wherever it is met: never "no objects"."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hsvdet
+from hsvdet.cli import main
+from hsvdet.errors import NonFiniteError
+from hsvdet.postprocess import BestClass, Suppressed, TopPairs
+from hsvdet.structures import Prediction
+from test_distributed import two_processes
+from tiny_runs import squares, tiny
+
+NOT_FINITE = "the network's answer is not finite"
+
+
+def overflowing():
+    """A detector that answers black images, and no others."""
+    detector = tiny("yolov8-n")
+    with torch.no_grad():
+        detector.net.stem.conv.weight.fill_(3e38)
+    return detector
+
+
+@pytest.mark.parametrize("reading", [Suppressed(), TopPairs(), BestClass()])
+@pytest.mark.parametrize("part, value", [("logits", torch.nan), ("boxes", torch.nan), ("logits", torch.inf)])
+def test_one_bad_prediction_of_ten_is_no_answer(reading, part, value):
+    answer = Prediction(torch.randn(3, 10, 4), torch.rand(3, 10, 4))
+    getattr(answer, part)[1, 7, 2] = value
+    with pytest.raises(NonFiniteError, match=f"^b: {NOT_FINITE}, NaN or infinity in 1 of 10 predictions"):
+        reading.detections(answer, [(9, 9)] * 3, names=["a", "b", "c"])
+    with pytest.raises(NonFiniteError, match="^image 2 of 3: "):
+        reading.detections(answer, [(9, 9)] * 3)
+
+
+def test_a_detector_names_the_image(tmp_path):
+    detector = overflowing()
+    black, noise = (
+        np.zeros((64, 64, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8),
+    )
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert len(detector([black, black])) == 2
+    with pytest.raises(NonFiniteError, match=f"^image 2 of the list: {NOT_FINITE}"):
+        detector([black, noise])
+    with pytest.raises(NonFiniteError, match=rf"^{tmp_path}/noise.png: {NOT_FINITE}"):
+        detector(tmp_path / "noise.png")
+
+
+def test_predict_stream_val_and_explain_name_the_image(tmp_path, capsys):
+    data = squares(tmp_path, count=3)
+    checkpoint, first = tmp_path / "bad.safetensors", data.records[0].path
+    detector = overflowing()
+    with pytest.raises(NonFiniteError, match=f"^{first}: {NOT_FINITE}"):
+        list(hsvdet.stream(detector, first))
+    with pytest.raises(NonFiniteError, match=f"^{first}: {NOT_FINITE}"):
+        hsvdet.val(detector, data)
+    detector.save(checkpoint)
+    for command in (
+        ["predict", str(checkpoint), first, "--out", str(tmp_path / "seen")],
+        ["explain", str(checkpoint), first, "--out", str(tmp_path / "explained")],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{first}: {NOT_FINITE}" in error and "Traceback" not in error
+
+
+def validate(data, out):
+    """Rank 1's average becomes NaN; both ranks write down what they raise."""
+    from hsvdet.training import train
+    from hsvdet.training.ema import AveragedNet
+
+    original, rank = AveragedNet.update, os.environ["RANK"]
+
+    def update(self):
+        original(self)
+        if rank == "1":
+            with torch.no_grad():
+                next(self.net.parameters()).fill_(torch.nan)
+
+    AveragedNet.update = update
+    try:
+        train(tiny("yolov8-n"), data, out, epochs=1, batch=4, workers=0, device="cpu", progress=False)
+    except NonFiniteError as error:
+        (out / f"rank{rank}.txt").write_text(str(error))
+
+
+def test_validation_in_training_ends_every_process_and_names_the_image(tmp_path):
+    data = squares(tmp_path, count=6)
+    processes = two_processes(validate, (data, data), tmp_path / "run")
+    for process in processes:
+        process.join()
+    messages = [(tmp_path / f"run/rank{rank}.txt").read_text() for rank in range(2)]
+    assert messages[0] == messages[1]
+    start = f"Epoch 1, validation of the averaged weights: {tmp_path}/squares "
+    assert messages[0].startswith(start) and NOT_FINITE in messages[0]
