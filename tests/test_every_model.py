@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hsvdet
+from hsvdet.deploy.graph import ExportGraph
 from hsvdet.layers.selection import TokenScorer
 from hsvdet.layers.tokens import sampled_padding
 from hsvdet.layers.training_only import without_training_parts
@@ -237,6 +238,27 @@ def test_every_attention_says_whether_explain_draws_it(detector):
                 owner, _, attribute = owner.rpartition(".")
             declared = getattr(modules[owner], "EXPLAINED", {})
             assert declared.get(attribute, "nothing") in ("encoder", "decoder", "blocks", None), name
+
+
+def test_the_graph_that_is_exported_reads_what_the_detector_reads(detector):
+    """Where the picture has padding around it, of which a graph may be told in cells only."""
+    without_ties(detector.net.eval())
+    detector.preprocess = dataclasses.replace(detector.preprocess, resize="letterbox")
+    reading, size = find(detector.name).reading, (53, 111)
+    canvas, content = detector.preprocess.place((torch.rand(3, *size) * 255).to(torch.uint8))
+    images, padding = detector.preprocess.normalise(canvas)[None], torch.ones(1, *SIZE, dtype=torch.bool)
+    left, top, width, height = content
+    padding[:, top : top + height, left : left + width] = False
+    graph = ExportGraph(detector, score=0.0, floor=0.0, iou=0.7, max_detections=reading.max_detections)
+    with torch.inference_mode():
+        rows = graph(images, torch.tensor(content), torch.tensor(size))
+        (expected,) = reading.detections(detector.net(images, padding).answer, [size], score=0.0)
+    count = int(rows.count[0])
+    assert padding.any() and count == len(expected.scores) > 5
+    torch.testing.assert_close(rows.scores[0, :count], expected.scores, atol=2e-4, rtol=0)
+    for box, score, label in zip(rows.boxes[0, :count], rows.scores[0, :count], rows.labels[0], strict=False):
+        near = (expected.labels == label) & ((expected.scores - score).abs() < 2e-4)
+        assert (expected.boxes[near] - box).abs().amax(1).min() < 0.01
 
 
 def test_every_row_of_the_table_is_built_and_counted():

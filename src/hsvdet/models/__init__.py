@@ -56,8 +56,9 @@ class Model(NamedTuple):
     net: (config, number of classes) to the network. config: a frozen dataclass, all the numbers of it.
     criterion: makes the loss, with the numbers of a recipe. reading: how its answer becomes detections. preprocess:
     what it was designed for. recipe: the name of its training recipe (training/recipe.py). padding_cell: the side in
-    pixels of the cells in which a graph may tell the network what is padding; its outputs then must take the exact
-    extents in `boxes_at`. licence: of the design as written here; published weights have their own.
+    pixels of the cells in which a graph may tell the network what is padding; only where its output then decodes
+    boxes by the exact extents (`DenseOutput.boxes_at`). licence: of the design as written here; published weights
+    have their own.
     """
 
     family: str
@@ -130,7 +131,7 @@ MODELS: dict[str, Model] = {
     },
     **{
         f"{name}-{s}-dedup": Model(
-            family, net, config(**scale), deduplicated.criterion, TopPairs(), _LETTERBOX, "suppressor", padding_cell=8,
+            family, net, config(**scale), deduplicated.criterion, TopPairs(), _LETTERBOX, "suppressor",
             note="learned suppression",
         )
         for name, family, net, config in (
