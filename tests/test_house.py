@@ -87,6 +87,18 @@ def test_every_room_stands_on_a_floor():
     assert rooms - {"__init__"} | {"hsvdet"} == set(FLOOR)
 
 
+def test_the_readme_ends_with_a_line_for_every_room():
+    *_, drawn = (ROOT.parents[1] / "README.md").read_text(encoding="utf-8").split("```")[:-1]
+    lines = [line.split()[0].removesuffix(".py").strip("/") for line in drawn.strip().splitlines()]
+    assert set(lines) - {"__init__"} | {"hsvdet", "__main__"} == set(FLOOR)
+    order = [FLOOR[room] for room in lines if room in FLOOR]
+    assert order == sorted(order, reverse=True)
+
+
+def test_no_module_stands_in_the_place_of_a_public_function():
+    assert not {path.stem for path in ROOT.iterdir()} & set(hsvdet.__all__)
+
+
 def test_no_import_runs_up_a_floor():
     assert upward(imports_of(ROOT), FLOOR) == []
 

@@ -1,1 +1,1 @@
-"""Published weights into checkpoints, and checkpoints into the start of a training."""
+"""Published weights into checkpoints, running nothing in them."""
