@@ -19,6 +19,7 @@ COMMANDS = [
     "profile",
     "data check",
     "data convert",
+    "data merge",
     "train",
     "val",
     "predict",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .conversion.foreign import convert
     from .data.check import check_data
     from .data.convert import convert_data
+    from .data.merge import merge_data
     from .data.read import read_data
     from .data.scenes import write_scenes
     from .demonstration import demo
@@ -49,6 +50,7 @@ _HOME = {
     "with_suppressor": "training.suppressor",
     "check_data": "data.check",
     "convert_data": "data.convert",
+    "merge_data": "data.merge",
     "read_data": "data.read",
     "write_scenes": "data.scenes",
     "demo": "demonstration",
@@ -99,6 +101,7 @@ __all__ = [
     "export",
     "explain",
     "load",
+    "merge_data",
     "model_table",
     "predict",
     "profile",

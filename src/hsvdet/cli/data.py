@@ -1,4 +1,4 @@
-"""`hsvdet data`: look into data sets, and convert them."""
+"""`hsvdet data`: look into data sets, convert and merge them."""
 
 from __future__ import annotations
 
@@ -39,3 +39,24 @@ def convert_data(
     for name, counts in report["splits"].items():
         lines.append(f"{name}: " + ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in counts.items()))
     return Answer(report, "\n".join(lines))
+
+
+def merge_data(
+    sources: Annotated[list[str], typer.Argument(help="Two data sets or more, of any known format.")],
+    out: Annotated[str, typer.Option(help="A new or empty folder.")],
+    link: Annotated[bool, typer.Option("--link", help="Link the images instead of copying them.")] = False,
+    json: Json = False,
+) -> Answer:
+    """Write one data set from several, in COCO form. Each image says which classes are labelled in it."""
+    from ..data.merge import merge_data
+
+    report = merge_data(sources, out, "link" if link else "copy")
+    lines = [f"{report['out']} (coco), {len(report['labels'])} classes: {', '.join(report['labels'])}"]
+    for source in report["sources"]:
+        lines.append(
+            f"from {source['path']}: {source['images']} images, labelled {', '.join(source['labels'])}"
+        )
+    for name, counts in report["splits"].items():
+        shared = f", {counts['joined']} that were in several" if counts["joined"] else ""
+        lines.append(f"{name}: {counts['images']} images{shared}, {counts['boxes']} boxes")
+    return Answer(report, "\n".join([*lines, *report["remarks"]]))

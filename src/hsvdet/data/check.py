@@ -33,6 +33,7 @@ class SplitReport:
     """One split, as it is used: what was left out is in `problems` only.
 
     boxes: without crowd regions, as all that follows. boxes_per_class: by name, absent classes too.
+    images_labelled_per_class: images in which the class is labelled, by name.
     objects_per_image: "mean", "max", "densest" (the file with most), "percentiles" (50, 90, 99: so many in that
     share of the images, at most), "over" (images with more than 100 and 300, as many as the queries of DETR
     and of most after it) and "histogram". box_sizes: small, medium, large (area below 32^2, below
@@ -44,6 +45,7 @@ class SplitReport:
     boxes: int
     crowd_regions: int
     boxes_per_class: dict[str, int]
+    images_labelled_per_class: dict[str, int]
     objects_per_image: dict[str, float | int | str | None | dict[str, int]]
     box_sizes: dict[str, int]
     occlusion: dict[str, int]
@@ -137,6 +139,7 @@ def _report(
         boxes=int(counts.sum()),
         crowd_regions=sum(int(record.crowd.sum()) for record in records),
         boxes_per_class=dict(zip(labels, per_class, strict=True)),
+        images_labelled_per_class=_labelled(records, labels),
         objects_per_image={
             "mean": round(float(counts.mean()), 3) if len(counts) else 0.0,
             "max": int(counts.max(initial=0)),
@@ -150,6 +153,14 @@ def _report(
         nms_ceiling=nms_ceiling(records),
         problems=problems,
     )
+
+
+def _labelled(records: Sequence[Record], labels: Sequence[str]) -> dict[str, int]:
+    everywhere = np.ones(len(labels), dtype=bool)
+    counts = np.zeros(len(labels), dtype=np.int64)
+    for record in records:
+        counts += everywhere if record.labelled is None else record.labelled
+    return dict(zip(labels, counts.tolist(), strict=True))
 
 
 def _percentile(counts: np.ndarray, share: int) -> int:
@@ -232,6 +243,11 @@ def _summary(name: str, report: SplitReport) -> list[str]:
     lines.append("  boxes per class    " + ", ".join(f"{label} {number:,}" for label, number in ranked[:20]))
     if len(ranked) > 20:
         lines[-1] += f", {len(ranked) - 20} more down to {ranked[-1][0]} {ranked[-1][1]:,}"
+    partly = {label: n for label, n in report.images_labelled_per_class.items() if n < report.images}
+    if partly:
+        shown = [f"{label} in {number:,}" for label, number in list(partly.items())[:20]]
+        more = f", {len(partly) - 20} more not in all" if len(partly) > 20 else ""
+        lines.append(f"  labelled           {', '.join(shown)} of {report.images:,} images{more}")
     for problem in report.problems[:_SHOWN]:
         lines.append(f"  {problem.severity}: {problem.file}: {problem.what}")
     if len(report.problems) > _SHOWN:

@@ -43,15 +43,11 @@ def convert_data(
     """
     if to not in _WRITERS:
         raise ConfigError(f"to expects coco, yolo or voc, got {to!r}.")
-    if copy not in ("copy", "link"):
-        raise ConfigError(f"copy expects copy or link, got {copy!r}.")
-    out = Path(dst).expanduser().absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{dst} exists and is not an empty folder. Name a new one.")
+    out = free_folder(dst, copy)
     source = open_source(src)
     names = split_names(source) if split is None else [require_split(source, split)]
-    splits = _read_alike(source, names)
-    with _atomic_folder(out) as folder:
+    splits = read_alike(source, names)
+    with atomic_folder(out) as folder:
         _WRITERS[to](splits, folder, _names(splits, to), copy)
     return {
         "format": to,
@@ -69,18 +65,34 @@ def convert_data(
     }
 
 
-def _read_alike(source: Source, names: list[str]) -> list[DetectionData]:
+def free_folder(dst: str | PathLike[str], copy: str) -> Path:
+    """Where a data set can be written. Raises ConfigError and DataError for options and places that will not do."""
+    if copy not in ("copy", "link"):
+        raise ConfigError(f"copy expects copy or link, got {copy!r}.")
+    out = Path(dst).expanduser().absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{dst} exists and is not an empty folder. Name a new one.")
+    return out
+
+
+def read_alike(source: Source, names: list[str]) -> list[DetectionData]:
     """The splits with one list of classes for all, in case some lack a class."""
     splits = [source.read(name, None) for name in names]
-    ids: dict[str, int] = {}
-    for data in splits:
-        for label, category_id in zip(data.labels, data.category_ids, strict=True):
-            if label not in ids:
-                ids[label] = max(ids.values()) + 1 if category_id in ids.values() else category_id
+    ids = class_table(splits)
     union = tuple(ids)
     if any(data.labels != union for data in splits):
         splits = [source.read(name, union) for name in names]
     return [_with_ids(data, tuple(ids.values())) for data in splits]
+
+
+def class_table(parts: list[DetectionData]) -> dict[str, int]:
+    """Every class of the parts, once, with its own id, or a new one where that is taken."""
+    ids: dict[str, int] = {}
+    for data in parts:
+        for label, category_id in zip(data.labels, data.category_ids, strict=True):
+            if label not in ids:
+                ids[label] = max(ids.values()) + 1 if category_id in ids.values() else category_id
+    return ids
 
 
 def _with_ids(data: DetectionData, category_ids: tuple[int, ...]) -> DetectionData:
@@ -90,7 +102,7 @@ def _with_ids(data: DetectionData, category_ids: tuple[int, ...]) -> DetectionDa
 
 
 @contextmanager
-def _atomic_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place in the end, or disappears."""
     folder = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
@@ -116,11 +128,13 @@ def _names(splits: list[DetectionData], to: Format) -> list[list[PurePosixPath]]
     for data in splits:
         if to != "voc":
             taken = {}
-        names.append([_unique(_inner_path(record, data, to), record.path, taken) for record in data.records])
+        names.append(
+            [unique_path(inner_path(record, data, to), record.path, taken) for record in data.records]
+        )
     return names
 
 
-def _inner_path(record: Record, data: DetectionData, to: Format) -> PurePosixPath:
+def inner_path(record: Record, data: DetectionData, to: Format) -> PurePosixPath:
     """The image's path without the folders that stand for images and split."""
     parts = PurePosixPath(Path(os.path.relpath(record.path, data.root)).as_posix()).parts
     parts = [part for part in parts if part != ".."]
@@ -131,7 +145,7 @@ def _inner_path(record: Record, data: DetectionData, to: Format) -> PurePosixPat
     return PurePosixPath(*parts)
 
 
-def _unique(path: PurePosixPath, image: str, taken: dict[str, str]) -> PurePosixPath:
+def unique_path(path: PurePosixPath, image: str, taken: dict[str, str]) -> PurePosixPath:
     """taken: lower-case path without suffix to the image that has it."""
     candidate, number = path, 1
     while taken.setdefault(str(candidate.with_suffix("")).lower(), image) != image:
@@ -155,7 +169,7 @@ def _place_images(records: list[Record], targets: list[Path], copy: str) -> None
     in_threads(place, list(zip((record.path for record in records), targets, strict=True)))
 
 
-def _write_coco(
+def write_coco(
     splits: list[DetectionData], folder: Path, names: list[list[PurePosixPath]], copy: str
 ) -> None:
     (folder / "annotations").mkdir()
@@ -166,7 +180,10 @@ def _write_coco(
         for place, (record, path) in enumerate(zip(data.records, paths, strict=True), 1):
             image_id = record.id if keep_ids else place
             height, width = record.size
-            images.append({"id": image_id, "file_name": str(path), "width": width, "height": height})
+            image = {"id": image_id, "file_name": str(path), "width": width, "height": height}
+            if record.labelled is not None:
+                image["labelled_classes"] = labelled_names(record, data.labels)
+            images.append(image)
             boxes = record.boxes.astype(np.float64)
             xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).round(3).tolist()
             areas = record.area.astype(np.float64).round(3).tolist()
@@ -193,6 +210,7 @@ def _write_coco(
 def _write_yolo(
     splits: list[DetectionData], folder: Path, names: list[list[PurePosixPath]], copy: str
 ) -> None:
+    labelled = _labelled_everywhere(splits)
     for data, paths in zip(splits, names, strict=True):
         _place_images(data.records, [folder / "images" / data.split / path for path in paths], copy)
         for record, path in zip(data.records, paths, strict=True):
@@ -209,11 +227,36 @@ def _write_yolo(
             file.write_text("".join(lines), encoding="utf-8")
     content = {data.split: f"images/{data.split}" for data in splits}
     content["names"] = dict(enumerate(splits[0].labels))
+    if labelled is not None:
+        content["labelled_classes"] = labelled
     # Not part of the format: for the way back to COCO, and the names of unusual splits.
     content["category_ids"] = list(splits[0].category_ids)
     content["splits"] = [data.split for data in splits]
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def _labelled_everywhere(splits: list[DetectionData]) -> list[str] | None:
+    """Names of the classes that are labelled in every image, None for all. Raises DataError where images differ."""
+    found = {
+        None if record.labelled is None else tuple(labelled_names(record, data.labels))
+        for data in splits
+        for record in data.records
+    }
+    if len(found) > 1:
+        raise DataError(
+            f"{splits[0].root}: not the same classes are labelled in all images, and YOLO has one list for all."
+            " Convert to coco or voc, which have one for each image."
+        )
+    (names,) = found
+    return None if names is None else list(names)
+
+
+def labelled_names(record: Record, labels: tuple[str, ...]) -> list[str] | None:
+    """Of the classes that are labelled in the image; None for all."""
+    if record.labelled is None:
+        return None
+    return [label for label, labelled in zip(labels, record.labelled, strict=True) if labelled]
 
 
 def _write_voc(
@@ -243,6 +286,9 @@ def _voc_annotation(record: Record, path: PurePosixPath, labels: tuple[str, ...]
         f"  <filename>{escape(path.name)}</filename>",
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
     ]
+    if record.labelled is not None:
+        names = "".join(f"<name>{escape(name)}</name>" for name in labelled_names(record, labels))
+        lines.append(f"  <labelled_classes>{names}</labelled_classes>")
     # Pixel numbers begin at 1 and include the last one. Equal corners mean a box without area to readers: one
     # that is exactly a pixel wide is written a thousandth wider.
     corners = record.boxes.astype(np.float64).round(3) + (1, 1, 0, 0)
@@ -258,4 +304,4 @@ def _voc_annotation(record: Record, path: PurePosixPath, labels: tuple[str, ...]
     return "\n".join([*lines, "</annotation>\n"])
 
 
-_WRITERS = {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}
+_WRITERS = {"coco": write_coco, "yolo": _write_yolo, "voc": _write_voc}

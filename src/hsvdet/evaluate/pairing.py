@@ -66,16 +66,29 @@ def _pair(record: Record, found: Detections | None, classes: int) -> Pair:
                 " classes. Map the detector's classes to the data set's by name first."
             )
         order = np.argsort(-scores, kind="stable")
+        if record.labelled is not None:
+            order = order[record.labelled[labels[order]]]
         boxes, scores, labels = boxes[order], scores[order], labels[order]
-    return Pair(
+    visibility = None if record.visibility is None else np.asarray(record.visibility, dtype=np.float64)
+    pair = Pair(
         np.asarray(record.boxes, dtype=np.float64).reshape(-1, 4),
         np.asarray(record.labels, dtype=np.int64),
         np.asarray(record.crowd, dtype=bool),
         np.asarray(record.area, dtype=np.float64),
-        None if record.visibility is None else np.asarray(record.visibility, dtype=np.float64),
+        visibility,
         boxes,
         scores,
         labels,
+    )
+    if record.labelled is None:
+        return pair
+    known = record.labelled[pair.truth_labels]
+    return pair._replace(
+        truth=pair.truth[known],
+        truth_labels=pair.truth_labels[known],
+        crowd=pair.crowd[known],
+        area=pair.area[known],
+        visibility=None if visibility is None else visibility[known],
     )
 
 

@@ -28,6 +28,7 @@ from .repair import (
     Entry,
     Findings,
     classes_of,
+    labelled_mask,
     refuse_unasked,
     to_records,
 )
@@ -87,11 +88,14 @@ class _Reader:
         self.source, self.split, self.file, self.asked = source, split, file, asked
         self.file_name = display(file, source.root)
         self.findings = Findings()
+        self.masks: dict[str, np.ndarray | None] = {}
 
     def read(self) -> DetectionData:
         content = _load(self.file)
         classes = self._classes(content["categories"])
-        entries, position = self._images(content["images"])
+        info = content.get("info")
+        of_all = info.get("labelled_classes") if isinstance(info, dict) else None
+        entries, position = self._images(content["images"], classes, of_all)
         columns = self._boxes(content["annotations"], classes, position, entries)
         kept = [i for i, entry in enumerate(entries) if entry is not None]
         # Boxes of images that were left out have gone; close the gaps in the positions.
@@ -113,8 +117,11 @@ class _Reader:
             raise DataError(f"{self.file}: 'categories' is empty. List each class with its id and name.")
         return classes_of(sorted(own, key=lambda item: item[0]), self.asked, self.file_name, self.findings)
 
-    def _images(self, images: list) -> tuple[list[Entry | None], dict[Any, int]]:
-        """Entries, None where an image is left out; and image id to position."""
+    def _images(
+        self, images: list, classes: Classes, labelled: Any
+    ) -> tuple[list[Entry | None], dict[Any, int]]:
+        """Entries, None where an image is left out; and image id to position. labelled: classes that are labelled
+        in images that do not say it themselves."""
         finder = _ImageFinder(self.source.root, self.file, self.split)
         entries: list[Entry | None] = []
         position: dict[Any, int] = {}
@@ -141,7 +148,9 @@ class _Reader:
             if path in by_path:
                 what = "Listed twice: used once, with the boxes of both."
                 self.findings.add("warning", name, what)
-                position[image_id] = by_path[path]
+                first = position[image_id] = by_path[path]
+                mask = self._labelled(image.get("labelled_classes", labelled), classes)
+                entries[first] = entries[first]._replace(labelled=_either(entries[first].labelled, mask))
                 continue
             by_path[path] = len(entries)
             size = _integer(image.get("height")), _integer(image.get("width"))
@@ -149,7 +158,8 @@ class _Reader:
                 without_size.append(len(entries))
             video = image.get("video_id")
             group = None if video is None else f"video {video}"
-            entries.append(Entry(image_id, path, size, name, group))
+            mask = self._labelled(image.get("labelled_classes", labelled), classes)
+            entries.append(Entry(image_id, path, size, name, group, mask))
         if images and not by_path:
             raise DataError(
                 f"{self.file}: none of its {len(images):,} images was found, the first being"
@@ -166,6 +176,13 @@ class _Reader:
             else:
                 entries[i] = entries[i]._replace(size=size)
         return entries, position
+
+    def _labelled(self, names: Any, classes: Classes) -> np.ndarray | None:
+        """`labelled_mask`, worked out once for each list of names."""
+        key = repr(names)
+        if key not in self.masks:
+            self.masks[key] = labelled_mask(names, classes, self.file_name)
+        return self.masks[key]
 
     def _same_id(self, image_id: int | str, name: str, path: str | None, first: Entry | None) -> None:
         if first is not None and path == first.path:
@@ -225,6 +242,11 @@ class _Reader:
         refuse_unasked((classes.names[own_ids[i]] for i in own[unasked]), classes.labels, str(self.file))
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
         return Columns(image, xyxy, label, crowd, area, number).rows(usable)
+
+
+def _either(labelled: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
+    """What is labelled in one annotation of an image or in the other; None is all."""
+    return None if labelled is None or others is None or (labelled | others).all() else labelled | others
 
 
 class _ImageFinder:

@@ -30,6 +30,9 @@ EMPTY = Kind("error", "without area: left out")
 NOT_FINITE = Kind("error", "with NaN or infinite numbers: left out")
 MALFORMED = Kind("error", "that cannot be read: left out")
 UNKNOWN_CLASS = Kind("error", "of an unknown class: left out")
+UNLABELLED = Kind(
+    "warning", "of a class that is not among the labelled_classes of its image: used all the same"
+)
 
 # Rounding, and conventions that differ by a pixel, put sound boxes this far outside. Clipped without a word.
 _TOLERANCE = 1.0
@@ -66,14 +69,15 @@ class Findings:
 
 
 class Entry(NamedTuple):
-    """An image of the split. size: (height, width). file: what problems with its boxes are filed under. group: as
-    in Record."""
+    """An image of the split. size: (height, width). file: what problems with its boxes are filed under. group,
+    labelled: as in Record."""
 
     id: int | str
     path: str
     size: tuple[int, int]
     file: str
     group: str | None = None
+    labelled: np.ndarray | None = None
 
 
 class Columns(NamedTuple):
@@ -146,7 +150,7 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
     counts = np.bincount(columns.image, minlength=len(entries))[: len(entries)]
     ends = np.cumsum(counts)
     starts = ends - counts
-    return [
+    records = [
         Record(
             entry.id,
             entry.path,
@@ -156,9 +160,20 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
             columns.crowd[start:end],
             area[start:end],
             group=entry.group,
+            labelled=entry.labelled,
         )
         for entry, start, end in zip(entries, starts.tolist(), ends.tolist(), strict=True)
     ]
+    _count_unlabelled(records, entries, findings)
+    return records
+
+
+def _count_unlabelled(records: Sequence[Record], entries: Sequence[Entry], findings: Findings) -> None:
+    for record, entry in zip(records, entries, strict=True):
+        if record.labelled is not None:
+            for place in np.flatnonzero(~record.labelled[record.labels]):
+                corners = ", ".join(f"{value:g}" for value in record.boxes[place])
+                findings.count(UNLABELLED, entry.file, f"corners {corners}")
 
 
 def _repeated(columns: Columns) -> np.ndarray:
@@ -169,6 +184,26 @@ def _repeated(columns: Columns) -> np.ndarray:
     repeated = np.zeros(len(keys), dtype=bool)
     repeated[order[1:][equal]] = True
     return repeated
+
+
+def labelled_mask(names: object, classes: Classes, where: str) -> np.ndarray | None:
+    """[C] bool of a list of class names, None where it says nothing or every class.
+
+    names: `labelled_classes` as found in a file, None where it has none. Raises DataError for anything but a list of
+    names of classes: an unknown name would make of a class a background.
+    """
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: labelled_classes expects a list of class names, got {str(names)[:60]}.")
+    known = {*classes.names.values(), *classes.labels}
+    wanted = {name.strip() for name in names}
+    for name in sorted(wanted - known):
+        raise DataError(
+            f"{where}: labelled_classes has {name!r}, which is no class of the data set.{did_you_mean(name, known)}"
+        )
+    mask = np.array([label in wanted for label in classes.labels], dtype=bool)
+    return None if mask.all() else mask
 
 
 class Classes(NamedTuple):

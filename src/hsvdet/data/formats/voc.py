@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -40,6 +40,7 @@ from .repair import (
     Entry,
     Findings,
     classes_of,
+    labelled_mask,
     refuse_unasked,
     to_records,
 )
@@ -125,12 +126,14 @@ class _Object(NamedTuple):
 
 
 class _Annotation(NamedTuple):
-    """What one XML file says. size: (height, width) or None. malformed: objects that cannot be read, why."""
+    """What one XML file says. size: (height, width) or None. malformed: objects that cannot be read, why. labelled:
+    names of classes, or None."""
 
     size: tuple[int, int] | None
     file_name: str
     objects: list[_Object]
     malformed: list[str]
+    labelled: list[str] | None = None
 
 
 class _Reader:
@@ -152,7 +155,7 @@ class _Reader:
         classes = classes_of(
             own or enumerate(self.asked or (), 1), self.asked, "the class list", self.findings
         )
-        entries, objects = self._entries(names, files)
+        entries, objects = self._entries(names, files, classes)
         columns = self._boxes(entries, objects, classes, listed is not None)
         records = to_records(entries, columns, "object", self.findings)
         return finish(self.source, self.split, records, classes, self.findings)
@@ -236,8 +239,11 @@ class _Reader:
             )
         return list(enumerate(known, 1))
 
-    def _entries(self, names: list[str], files: list[str | None]) -> tuple[list[Entry], list[list[_Object]]]:
+    def _entries(
+        self, names: list[str], files: list[str | None], classes: Classes
+    ) -> tuple[list[Entry], list[list[_Object]]]:
         root, findings = self.source.root, self.findings
+        everywhere = _labelled_everywhere(root)
         annotations = self._parse(files)
         entries, objects, without_size = [], [], []
         for name, file, annotation in zip(names, files, annotations, strict=True):
@@ -262,7 +268,10 @@ class _Reader:
             if annotation.size is None:
                 without_size.append(len(entries))
             path = os.path.abspath(image)
-            entries.append(Entry(identity(path, root), path, annotation.size or (0, 0), shown))
+            labelled = everywhere if annotation.labelled is None else annotation.labelled
+            mask = labelled_mask(labelled, classes, shown)
+            size = annotation.size or (0, 0)
+            entries.append(Entry(identity(path, root), path, size, shown, labelled=mask))
             objects.append(annotation.objects)
         broken = set()
         sizes = image_sizes([entries[i].path for i in without_size])
@@ -337,6 +346,18 @@ def _listed_classes(root: Path) -> list[tuple[int, str]] | None:
     return None
 
 
+def _labelled_everywhere(root: Path) -> Any:
+    """`labelled_classes` of labels.yaml: names of the classes that are labelled in images whose XML file does not say
+    it itself; None for all."""
+    file = root / "labels.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return yaml.load(read_text(file), Loader=yaml.BaseLoader).get("labelled_classes")
+    except (yaml.YAMLError, AttributeError) as error:
+        raise DataError(f"{file} expects 'names' with a line 'id: name' for each class.") from error
+
+
 def _parse_or_error(file: str | None) -> _Annotation | DataError | None:
     if file is None:
         return None
@@ -371,7 +392,9 @@ def _parse(file: str) -> _Annotation:
             malformed.append(f"object {number}: no name")
             continue
         objects.append(_Object(name, corners, element.findtext("iscrowd") == "1", number))
-    return _Annotation(_size(root), root.findtext("filename") or "", objects, malformed)
+    element = root.find("labelled_classes")
+    labelled = None if element is None else [(name.text or "").strip() for name in element.findall("name")]
+    return _Annotation(_size(root), root.findtext("filename") or "", objects, malformed, labelled)
 
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:

@@ -39,6 +39,7 @@ from .repair import (
     Findings,
     Kind,
     classes_of,
+    labelled_mask,
     refuse_unasked,
     to_records,
 )
@@ -58,7 +59,8 @@ _YamlLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 @dataclass(frozen=True)
 class YoloSource:
     """splits: name to the folders and list files that make it up. bases: what relative paths may be
-    relative to, most likely first. names: (own id, name) of the classes, or None. ids: their ids in COCO."""
+    relative to, most likely first. names: (own id, name) of the classes, or None. category_ids: their ids in COCO.
+    labelled: names of the classes that are labelled in every image, None for all."""
 
     root: Path
     splits: dict[str, list[str]]
@@ -67,6 +69,7 @@ class YoloSource:
     names_file: str
     category_ids: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    labelled: Any = None
     format: str = "yolo"
 
     def read(self, split: str, asked: Sequence[str] | None) -> DetectionData:
@@ -133,6 +136,7 @@ def _from_yaml(file: Path) -> YoloSource:
         file.name,
         _category_ids(content, names),
         remarks,
+        content.get("labelled_classes"),
     )
 
 
@@ -228,6 +232,7 @@ class _Reader:
             raise DataError(f"{source.root}: no image for the split {self.split} in {where}.")
         label_files = [_label_file(path, self.index) for path in paths]
         sizes, texts = image_sizes(paths), in_threads(_text_or_error, label_files)
+        labelled = labelled_mask(source.labelled, classes, source.names_file)
         entries, kept_texts = [], []
         for path, label_file, size, text in zip(paths, label_files, sizes, texts, strict=True):
             image_id = identity(path, source.root)
@@ -237,7 +242,7 @@ class _Reader:
             elif isinstance(text, DataError):
                 findings.add("error", file, f"Its image is left out: {without_path(text, label_file)}")
             else:
-                entries.append(Entry(image_id, path, size, file))
+                entries.append(Entry(image_id, path, size, file, labelled=labelled))
                 kept_texts.append(text)
         columns = self._boxes(entries, kept_texts, classes)
         records = to_records(entries, columns, "line", findings)
