@@ -60,7 +60,7 @@ def detector_of(name):
         made.net = EachImageAlone()
     else:
         made = tiny(name, seed=3)
-    made.source = "somewhere"  # so that a small batch keeps its statistics of normalisation
+    made.start = "trained"  # so that a small batch keeps its statistics of normalisation
     return made
 
 

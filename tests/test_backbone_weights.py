@@ -58,13 +58,14 @@ def test_a_new_detector_on_a_trained_backbone_is_trained_as_one(tmp_path):
     detector = create("detr-tiny", LABELS, size=(64, 64), options=sizes)
     start_backbone(detector, tmp_path / "resnet18.pth")
     assert detector.source == "random initialisation, backbone from resnet18.pth"
+    assert detector.start == "backbone"
     train(
         detector, (data, None), tmp_path / "run", epochs=1, batch=4, workers=0, device="cpu", progress=False
     )
     trained = load(tmp_path / "run/last.safetensors")
     assert trained.source.endswith("starting from: random initialisation, backbone from resnet18.pth")
     settings = json.loads((tmp_path / "run/run.json").read_text())["settings"]
-    assert settings["trained_backbone"] and not settings["warm"]
+    assert settings["trained_backbone"] and not settings["warm"] and trained.start == "trained"
     assert torch.equal(trained.net.backbone.bn1.weight, classifier.bn1.weight)  # kept, as its statistics
     with pytest.raises(ConfigError, match="yolov8-n has no backbone"):
         start_backbone(create("yolov8-n", LABELS, options={"width": 0.0625}), tmp_path / "resnet18.pth")

@@ -105,6 +105,8 @@ def test_what_is_no_file_is_refused(tmp_path, whole, monkeypatch):
         (lambda h: h.update(model="yolov8-q"), "No model is called 'yolov8-q'. Did you mean"),
         (lambda h: h.update(model=["yolov8-n"]), "header's model is not"),
         (lambda h: h.update(model="yolov8-n"), "YoloV8Config has no option"),
+        (lambda h: h.update(start="cold"), "header's start is not"),
+        (lambda h: h.update(start=["trained"]), "header's start is not"),
         (lambda h: h.update(labels="ab"), "header's labels is not"),
         (lambda h: h.update(labels=[1, 2]), "header's labels is not"),
         (lambda h: h.update(labels=["a", "a"]), "each once"),
@@ -163,6 +165,29 @@ def test_tensors_that_are_wrong_are_refused(change, said, whole, tmp_path):
     change(tensors)
     (tmp_path / "a.safetensors").write_bytes(save(tensors, {"hsvdet": json.dumps(header)}))
     refused(tmp_path / "a.safetensors", said)
+
+
+@pytest.mark.parametrize(
+    ("source", "start"),
+    [
+        ("random initialisation", "random"),
+        ("random initialisation, backbone from resnet50.pth", "backbone"),
+        ("warm start from random initialisation", "trained"),
+        ("yolov8n.pt (sha256 00)", "trained"),
+    ],
+)
+def test_what_was_trained_before_is_in_the_header_and_told_by_the_source_in_older_ones(
+    source, start, whole, tmp_path
+):
+    header, tensors = parts(whole)
+    assert header.pop("start") == "random"
+    older = {"hsvdet": json.dumps(header | {"source": source})}
+    (tmp_path / "a.safetensors").write_bytes(save(tensors, older))
+    detector = hsvdet.load(tmp_path / "a.safetensors")
+    assert detector.start == start and "start" not in detector.extra
+    detector.source = "in other words"
+    detector.save(tmp_path / "b.safetensors")
+    assert hsvdet.load(tmp_path / "b.safetensors").start == start
 
 
 def test_half_precision_weights_load_into_a_float32_network(whole, tmp_path):

@@ -19,7 +19,7 @@ OPTIONS = {"mosaic": 0.0, "clip": 1e9}
 
 def run(data, out, name):
     detector = tiny_query(name) if name == "detr-tiny" else tiny(name, selector="all")
-    detector.source = "somewhere"
+    detector.start = "trained"
     train(detector, data, out, epochs=2, batch=4, workers=0, device="cpu", options=OPTIONS, progress=False)
 
 

@@ -283,7 +283,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_pa
 def test_a_warm_network_with_small_batches_keeps_its_statistics(tmp_path):
     data = squares(tmp_path, count=4)
     detector = tiny()
-    detector.source = "somewhere"
+    detector.source, detector.start = "somewhere", "trained"
     before = {name: tensor.clone() for name, tensor in detector.net.state_dict().items()}
     plain = dict(epochs=2, batch=4, workers=0, progress=False)
     train(detector, (data, None), tmp_path / "run", **plain)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,17 @@ from .inference.settings import Settings, arrange, settings_for
 from .preprocess import Preprocess
 from .structures import Detections, Prediction, Rectangle
 
+# What of a detector's weights was trained before: nothing, its backbone, all of it.
+Start = Literal["random", "backbone", "trained"]
+
 
 @dataclass(eq=False)
 class Detector:
     """net: images [B, 3, H, W] as `preprocess` leaves them, padding, to an output with `.answer`.
 
     labels: class names, index = label. category_ids: the id of each class in the data set it was trained on.
-    licence and source: of the weights. folded: for a deployed detector, what was folded; else None.
+    licence and source: of the weights, source in words. start: what of them was trained before, so that training
+    knows what may learn slower. folded: for a deployed detector, what was folded; else None.
     settings: how it is run, as loaded in float32 (`accelerate` chooses others).
     """
 
@@ -39,6 +43,7 @@ class Detector:
     preprocess: Preprocess
     licence: str = "Apache-2.0"
     source: str = "random initialisation"
+    start: Start = "random"
     extra: dict[str, Any] = field(default_factory=dict)
     folded: FoldReport | None = None
     settings: Settings = Settings()
@@ -156,7 +161,8 @@ class Detector:
                 f"{path}: a checkpoint expects a detector that can be trained; this one is deployed, its layers"
                 " are folded together. Save the one it was made of, and call deploy() after loading."
             )
-        write_checkpoint(path, self.net.state_dict(), {**self.header(), **self.extra, **(extra or {})})
+        header = {**self.header(), "start": self.start, **self.extra, **(extra or {})}
+        write_checkpoint(path, self.net.state_dict(), header)
 
     def header(self) -> dict[str, Any]:
         return {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from . import models
 from .checkpoint import check_tensors, load_tensors, read_checkpoint
 from .conversion.foreign import read_foreign
-from .detector import Detector, create, override
+from .detector import Detector, Start, create, override
 from .errors import CheckpointError, ConfigError
 from .hub import fetch, is_address
 from .preprocess import Preprocess
@@ -61,9 +61,17 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: its header does not describe a model: {reason}") from None
     detector.licence, detector.source = header["licence"], header["source"]
-    detector.extra = {key: value for key, value in header.items() if key not in HEADER}
+    detector.start = header["start"] if "start" in header else _start_of(header["source"])
+    detector.extra = {key: value for key, value in header.items() if key not in (*HEADER, "start")}
     load_tensors(detector.net, tensors, path)
     return detector.to(device)
+
+
+def _start_of(source: str) -> Start:
+    """Of a checkpoint from before headers had `start`."""
+    if source == "random initialisation":
+        return "random"
+    return "backbone" if source.startswith("random initialisation, backbone from ") else "trained"
 
 
 def _check_header(header: Mapping[str, Any], path: str | Path) -> None:
@@ -77,6 +85,8 @@ def _check_header(header: Mapping[str, Any], path: str | Path) -> None:
     wrong += (
         [] if wrong or all(type(number) is int for number in header["category_ids"]) else ["category_ids"]
     )
+    if header.get("start", "random") not in get_args(Start):
+        wrong.append("start")
     if wrong:
         raise CheckpointError(
             f"{path}: its header's {wrong[0]} is not what it must be (docs/checkpoint.md):"

@@ -77,7 +77,7 @@ def read_foreign(
     )
     load_tensors(detector.net, renamed.tensors, str(path))
     detector.licence = source.licence
-    detector.source = f"{foreign.name} (sha256 {_sha256(path)})"
+    detector.source, detector.start = f"{foreign.name} (sha256 {_sha256(path)})", "trained"
     return Converted(detector, source, len(tensors) - len(renamed.dropped), renamed.dropped)
 
 

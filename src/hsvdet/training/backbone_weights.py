@@ -19,9 +19,6 @@ from ..conversion.shared_rules import resnet_transformers
 from ..detector import Detector
 from ..errors import CheckpointError, ConfigError
 
-# What Detector.source says of a network that is new but for its backbone, before the name of the file.
-NEW_BUT_BACKBONE = "random initialisation, backbone from "
-
 _CLASSIFIER = Rule(r"(?:fc|classifier(?:\.\d)?)\.(?:weight|bias)", None)
 _STATISTICS = r"(?P<leaf>weight|bias|running_mean|running_var)"
 
@@ -55,7 +52,7 @@ TIMM = "timm"
 
 
 def start_backbone(detector: Detector, weights: str | Path) -> int:
-    """Copy a classifier's weights into the backbone of a new detector, whose `source` then says so: training
+    """Copy a classifier's weights into the backbone of a new detector, whose `start` then says so: training
     gives the backbone a rate of its own. Returns how many tensors.
 
     weights: a file, as `load_backbone`; or "timm" for what timm has published of a backbone of its, from its cache
@@ -69,7 +66,7 @@ def start_backbone(detector: Detector, weights: str | Path) -> int:
         )
     if str(weights) != TIMM:
         count = load_backbone(backbone, weights)
-        detector.source = f"{NEW_BUT_BACKBONE}{Path(weights).name}"
+        _say(detector, Path(weights).name)
         return count
     if not isinstance(backbone, TimmBackbone):
         raise ConfigError(
@@ -77,10 +74,14 @@ def start_backbone(detector: Detector, weights: str | Path) -> int:
             f" {detector.config.backbone}. Give a file, or choose a backbone called timm/NAME."
         )
     count = _load(backbone, backbone.own(backbone.published(), backbone.name), backbone.name)
-    detector.source = f"{NEW_BUT_BACKBONE}{backbone.name}"
+    _say(detector, backbone.name)
     if backbone.licence.lower() != detector.licence.lower():
         detector.licence = backbone.licence
     return count
+
+
+def _say(detector: Detector, weights: str) -> None:
+    detector.source, detector.start = f"random initialisation, backbone from {weights}", "backbone"
 
 
 def load_backbone(backbone: Backbone, path: str | Path) -> int:

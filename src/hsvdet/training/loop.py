@@ -182,7 +182,8 @@ class Run:
         for net in (detector.net, self.learner.average.net):
             load_tensors(net.eval(), tensors, best.name)
         self.learner.finish()
-        detector.source, detector.extra = self.plan.trained_source, {"training": header["training"]}
+        detector.source, detector.start = self.plan.trained_source, "trained"
+        detector.extra = {"training": header["training"]}
         evaluation = self._validate()
         if self.rank:
             return {}

@@ -16,15 +16,12 @@ import numpy as np
 from .. import models
 from ..data.dataset import DetectionData
 from ..data.loader import subset
-from ..detector import Detector
+from ..detector import Detector, Start
 from ..errors import ConfigError
 from ..validation import check_labels
-from .backbone_weights import NEW_BUT_BACKBONE
 from .capacity import check_capacity
 from .opening import Data, Divided, Opened, open_data
 from .recipe import Recipe, find_recipe
-
-RANDOM = "random initialisation"  # Detector.source of a network that never learned
 
 LARGEST_BATCH = 16  # unless asked for
 
@@ -33,8 +30,9 @@ LARGEST_BATCH = 16  # unless asked for
 class Plan:
     """One run: what learns from what, how long and how. The numbers are as in `train`, all of them known.
 
-    divided: where validation images were set aside from the training split, how. source: what the detector said of
-    its weights at the start. warm: all of them were trained before; trained_backbone: those of its backbone were.
+    divided: where validation images were set aside from the training split, how. source and start: of the
+    detector's weights at the start. warm: all of them were trained before; trained_backbone: those of its backbone
+    were.
     """
 
     detector: Detector
@@ -52,14 +50,15 @@ class Plan:
     workers: int | None
     save_every: float
     source: str
+    start: Start
 
     @property
     def warm(self) -> bool:
-        return self.trained_backbone and not self.source.startswith(NEW_BUT_BACKBONE)
+        return self.start == "trained"
 
     @property
     def trained_backbone(self) -> bool:
-        return self.source != RANDOM
+        return self.start != "random"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -157,12 +156,13 @@ def make_plan(
         workers=workers,
         save_every=save_every,
         source=detector.source,
+        start=detector.start,
     )
 
 
 def _check_trainable(detector: Detector) -> None:
     for fixes in ("pretrained", "frozen"):  # as DETR's lineage and RT-DETR call it
-        if detector.source == RANDOM and getattr(detector.config, fixes, False):
+        if detector.start == "random" and getattr(detector.config, fixes, False):
             raise ConfigError(
                 f"{detector.name} keeps the normalisation of a trained backbone, and its backbone is random. Start"
                 " from trained weights (weights), or a backbone from ImageNet (backbone_weights), or train all of"

@@ -85,8 +85,7 @@ def train(
     model's own. options: numbers of the recipe that differ, such as {"mosaic": 0.5}. save_every: seconds
     between saved states within an epoch; 0 saves after each step. progress: lines on stderr.
 
-    A detector whose `source` is not "random initialisation" is warm: it learns slower (recipe). Its category_ids
-    become those of the data set.
+    A detector whose `start` is "trained" learns slower (recipe). Its category_ids become those of the data set.
 
     Raises ConfigError, DataError; SaveError when the disk is full; NonFiniteError, after saving the state
     before the step; Interrupted after Ctrl-C or SIGTERM, with the run saved.

@@ -38,5 +38,9 @@ def with_suppressor(
     )
     made.net.load_state_dict({**made.net.state_dict(), **base.net.state_dict()})
     return dataclasses.replace(
-        made, preprocess=base.preprocess, licence=base.licence, source=f"a suppressor behind: {base.source}"
+        made,
+        preprocess=base.preprocess,
+        licence=base.licence,
+        source=f"a suppressor behind: {base.source}",
+        start=base.start,
     )

@@ -103,6 +103,7 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
             own[name].copy_(given[name])
     known = {row for row, _ in pairs} if per_class.intersection(transferred) else set()
     detector.licence, detector.source = origin.licence, f"warm start from {origin.source}"
+    detector.start = "trained"
     return WarmStart(
         detector.name,
         origin.name,

@@ -71,7 +71,11 @@ class Folder:
 
     def save_checkpoint(self, name: str, net: nn.Module, row: Row) -> None:
         trained = dataclasses.replace(
-            self.plan.detector, net=net, source=self.plan.trained_source, extra={"training": dict(row)}
+            self.plan.detector,
+            net=net,
+            source=self.plan.trained_source,
+            start="trained",
+            extra={"training": dict(row)},
         )
         path = self.path / f"{name}.safetensors"
         try:
