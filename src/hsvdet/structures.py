@@ -69,9 +69,13 @@ class Target(NamedTuple):
     labelled: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Target:
-        return Target(
-            *(part if part is None else part.to(device, non_blocking=non_blocking) for part in self)
+        ignored, labelled = (
+            None if part is None else part.to(device, non_blocking=non_blocking)
+            for part in (self.ignored, self.labelled)
         )
+        labels = self.labels.to(device, non_blocking=non_blocking)
+        boxes = self.boxes.to(device, non_blocking=non_blocking)
+        return Target(labels, boxes, ignored, labelled)
 
 
 class Batch(NamedTuple):

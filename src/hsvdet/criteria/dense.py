@@ -136,12 +136,14 @@ def _known(output: DenseOutput, wanted: Tensor, targets: list[Target]) -> Tensor
     """[B, A, C] of zeros and ones, None for ones alone. Anchors in a region to ignore, or with a box mostly in one,
     and classes that were not annotated learn nothing but the objects they are wanted for."""
     inside = ignored_points(output.anchors, targets, output.extents)
+    boxes = ignored_boxes(output.prediction.boxes, targets)
     unlabelled = unlabelled_classes(targets, wanted.shape[-1], wanted.device)
     if inside is None and unlabelled is None:
         return None
     unknown = torch.zeros_like(wanted, dtype=torch.bool)
-    if inside is not None:
-        unknown |= (inside | ignored_boxes(output.prediction.boxes, targets))[..., None]
+    for ignored in (inside, boxes):
+        if ignored is not None:
+            unknown |= ignored[..., None]
     if unlabelled is not None:
         unknown |= unlabelled[:, None]
     return ((wanted > 0) | ~unknown).float()

@@ -68,7 +68,7 @@ class GaussianSalience:
         assigned: AnchorScores | None,
     ) -> list[Tensor]:
         return [
-            gaussian_salience(targets, extents, tuple(logits.shape[-2:]), stride)
+            gaussian_salience(targets, extents, (logits.shape[-2], logits.shape[-1]), stride)
             for logits, stride in selections
         ]
 
@@ -98,7 +98,7 @@ class BorderSalience:
         for logits, stride in selections:
             least = 4.0 * stride if self.by_level and stride > strides[0] else 0.0
             most = 8.0 * stride if self.by_level and stride < strides[-1] else torch.inf
-            x, y = cell_centres(tuple(logits.shape[-2:]), stride, extents.device)
+            x, y = cell_centres((logits.shape[-2], logits.shape[-1]), stride, extents.device)
             maps.append(
                 torch.stack(
                     [self._of_image(*pair, x, y, least, most) for pair in zip(targets, extents, strict=True)]

@@ -41,7 +41,7 @@ class SelectionLoss:
             logits = logits.float()
             surprise = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
             surprise = (wanted - logits.sigmoid()).square() * surprise
-            unknown = _unknown_cells(tuple(logits.shape[-2:]), stride, targets, extents)
+            unknown = _unknown_cells((logits.shape[-2], logits.shape[-1]), stride, targets, extents)
             losses.append((surprise if unknown is None else surprise.masked_fill(unknown, 0.0)).sum())
         return self.gain * sum(losses[1:], losses[0])
 

@@ -142,8 +142,8 @@ def _objects(targets: list[Target], pairs: Match) -> Target:
 
 def _foreground(target: Target) -> Target:
     """All objects as class 0; where some classes are not labelled, any place may be foreground."""
-    labelled = target.labelled
-    if labelled is not None:
-        labelled = torch.ones_like(labelled)
+    labels, labelled = torch.zeros_like(target.labels), None
+    if target.labelled is not None:
+        labelled = torch.ones_like(target.labelled)
         labelled[0] = target.labelled.all()
-    return target._replace(labels=torch.zeros_like(target.labels), labelled=labelled)
+    return target._replace(labels=labels, labelled=labelled)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -180,9 +180,9 @@ def write_coco(
         for place, (record, path) in enumerate(zip(data.records, paths, strict=True), 1):
             image_id = record.id if keep_ids else place
             height, width = record.size
-            image = {"id": image_id, "file_name": str(path), "width": width, "height": height}
+            image: dict[str, Any] = {"id": image_id, "file_name": str(path), "width": width, "height": height}
             if record.labelled is not None:
-                image["labelled_classes"] = labelled_names(record, data.labels)
+                image["labelled_classes"] = _names_of(record.labelled, data.labels)
             images.append(image)
             boxes = record.boxes.astype(np.float64)
             xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).round(3).tolist()
@@ -225,7 +225,7 @@ def _write_yolo(
             file = (folder / "labels" / data.split / path).with_suffix(".txt")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("".join(lines), encoding="utf-8")
-    content = {data.split: f"images/{data.split}" for data in splits}
+    content: dict[str, Any] = {data.split: f"images/{data.split}" for data in splits}
     content["names"] = dict(enumerate(splits[0].labels))
     if labelled is not None:
         content["labelled_classes"] = labelled
@@ -239,7 +239,7 @@ def _write_yolo(
 def _labelled_everywhere(splits: list[DetectionData]) -> list[str] | None:
     """Names of the classes that are labelled in every image, None for all. Raises DataError where images differ."""
     found = {
-        None if record.labelled is None else tuple(labelled_names(record, data.labels))
+        None if record.labelled is None else _names_of(record.labelled, data.labels)
         for data in splits
         for record in data.records
     }
@@ -252,11 +252,8 @@ def _labelled_everywhere(splits: list[DetectionData]) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def labelled_names(record: Record, labels: tuple[str, ...]) -> list[str] | None:
-    """Of the classes that are labelled in the image; None for all."""
-    if record.labelled is None:
-        return None
-    return [label for label, labelled in zip(labels, record.labelled, strict=True) if labelled]
+def _names_of(labelled: np.ndarray, labels: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(label for label, known in zip(labels, labelled, strict=True) if known)
 
 
 def _write_voc(
@@ -287,7 +284,7 @@ def _voc_annotation(record: Record, path: PurePosixPath, labels: tuple[str, ...]
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
     ]
     if record.labelled is not None:
-        names = "".join(f"<name>{escape(name)}</name>" for name in labelled_names(record, labels))
+        names = "".join(f"<name>{escape(name)}</name>" for name in _names_of(record.labelled, labels))
         lines.append(f"  <labelled_classes>{names}</labelled_classes>")
     # Pixel numbers begin at 1 and include the last one. Equal corners mean a box without area to readers: one
     # that is exactly a pixel wide is written a thousandth wider.

@@ -150,7 +150,8 @@ class _Reader:
                 self.findings.add("warning", name, what)
                 first = position[image_id] = by_path[path]
                 mask = self._labelled(image.get("labelled_classes", labelled), classes)
-                entries[first] = entries[first]._replace(labelled=_either(entries[first].labelled, mask))
+                if (entry := entries[first]) is not None:
+                    entries[first] = entry._replace(labelled=_either(entry.labelled, mask))
                 continue
             by_path[path] = len(entries)
             size = _integer(image.get("height")), _integer(image.get("width"))
