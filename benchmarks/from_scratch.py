@@ -71,7 +71,9 @@ def main():
                     resume=(out / "resume.safetensors").exists(),
                 )  # fmt: skip
                 both = {
-                    which: hsvdet.val(out / f"{which}.safetensors", data, device="cpu").to_json()
+                    which: hsvdet.val(
+                        out / f"{which}.safetensors", data, device="cpu", multi_label=True
+                    ).to_json()
                     for which in ("best", "last")
                 }
                 (out / "done.json").write_text(json.dumps(both))

@@ -100,7 +100,7 @@ def test_fewer_boxes_are_left_the_higher_the_thresholds_of_suppression(crowded):
     detector, data = crowded
     found = hsvdet.benchmark_nms(detector, data, scores=(0.25, 0.6), ious=(0.3, 0.9), precision="fp32")
     low, high, *none = found.cells
-    anchors = (8 * 8 + 4 * 4 + 2 * 2) * 2  # on 64 x 64, each with two classes
+    anchors = 8 * 8 + 4 * 4 + 2 * 2  # on 64 x 64
     assert found.images == 2 and low.candidates == high.candidates == anchors
     assert 0 < low.kept < high.kept <= anchors
     assert [(cell.candidates, cell.kept, cell.quality.ap) for cell in none] == [(0, 0, 0)] * 2
@@ -111,6 +111,8 @@ def test_fewer_boxes_are_left_the_higher_the_thresholds_of_suppression(crowded):
         ("gaussian", 0.3),
     ]
     json.dumps(found.to_json(), allow_nan=False)  # bins without objects are null
+    (every,) = hsvdet.benchmark_nms(detector, scores=(0.25,), ious=(0.3,), multi_label=True).cells
+    assert every.candidates == 2 * anchors  # each with two classes
 
 
 def test_the_suppression_benchmark_measures_what_val_measures(crowded):

@@ -365,16 +365,23 @@ def test_predict_and_val_take_an_artifact_as_they_take_a_checkpoint(path, detect
     sizes = ["--out", str(tmp_path / "other"), "--size", "64"]
     assert main(["predict", str(path), str(tmp_path / "a.png"), *sizes]) == 2
     assert "size is for checkpoints" in capsys.readouterr().err
-    box, area = np.array([[0, 0, 30, 30]], np.float32), np.array([900], np.float32)
-    record = Record("a", tmp_path / "a.png", (64, 96), box, np.array([0]), np.array([False]), area)
+    left, top, width, height = ours[9]["bbox"]
+    box, area = np.array([[left, top, left + width, top + height]], np.float32), np.array([900], np.float32)
+    label = np.array([(3, 7, 11).index(ours[9]["category_id"])])
+    record = Record("a", tmp_path / "a.png", (64, 96), box, label, np.array([False]), area)
     data = DetectionData([record], tuple(LABELS), (3, 7, 11), tmp_path, "val", "coco")
     found = hsvdet.val(path, data, max_detections=120)
     assert found.objects == 1 and found.detections == len(ours)
     assert (found.suppressed_at, found.max_detections) == (0.7, 120) and found.duplicates_before is None
     as_checkpoint = hsvdet.val(detector, data, max_detections=120, device="cpu", workers=0, diagnose=True)
     assert as_checkpoint.suppressed_at == 0.7 and as_checkpoint.to_json().keys() == found.to_json().keys()
-    assert main(["val", str(path), "--data", str(tmp_path), "--diagnose"]) == 2
-    assert "diagnose is for checkpoints" in capsys.readouterr().err
+    assert as_checkpoint.ap == found.ap > 0 and as_checkpoint.detections == found.detections
+    assert "one class a box" in found.table() and "one class a box" in as_checkpoint.table()
+    one, every = (hsvdet.val(detector, data, device="cpu", workers=0, multi_label=m) for m in (False, True))
+    assert every.detections > one.detections and every.multi_label and "every class" in every.table()
+    for option in ("diagnose", "multi-label"):
+        assert main(["val", str(path), "--data", str(tmp_path), f"--{option}"]) == 2
+        assert f"{option.replace('-', '_')} is for checkpoints" in capsys.readouterr().err
 
 
 def test_a_rejected_artifact_takes_no_other_formats_weights_along(tmp_path):

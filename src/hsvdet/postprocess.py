@@ -130,12 +130,29 @@ class Reading(ABC):
             found.append(Detections(chosen.boxes, chosen.scores, chosen.labels))
         return found
 
-    def candidates(self, prediction: Prediction, size: tuple[int, int], *, score: float) -> Candidates:
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Of logits [..., C] as the network gives them: the score of each prediction's best class, and the class."""
+        scores, labels = self.scores(logits).max(-1)
+        return scores, labels
+
+    def candidates(
+        self, prediction: Prediction, size: tuple[int, int], *, score: float, multi_label: bool = True
+    ) -> Candidates:
         """Every pair of one image that scores more than `score`, before anything is chosen, suppressed or cut off; of
-        more than MOST_CANDIDATES the best. prediction: of that image, [Q, ...]."""
-        scores = self.scores(prediction.logits)
-        index, labels = (scores > score).nonzero(as_tuple=True)
-        return _strongest(prediction, size, scores[index, labels], labels, index)
+        more than MOST_CANDIDATES the best. prediction: of that image, [Q, ...]. multi_label: False leaves out what
+        a reading of `one_class` does not look at: all but each prediction's best class."""
+        if self.one_class and not multi_label:
+            scores, labels = self.best(prediction.logits)
+            index = (scores > score).nonzero(as_tuple=True)[0]
+            scores, labels = scores[index], labels[index]
+        else:
+            every = self.scores(prediction.logits)
+            index, labels = (every > score).nonzero(as_tuple=True)
+            scores = every[index, labels]
+        if len(scores) > MOST_CANDIDATES:
+            scores, strongest = scores.topk(MOST_CANDIDATES)
+            index, labels = index[strongest], labels[strongest]
+        return Candidates(to_pixels(prediction.boxes[index], size), scores, labels, index)
 
 
 @dataclass(frozen=True)
@@ -151,14 +168,12 @@ class Suppressed(Reading):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
 
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        strongest, labels = logits.float().max(-1)
+        return self.scores(strongest), labels
+
     def chosen(self, prediction: Prediction, size: tuple[int, int], wanted: Thresholds) -> Candidates:
-        if wanted.multi_label:
-            found = self.candidates(prediction, size, score=wanted.score)
-        else:
-            best, labels = prediction.logits.float().max(-1)
-            scores = self.scores(best)
-            index = (scores > wanted.score).nonzero(as_tuple=True)[0]
-            found = _strongest(prediction, size, scores[index], labels[index], index)
+        found = self.candidates(prediction, size, score=wanted.score, multi_label=wanted.multi_label)
         # Logits say which is stronger, here and in a graph: sigmoids are all 1 from 17 on. Of equals the first stays.
         strength = prediction.logits[found.index, found.labels].float()
         order = strength.sort(descending=True, stable=True).indices
@@ -223,7 +238,7 @@ class BestClass(Reading):
 
     def chosen(self, prediction: Prediction, size: tuple[int, int], wanted: Thresholds) -> Candidates:
         boxes = clip(to_pixels(prediction.boxes, size), scale_of(size, prediction.boxes))
-        scores, labels = self.scores(prediction.logits).max(-1)
+        scores, labels = self.best(prediction.logits)
         scores = scores.masked_fill(~has_area(boxes), -torch.inf)
         values, index = scores.topk(min(wanted.max_detections, len(scores)))
         index, values = index[values > wanted.score], values[values > wanted.score]
@@ -232,7 +247,7 @@ class BestClass(Reading):
     def rows(
         self, logits: Tensor, boxes_at: BoxesAt, scale: Tensor, most: int, suppression: GraphSuppression
     ) -> GraphRows:
-        scores, labels = self.scores(logits).max(-1)
+        scores, labels = self.best(logits)
         index = _best(scores, max(most, suppression.candidates))
         boxes = clip(boxes_at(index), scale)
         scores = scores.gather(1, index).where(has_area(boxes), 0.0)
@@ -295,15 +310,6 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, iou: 
         kept.append(of_class[nms(exact[of_class], strength[of_class], iou)])
     kept = torch.cat(kept)
     return kept[strength[kept].sort(descending=True, stable=True).indices].to(boxes.device)
-
-
-def _strongest(
-    prediction: Prediction, size: tuple[int, int], scores: Tensor, labels: Tensor, index: Tensor
-) -> Candidates:
-    if len(scores) > MOST_CANDIDATES:
-        scores, best = scores.topk(MOST_CANDIDATES)
-        index, labels = index[best], labels[best]
-    return Candidates(to_pixels(prediction.boxes[index], size), scores, labels, index)
 
 
 def _best(scores: Tensor, most: int) -> Tensor:

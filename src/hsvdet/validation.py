@@ -35,12 +35,14 @@ from .structures import Batch, Detections, Prediction
 class Found(NamedTuple):
     """By image id: detections in original pixels; how many raw predictions compete for each object; the raw
     predictions perfectly deduplicated, None if not asked for. suppressed_at: the IoU of the suppression, None
-    without. max_detections: how many an image can have, of a query detector no more than its queries."""
+    without. multi_label: whether all classes of a prediction come to it. max_detections: how many an image can
+    have, of a query detector no more than its queries."""
 
     detections: dict[int | str, Detections]
     candidates: dict[int | str, Tensor]
     deduplicated: dict[int | str, Detections] | None
     suppressed_at: float | None
+    multi_label: bool
     max_detections: int
 
 
@@ -55,6 +57,7 @@ def val(
     score: float = 0.001,
     iou: float = 0.7,
     max_detections: int | None = None,
+    multi_label: bool = False,
     precision: str = "fp32",
     diagnose: bool = False,
     out: str | PathLike[str] | None = None,
@@ -63,15 +66,21 @@ def val(
 
     data: a path, read with the detector's classes, or DetectionData with these very classes. score: weaker
     detections are left out; COCO's AP wants nearly all. iou: of the suppression. max_detections: of an image, the
-    model's own number if not given. diagnose: also what perfect deduplication of the same predictions would give.
-    out: a folder for the report (numbers and pictures). An image's detections do not depend on the images it shares
-    a batch with. An artifact of `hsvdet export` is run by its runtime, for which device, precision and iou are
-    settled; it gives each box one class, and no predictions from before suppression, so nothing to diagnose.
+    model's own number if not given. multi_label: a suppressed prediction answers with every class over the score, as
+    most published tables count, not with its best alone, as in `predict`, training and artifacts. diagnose: also what
+    perfect deduplication of the same predictions would give. out: a folder for the report (numbers and pictures).
+    An image's detections do not depend on the images it shares a batch with. An artifact of `hsvdet export` is run
+    by its runtime, for which device, precision and iou are settled; each box has one class, and there are no
+    predictions from before suppression to diagnose.
     Raises CheckpointError, ConfigError, DataError, and NonFiniteError naming an image whose answer has NaN.
     """
     if is_artifact(detector):
         refuse(
-            detector, device=device not in ("auto", "cpu"), precision=precision != "fp32", diagnose=diagnose
+            detector,
+            device=device not in ("auto", "cpu"),
+            precision=precision != "fp32",
+            diagnose=diagnose,
+            multi_label=multi_label,
         )
         artifact = ArtifactDetector(detector)
         data = _of_classes(artifact, data, split)
@@ -102,6 +111,7 @@ def val(
         score=score,
         iou=iou,
         max_detections=max_detections,
+        multi_label=multi_label,
         diagnose=diagnose,
     )
     return _reported(evaluate_found(data, [found]), out)
@@ -131,6 +141,7 @@ def evaluate_found(data: DetectionData, parts: Sequence[Found]) -> Evaluation:
         candidates=merge_by_image(part.candidates for part in parts),
         deduplicated=merge_by_image(deduplicated) if deduplicated else None,
         suppressed_at=parts[0].suppressed_at,
+        multi_label=parts[0].multi_label,
         max_detections=min(part.max_detections for part in parts),
     )
 
@@ -146,6 +157,7 @@ def find_all(
     score: float = 0.001,
     iou: float = 0.7,
     max_detections: int | None = None,
+    multi_label: bool = False,
     diagnose: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> Found:
@@ -156,7 +168,7 @@ def find_all(
     # The upper bound among token selectors looks at the objects, in evaluation as well.
     oracle = any(selector.needs_targets for selector in selectors_of(net))
     most = reading.max_detections if max_detections is None else max_detections
-    found = Found({}, {}, {} if diagnose else None, iou if reading.suppresses else None, most)
+    found = Found({}, {}, {} if diagnose else None, iou if reading.suppresses else None, multi_label, most)
     for batch in batches:
         batch = move(batch, device, detector.preprocess)
         with autocast(device, precision):
@@ -168,7 +180,7 @@ def find_all(
             score=score,
             iou=iou,
             max_detections=max_detections,
-            multi_label=True,
+            multi_label=multi_label,
             names=[info.path or str(info.id) for info in batch.infos],
         )
         # Cut off at the edges, as detections are.
@@ -181,7 +193,8 @@ def find_all(
             found.candidates[info.id] = counts.cpu()
             if found.deduplicated is not None:
                 one = Prediction(answer.logits[i], answer.boxes[i])
-                raw = reading.candidates(one, info.size, score=score).inside(info.size)
+                raw = reading.candidates(one, info.size, score=score, multi_label=multi_label)
+                raw = raw.inside(info.size)
                 truth = to_pixels(target.boxes, info.size)
                 stays = perfectly_deduplicated(raw.boxes, raw.scores, raw.labels, truth, target.labels)[:most]
                 ideal = Detections(raw.boxes[stays], raw.scores[stays], raw.labels[stays])

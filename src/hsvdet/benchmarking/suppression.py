@@ -131,6 +131,7 @@ def benchmark_nms(
     scores: Sequence[float] = SCORES,
     ious: Sequence[float] = OVERLAPS,
     max_detections: int | None = None,
+    multi_label: bool = False,
     size: tuple[int, int] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -139,8 +140,9 @@ def benchmark_nms(
 
     detector: or a checkpoint. data: what it looks at, and what AP and recall are measured on, of Soft-NMS as well;
     16 built-in scenes, and neither, if not given. scores: weaker candidates are left out. ious: of the suppression.
-    max_detections: boxes kept an image, the model's own number if not given. Every class over the score is a
-    candidate, as COCO's AP wants. precision: as of `Detector.accelerate`.
+    max_detections: boxes kept an image, the model's own number if not given. multi_label: every class of a
+    prediction over the score is a candidate, not its best alone: as of `val`, whose numbers these are. precision:
+    as of `Detector.accelerate`.
     Raises CheckpointError, DataError, and ConfigError for a model whose answer is not suppressed.
     """
     if not isinstance(detector, Detector):
@@ -176,10 +178,11 @@ def benchmark_nms(
         answer = detector.answer([detector.preprocess.place(image, minimal=True)])
         _finish(answer.logits)
         network.append(1e3 * (time.perf_counter() - start))
-        probabilities = reading.scores(answer.logits)
+        alone = Prediction(*(part[0] for part in answer))
         for score in scores:
-            candidates[score].append(int((probabilities > score).sum()))
-        options = {"max_detections": max_detections, "multi_label": True, "names": [str(id_)]}
+            pairs = reading.candidates(alone, shape, score=score, multi_label=multi_label)
+            candidates[score].append(len(pairs.scores))
+        options = {"max_detections": max_detections, "multi_label": multi_label, "names": [str(id_)]}
         if number == 0:  # the first call of all is slow
             reading.detections(answer, [shape], score=scores[0], iou=ious[0], **options)
         for (score, iou), cell in cells.items():
@@ -191,8 +194,8 @@ def benchmark_nms(
             if data is not None:
                 cell.detections[id_] = Detections(*(part.cpu() for part in found))
         if soft:
-            one = Prediction(*(part[0].cpu() for part in answer))
-            raw = reading.candidates(one, shape, score=min(scores))
+            one = Prediction(*(part.cpu() for part in alone))
+            raw = reading.candidates(one, shape, score=min(scores), multi_label=multi_label)
             for (name, number), found_by_id in soft.items():
                 chosen = soft_nms(raw, _DECAYS[name](number), score=min(scores), most=most).inside(shape)
                 found_by_id[id_] = Detections(chosen.boxes, chosen.scores, chosen.labels)

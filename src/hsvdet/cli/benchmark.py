@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from .answer import Answer
-from .options import Checkpoint, Device, InferencePrecision, Json, MaxDetections, Size
+from .options import Checkpoint, Device, InferencePrecision, Json, MaxDetections, MultiLabel, Size
 
 
 class WithDefault(TyperGroup):
@@ -85,6 +85,7 @@ def nms(
         list[float] | None, typer.Option(min=0, max=1, help="A threshold of overlap, as often as needed.")
     ] = None,
     max_detections: MaxDetections = None,
+    multi_label: MultiLabel = False,
     size: Size = None,
     device: Device = "auto",
     precision: Annotated[
@@ -102,6 +103,7 @@ def nms(
         scores=score or SCORES,
         ious=iou or OVERLAPS,
         max_detections=max_detections,
+        multi_label=multi_label,
         size=size,
         device=device,
         precision=precision.value,

@@ -45,6 +45,10 @@ Iou = Annotated[float, typer.Option(min=0, max=1, help="Overlap above which the 
 MaxDetections = Annotated[
     int | None, typer.Option(min=1, help="Of an image; the model's own number if not given.")
 ]
+MultiLabel = Annotated[
+    bool,
+    typer.Option("--multi-label", help="A box counts with all its classes, as in most published tables."),
+]
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors) of hsvdet, or hf://owner/name.")
 ]

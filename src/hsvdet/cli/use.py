@@ -15,6 +15,7 @@ from .options import (
     Iou,
     Json,
     MaxDetections,
+    MultiLabel,
     Precision,
     Size,
     Workers,
@@ -31,6 +32,7 @@ def val(
     score: Annotated[float, typer.Option(min=0, max=1, help="Weaker detections are left out.")] = 0.001,
     iou: Iou = 0.7,
     max_detections: MaxDetections = None,
+    multi_label: MultiLabel = False,
     precision: Annotated[Precision, typer.Option(help="fp16 needs a GPU.")] = Precision.fp32,
     diagnose: Annotated[
         bool,
@@ -54,6 +56,7 @@ def val(
         score=score,
         iou=iou,
         max_detections=max_detections,
+        multi_label=multi_label,
         precision=precision.value,
         diagnose=diagnose,
         out=out,

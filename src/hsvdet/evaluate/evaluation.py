@@ -48,7 +48,8 @@ class Evaluation:
     bins of occlusion, with AP.
     duplicates_before: of raw predictions, None where not given; duplicates_after: of the detections;
     duplicates_of_truth: of the true boxes, for in a crowd the box of a neighbour counts as well.
-    nms_ceiling: of this data set; suppressed_at: the IoU of the suppression, None where there was none.
+    nms_ceiling: of this data set; suppressed_at: the IoU of the suppression, None where there was none. multi_label:
+    whether each prediction came to it with all its classes.
     max_detections: of an image, None where not known. beyond_max_detections: objects that are more than those;
     beyond_coco: more than the 100 of a class that COCO's numbers count.
     deduplicated: recalls of the raw predictions, perfectly deduplicated; None where not asked for.
@@ -68,6 +69,7 @@ class Evaluation:
     duplicates_of_truth: Duplicates
     nms_ceiling: tuple[Deleted, ...]
     suppressed_at: float | None
+    multi_label: bool
     max_detections: int | None
     beyond_max_detections: Beyond
     beyond_coco: Beyond
@@ -133,6 +135,12 @@ class Evaluation:
             f"1 FP/image: {which}, {self.recalls.fppi:.2f} false positives an image",
             f"predictions per object: {', '.join(duplicates)}",
         ]
+        if self.suppressed_at is not None:
+            remarks.append(
+                "every class of a box counts, as in most published tables; predict and artifacts answer with one"
+                if self.multi_label
+                else "one class a box, as predict and artifacts answer; most published tables count all (--multi-label)"
+            )
         if self.suppressed_at is not None and self.objects:
             remarks.append(
                 f"NMS at IoU {self.suppressed_at:g} would delete {self._deleted(self.suppressed_at)} of the true boxes"

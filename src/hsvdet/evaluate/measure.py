@@ -31,6 +31,7 @@ def evaluate_detections(
     deduplicated: Mapping[int | str, Detections] | None = None,
     suppressed_at: float | None = None,
     max_detections: int | None = None,
+    multi_label: bool = False,
 ) -> Evaluation:
     """Everything we measure, on one split.
 
@@ -38,6 +39,7 @@ def evaluate_detections(
     image without an entry has none. candidates: by image id, what `duplicates_per_object` counted on the raw
     predictions. deduplicated: by image id, of the raw predictions those of `perfectly_deduplicated`.
     suppressed_at: the IoU at which the detections were suppressed. max_detections: how many an image can have.
+    multi_label: whether a suppressed prediction answers with every class, not its best.
     Average precision equals pycocotools'. 500 images with 80 objects and 300 detections each take about 8 s.
 
     Raises DataError for an empty split, an image or a class that the data set does not have; NonFiniteError
@@ -75,6 +77,7 @@ def evaluate_detections(
         nms_ceiling=nms_ceiling(data.records, overlaps),
         suppressed_at=suppressed_at,
         max_detections=max_detections,
+        multi_label=multi_label,
         beyond_max_detections=_beyond(objects.sum(1, keepdims=True), max_detections),
         beyond_coco=_beyond(objects, COCO_DETECTIONS),
     )
