@@ -1,6 +1,7 @@
 """What every row of the table must do. Large rows differ from their family's small one in numbers only."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from hsvdet.structures import (
     QueryOutput,
     Target,
 )
+from hsvdet.training.optimizer import Role, roles
 
 THIN = {"width": 0.0625}  # of YOLOv8 and HSV-DET
 HYBRID = {
@@ -238,6 +240,25 @@ def test_every_attention_says_whether_explain_draws_it(detector):
                 owner, _, attribute = owner.rpartition(".")
             declared = getattr(modules[owner], "EXPLAINED", {})
             assert declared.get(attribute, "nothing") in ("encoder", "decoder", "blocks", None), name
+
+
+def test_what_learns_at_a_rate_of_its_own_is_declared(detector):
+    """By the network and its layers, in BACKBONE and LEARNING_RATES (docs/adding-a-model.md)."""
+    net = detector.net
+    children, role_of = dict(net.named_children()), roles(net)
+    assert net.BACKBONE and set(net.BACKBONE) <= set(children)
+    for name, module in net.named_modules():
+        for own, role in getattr(module, "LEARNING_RATES", {}).items():
+            assert hasattr(module, own) and role in get_args(Role), (name, own)
+    for name, parameter in net.named_parameters():
+        path, expected = name.split("."), None
+        if path[0] in net.BACKBONE:
+            expected = "backbone"
+        elif "sampling_offsets" in path or "reference" in path:
+            expected = "sampling"
+        elif path[-1] == "gate" and not parameter.any():  # else it stays shut for hundreds of steps
+            expected = "gate"
+        assert role_of[name] == expected, name
 
 
 def test_the_graph_that_is_exported_reads_what_the_detector_reads(detector):

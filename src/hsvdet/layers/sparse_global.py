@@ -245,6 +245,8 @@ class SparseAttention(nn.Module):
 class SparseGlobal(SparseAttention):
     """channels: C of the map. stride: pixels per cell, which places tokens and sizes k "auto"."""
 
+    LEARNING_RATES = {"gate": "gate"}
+
     def __init__(self, channels: int, stride: int, config: SparseGlobalConfig):
         super().__init__(channels, stride, config)
         self.query = nn.Linear(channels, channels, bias=False)

@@ -51,6 +51,9 @@ VARIANTS = {
 class ConditionalDetr(nn.Module):
     """images [B, 3, H, W] normalised, padding [B, H, W] bool, to QueryOutput. Class logits are for sigmoids."""
 
+    BACKBONE = ("backbone",)
+    LEARNING_RATES = {"reference": "sampling"}
+
     def __init__(self, config: ConditionalDetrConfig, num_classes: int):
         super().__init__()
         dim = config.dim

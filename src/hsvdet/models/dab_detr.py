@@ -63,6 +63,8 @@ class DabDetr(nn.Module):
     With patterns, query p * queries + n is anchor n with pattern p.
     """
 
+    BACKBONE = ("backbone",)
+
     def __init__(self, config: DabDetrConfig, num_classes: int):
         super().__init__()
         dim = config.dim

@@ -70,6 +70,9 @@ TWO_STAGE_VARIANTS = {
 class DeformableDetr(nn.Module):
     """images [B, 3, H, W] normalised, padding [B, H, W] bool, to QueryOutput. Class logits are for sigmoids."""
 
+    BACKBONE = ("backbone",)
+    LEARNING_RATES = {"reference": "sampling"}
+
     def __init__(self, config: DeformableDetrConfig, num_classes: int):
         super().__init__()
         dim = config.dim
@@ -98,6 +101,9 @@ class DeformableDetr(nn.Module):
 
 class RefiningDeformableDetr(nn.Module):
     """As DeformableDetr, but each layer looks from the boxes that the layer before found."""
+
+    BACKBONE = ("backbone",)
+    LEARNING_RATES = {"reference": "sampling"}
 
     def __init__(self, config: DeformableDetrConfig, num_classes: int):
         super().__init__()
@@ -135,6 +141,8 @@ class TwoStageDeformableDetr(nn.Module):
     The output's proposals are those of all tokens; their class 0 stands for any object, so the criterion
     wants proposals="foreground".
     """
+
+    BACKBONE = ("backbone",)
 
     def __init__(self, config: DeformableDetrConfig, num_classes: int):
         super().__init__()

@@ -60,6 +60,8 @@ class Detr(nn.Module):
     Class logits are for a softmax, and are C + 1: the last one stands for "no object".
     """
 
+    BACKBONE = ("backbone",)
+
     def __init__(self, config: DetrConfig, num_classes: int):
         super().__init__()
         dim = config.dim

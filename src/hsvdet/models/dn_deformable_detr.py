@@ -68,6 +68,8 @@ class DnDeformableDetr(nn.Module):
     With `targets`, the output has `denoised` too, and is otherwise the same.
     """
 
+    BACKBONE = ("backbone",)
+
     def __init__(self, config: DnDeformableDetrConfig, num_classes: int):
         super().__init__()
         dim, layers = config.dim, config.decoder_layers

@@ -95,6 +95,8 @@ class RtDetr(nn.Module):
     `denoised` too, and is otherwise the same.
     """
 
+    BACKBONE = ("backbone",)
+
     def __init__(self, config: RtDetrConfig, num_classes: int):
         super().__init__()
         dim, layers, levels = config.dim, config.decoder_layers, 3

@@ -29,7 +29,11 @@ def training_loader(fabric: Fabric, plan: Plan) -> TrainingLoader:
         plan.batch,
         # A last batch of a few images has statistics of a few images; it is left out where it is small.
         drop_last=0 < len(images) % plan.batch < plan.batch / 2,
-        **_for_process(fabric, plan),
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=_workers(fabric, plan),
+        pin_memory=fabric.device.type == "cuda",
+        normalise=False,
     )
 
 
@@ -40,19 +44,16 @@ def validation_loader(fabric: Fabric, plan: Plan) -> EvaluationLoader | None:
     return EvaluationLoader(
         EvaluationSet(plan.validation_data, plan.detector.preprocess),
         min(16, max(1, plan.batch // fabric.world_size)),
-        **_for_process(fabric, plan),
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=_workers(fabric, plan),
+        pin_memory=fabric.device.type == "cuda",
+        normalise=False,
     )
 
 
-def _for_process(fabric: Fabric, plan: Plan) -> dict[str, int | bool]:
-    workers = plan.workers
-    return {
-        "rank": fabric.global_rank,
-        "world": fabric.world_size,
-        "workers": default_workers(fabric.device, fabric.world_size) if workers is None else workers,
-        "pin_memory": fabric.device.type == "cuda",
-        "normalise": False,
-    }
+def _workers(fabric: Fabric, plan: Plan) -> int:
+    return default_workers(fabric.device, fabric.world_size) if plan.workers is None else plan.workers
 
 
 def _memory_for_pictures() -> float:

@@ -3,46 +3,61 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.sparse_global import SparseGlobal
 from .recipe import Recipe
+
+Role = Literal["backbone", "sampling", "gate"]
+
+
+def roles(net: nn.Module) -> dict[str, Role | None]:
+    """What each parameter, by its name, is for learning rates, as modules declare it; None for most.
+
+    A network names the children that make its backbone in BACKBONE; any module says of its own parameters and
+    children in LEARNING_RATES, such as {"gate": "gate"}. The innermost declaration counts.
+    """
+    declared: dict[str, Role] = dict.fromkeys(getattr(net, "BACKBONE", ()), "backbone")
+    for prefix, module in net.named_modules():
+        for name, role in getattr(module, "LEARNING_RATES", {}).items():
+            declared[f"{prefix}.{name}" if prefix else name] = role
+    found: dict[str, Role | None] = {}
+    for name, _ in net.named_parameters():
+        path = name
+        while path not in declared and path:
+            path = path.rpartition(".")[0]
+        found[name] = declared.get(path)
+    return found
 
 
 def parameter_groups(net: nn.Module, recipe: Recipe, trained_backbone: bool) -> list[dict[str, Any]]:
     """AdamW's groups of the parameters that learn, each once: {"params", "names", "scale", "weight_decay"}.
 
     Only weight matrices and convolution kernels decay, not biases, norms, embeddings or registers, unless the
-    recipe says `decay_all`; gates never do. scale: of the learning rate, as the recipe's `gate_rate`,
-    `sampling_rate` and, with a trained backbone, `backbone_rate` say. A network names the parts of its
-    backbone in `BACKBONE`; else it is the module called backbone.
+    recipe says `decay_all`; gates never do. scale: of the learning rate, by `roles`, as the recipe's `gate_rate`,
+    `sampling_rate` and, with a trained backbone, `backbone_rate` say.
     """
-    backbone = getattr(net, "BACKBONE", ("backbone",)) if trained_backbone else ()
+    scales: dict[Role | None, float] = {
+        None: 1.0,
+        "backbone": recipe.backbone_rate if trained_backbone else 1.0,
+        "sampling": recipe.sampling_rate,
+        "gate": recipe.gate_rate,
+    }
+    role_of = roles(net)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    seen: set[Tensor] = set()
-    for prefix, module in net.named_modules():
-        path = prefix.split(".")
-        for own_name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            name = f"{prefix}.{own_name}" if prefix else own_name
-            scale, decays = 1.0, recipe.decay_all or _is_matrix(module, own_name, parameter)
-            if isinstance(module, SparseGlobal) and own_name == "gate":
-                scale, decays = recipe.gate_rate, False
-            elif name.split(".")[0] in backbone:
-                scale = recipe.backbone_rate
-            elif path[0] == "reference" or path[-1] == "sampling_offsets":
-                scale = recipe.sampling_rate
-            key = (scale, recipe.weight_decay if decays else 0.0)
-            group = groups.setdefault(
-                key, {"params": [], "names": [], "scale": key[0], "weight_decay": key[1]}
-            )
-            group["params"].append(parameter)
-            group["names"].append(name)
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        owner, _, own_name = name.rpartition(".")
+        decays = recipe.decay_all or _is_matrix(net.get_submodule(owner), own_name, parameter)
+        if role_of[name] == "gate":
+            decays = False
+        key = scales[role_of[name]], recipe.weight_decay if decays else 0.0
+        group = groups.setdefault(key, {"params": [], "names": [], "scale": key[0], "weight_decay": key[1]})
+        group["params"].append(parameter)
+        group["names"].append(name)
     return list(groups.values())
 
 
@@ -85,12 +100,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
 
 
 def gates(net: nn.Module) -> list[Tensor]:
-    """The learned gates of sparse global blocks."""
-    return [
-        module.gate
-        for module in net.modules()
-        if isinstance(module, SparseGlobal) and isinstance(module.gate, nn.Parameter)
-    ]
+    """The parameters that are gates."""
+    role_of = roles(net)
+    return [parameter for name, parameter in net.named_parameters() if role_of[name] == "gate"]
 
 
 def warmup_length(recipe: Recipe, steps: int, steps_per_epoch: int) -> int:
