@@ -29,7 +29,9 @@ def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Backdro
         pixels[:rows] = _behind(rng, rows, width, haze)
     pixels[rows:] = _ground(rng, horizon, rows, height, width, haze)
     pixels *= rng.uniform(0.9, 1.08)
-    pixels += rng.integers(-5, 6, (height, width, 1), np.int8)
+    grain = rng.integers(-5, 6, (height, width, 1), np.int8)[..., 0]
+    for channel in range(3):
+        pixels[..., channel] += grain
     return Backdrop(Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8)), horizon, light)
 
 
@@ -43,8 +45,11 @@ def _muted(rng: np.random.Generator) -> Colour:
 def _mixed(first: Colour | np.ndarray, second: Colour | np.ndarray, share: np.ndarray) -> np.ndarray:
     """[..., 3] from `first` where share is 0 to `second` where it is 1."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
-    mixed = (second - first) * share[..., None]
-    mixed += first
+    difference = second - first
+    mixed = np.empty(np.broadcast_shapes(share.shape, difference.shape[:-1]) + (3,), np.float32)
+    for channel in range(3):  # one by one: loops over the last axis of three would take three times as long
+        np.multiply(difference[..., channel], share, out=mixed[..., channel])
+        mixed[..., channel] += first[..., channel]
     return mixed
 
 
@@ -127,7 +132,9 @@ def _ground(
     ground = style(rng, u, v, clear)
     rows = height - top
     mottled = 1 + 0.07 * noise(rng, rows, width, width / 6, max(rows / 9, 2))
-    ground *= (mottled + 0.09 * noise(rng, rows, width, 3, 2) * clear)[..., None]
+    mottled += 0.09 * noise(rng, rows, width, 3, 2) * clear
+    for channel in range(3):
+        ground[..., channel] *= mottled
     return _mixed(ground, haze, 0.45 * (1 - np.clip(near / 0.5, 0, 1)))
 
 

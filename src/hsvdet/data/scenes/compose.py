@@ -274,6 +274,7 @@ def _blot() -> Image.Image:
 
 
 _BLOT = _blot()
+_HALF = [alpha * 0.5 for alpha in range(256)]
 
 
 def _paint(rng: np.random.Generator, backdrop: Backdrop, crowd: _Crowd) -> Scene:
@@ -310,6 +311,6 @@ def _cast_shadow(picture: Image.Image, one: _Object, light: Light) -> None:
     picture.paste((12, 14, 20), (one.left - round(0.08 * width) + lean, one.ground - round(1.2 * deep)), spot)
     reach = max(2, round(0.05 * min(height, width)))
     outline = Image.new("L", (width + 4 * reach, height + 4 * reach))
-    outline.paste(one.sprite.picture.getchannel("A").point(lambda alpha: alpha * 0.5), (2 * reach, 2 * reach))
+    outline.paste(one.sprite.picture.getchannel("A").point(_HALF), (2 * reach, 2 * reach))
     outline = outline.filter(ImageFilter.BoxBlur(reach))
     picture.paste((12, 14, 20), (one.left - 2 * reach - light.side * reach, one.top - 2 * reach), outline)

@@ -412,6 +412,9 @@ KINDS: dict[str, _Kind] = {
 }
 
 
+_COVERED = [255 * (alpha >= 128) for alpha in range(256)]  # more than half
+
+
 def draw_sprite(label: str, width: int, height: int, rng: np.random.Generator) -> Sprite:
     """A sprite of the class, facing either way, width x height pixels, a few less where an edge is faint."""
     kind = KINDS[label]
@@ -421,7 +424,7 @@ def draw_sprite(label: str, width: int, height: int, rng: np.random.Generator) -
     picture = sheet.resize((width, height), Image.Resampling.BOX)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    covered = picture.getchannel("A").point(lambda alpha: 255 * (alpha >= 128))
+    covered = picture.getchannel("A").point(_COVERED)
     tight = covered.getbbox()
     return Sprite(picture.crop(tight), np.asarray(covered.crop(tight)) > 0, kind.grain)
 
@@ -448,9 +451,13 @@ def shade(sprite: Sprite, light: Light, distance: float, rng: np.random.Generato
     strength, cell_width, cell_height = sprite.grain
     if strength:
         brightness *= 1 + strength * noise(rng, height, width, cell_width, cell_height)
-    colours = np.asarray(sprite.picture.convert("RGB"), np.float32) * brightness[..., None]
-    colours += (np.asarray(light.haze, np.float32) - colours) * np.float32(0.3 * distance)
-    return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))
+    drawn, haze = np.asarray(sprite.picture), np.float32(0.3 * distance)
+    shaded = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):
+        colour = drawn[..., channel] * brightness
+        colour += (np.float32(light.haze[channel]) - colour) * haze
+        shaded[..., channel] = colour.clip(0, 255, out=colour)
+    return Image.fromarray(shaded)
 
 
 def noise(
