@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from pycocotools.coco import COCO
 
 from hsvdet.data import scenes
 from hsvdet.data.overlap import occlusion
-from hsvdet.data.scenes import DEMO, LABELS, OCCLUSION_BINS, generate_scene, write_scenes
+from hsvdet.data.scenes import DEMO, LABELS, OCCLUSION_BINS, SUITES, generate_scene, write_scenes
 from hsvdet.data.scenes.sprites import KINDS, draw_sprite
 from hsvdet.errors import ConfigError, DataError
 
@@ -136,6 +138,62 @@ def test_neither_workers_nor_lengths_change_a_scene(tmp_path):
         assert picture.read_bytes() == (large / picture.relative_to(small)).read_bytes()
     val = [json.loads((folder / "annotations/instances_val.json").read_text()) for folder in (small, large)]
     assert val[0]["annotations"] == val[1]["annotations"][: len(val[0]["annotations"])]
+
+
+@pytest.fixture(scope="module")
+def suites():
+    """Thirty scenes of each suite that is not the demonstration's."""
+    names = [name for name in SUITES if name != "crowd"]
+    return {name: [generate_scene(0, i, (160, 160), (8, 12), name) for i in range(30)] for name in names}
+
+
+def kinds_of(name: str, index: int) -> list[int]:
+    """What each object of a scene looks like: the same scene, labelled by its kind."""
+    suite = SUITES[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SUITES, name, replace(suite, label=lambda kinds, boxes: kinds))
+        return generate_scene(0, index, (160, 160), (8, 12), name).labels.tolist()
+
+
+def test_the_majority_is_of_the_kind_that_none_outnumbers(suites):
+    for index, scene in enumerate(suites["majority"]):
+        kinds = kinds_of("majority", index)
+        most = max(kinds.count(kind) for kind in kinds)
+        assert scene.labels.tolist() == [int(kinds.count(kind) == most) for kind in kinds]
+    assert 0.4 < np.concatenate([scene.labels for scene in suites["majority"]]).mean() < 0.6
+
+
+def test_a_companion_is_the_nearest_of_the_kind(suites):
+    for index, scene in enumerate(suites["companion"]):
+        kinds, middles = kinds_of("companion", index), [(x + r, y + b) for x, y, r, b in scene.boxes.tolist()]
+        for n, label in enumerate(scene.labels.tolist()):
+            own = [m for m in range(len(kinds)) if m != n and kinds[m] == kinds[n]]
+            nearest = min(own, key=lambda m: math.dist(middles[m], middles[n]), default=None)
+            assert label == int(nearest is not None and middles[nearest][0] < middles[n][0])
+    assert 0.35 < np.concatenate([scene.labels for scene in suites["companion"]]).mean() < 0.6
+
+
+def test_six_in_ten_objects_of_the_small_suite_are_under_sixteen_pixels(suites):
+    sides = np.concatenate([np.sqrt((s.boxes[:, 2:] - s.boxes[:, :2]).prod(1)) for s in suites["small"]])
+    assert 0.5 < (sides < 16).mean() < 0.75
+    assert suites["small"][0].labels.max() > 1  # kinds, as in crowds
+
+
+def test_a_suite_on_disk_says_its_classes_and_old_folders_are_crowds(tmp_path):
+    out = write_scenes(tmp_path / "majority", **TINY, suite="majority")
+    coco = COCO(str(out / "annotations" / "instances_train.json"))
+    assert [one["name"] for one in coco.loadCats([1, 2])] == list(SUITES["majority"].labels)
+    labels = [one["category_id"] - 1 for one in coco.loadAnns(coco.getAnnIds(0))]
+    assert labels == generate_scene(0, 0, TINY["size"], TINY["objects"], "majority").labels.tolist()
+    with pytest.raises(DataError, match="other settings"):
+        write_scenes(out, **TINY)
+    with pytest.raises(ConfigError, match="suite expects one of crowd, majority"):
+        write_scenes(tmp_path / "no", **TINY, suite="minority")
+    crowd = write_scenes(tmp_path / "crowd", **TINY)
+    spec = json.loads((crowd / "spec.json").read_text())
+    assert spec.pop("suite") == "crowd"
+    (crowd / "spec.json").write_text(json.dumps(spec))
+    assert write_scenes(crowd, **TINY) == crowd
 
 
 def test_the_same_specification_is_not_drawn_again(tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """The built-in data set: crowded scenes of drawn objects, generated from a seed, nothing downloaded.
 
 Six classes that differ in shape and texture, not in colour, stand on a ground in perspective; nearer ones
-hide farther ones. How much boxes overlap is planned, so that detectors can be compared by occlusion.
+hide farther ones. How much boxes overlap is planned, so that detectors can be compared by occlusion. Other suites ask
+whether a network sees the whole, where others are, and what is small.
 """
 
-from .compose import LABELS, OCCLUSION_BINS, Scene, default_objects, generate_scene
+from .compose import OCCLUSION_BINS, Scene, default_objects, generate_scene
+from .suites import LABELS, SUITES, Suite
 from .write import write_scenes
 
 # A data set small enough to draw and train on in minutes on a CPU: `write_scenes(out, **DEMO)`.
@@ -14,7 +16,9 @@ __all__ = [
     "DEMO",
     "LABELS",
     "OCCLUSION_BINS",
+    "SUITES",
     "Scene",
+    "Suite",
     "default_objects",
     "generate_scene",
     "write_scenes",

@@ -12,8 +12,7 @@ from ...errors import ConfigError
 from ..overlap import occlusion, overlaps
 from .backdrops import Backdrop, paint_backdrop
 from .sprites import KINDS, Light, Sprite, draw_sprite, shade
-
-LABELS: tuple[str, ...] = tuple(KINDS)
+from .suites import LABELS, Suite, find_suite
 
 # Of a box's largest IoU with another one, as in the evaluation. Beyond the last, boxes are hardly told apart.
 OCCLUSION_BINS: tuple[tuple[float, float], ...] = ((0.0, 0.1), (0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9))
@@ -35,7 +34,7 @@ class Scene(NamedTuple):
 
     image: [H, W, 3] uint8 RGB.
     boxes: [N, 4] float32 xyxy pixels, whole objects as if nothing hid them, cut at the image's edges.
-    labels: [N] int64, indices of `LABELS`.
+    labels: [N] int64, indices of the suite's labels.
     visibility: [N] float32 in [0.1, 1], visible pixels over all of an object's, those beyond the edges too.
     depth: [N] int64, a permutation, 0 = nearest. Nearer objects hide farther ones.
     instances: [H, W] int16, the object seen at each pixel, -1 = backdrop.
@@ -49,10 +48,10 @@ class Scene(NamedTuple):
     instances: np.ndarray
 
 
-def default_objects(size: tuple[int, int]) -> tuple[int, int]:
+def default_objects(size: tuple[int, int], suite: str = "crowd") -> tuple[int, int]:
     """(fewest, most) objects for an image of (height, width): 10 to 80 at 640 x 640, by area for others."""
-    share = size[0] * size[1] / 640**2
-    return max(4, round(10 * share)), max(8, round(80 * share))
+    share, fewest = size[0] * size[1] / 640**2, max(4, find_suite(suite).fewest)
+    return max(fewest, round(10 * share)), max(8, round(80 * share))
 
 
 def check_request(seed: int, size: tuple[int, int], objects: tuple[int, int]) -> None:
@@ -74,21 +73,23 @@ def generate_scene(
     index: int,
     size: tuple[int, int] = (640, 640),
     objects: tuple[int, int] | None = None,
+    suite: str = "crowd",
 ) -> Scene:
-    """Scene number `index` of the series `seed`: always the same, whatever else is generated.
+    """Scene number `index` of the series `seed` of a suite: always the same, whatever else is generated.
 
     size: (height, width) in pixels. objects: fewest and most, the number is drawn evenly between them; None
-    means `default_objects(size)`. A picture that has no legal place left gets fewer.
-    Over a few dozen scenes each of `OCCLUSION_BINS` holds at least 15 % of the boxes. Raises ConfigError.
+    means `default_objects(size, suite)`. A picture that has no legal place left gets fewer. suite: of SUITES.
+    Over a few dozen scenes of "crowd" each of `OCCLUSION_BINS` holds at least 15 % of the boxes. Raises ConfigError.
     """
-    objects = objects or default_objects(size)
+    kind, objects = find_suite(suite), objects or default_objects(size, suite)
     check_request(seed, size, objects)
     if index < 0:
         raise ConfigError(f"index expects a whole number of at least 0, got {index}.")
     rng = np.random.default_rng(np.random.SeedSequence((seed, index)))
     height, width = size
     backdrop = paint_backdrop(rng, height, width)
-    crowd = _Crowd(rng, height, width, backdrop.horizon, int(rng.integers(objects[0], objects[1] + 1)))
+    count = int(rng.integers(objects[0], objects[1] + 1))
+    crowd = _Crowd(rng, height, width, backdrop.horizon, count, kind)
     crowd.fill()
     return _paint(rng, backdrop, crowd)
 
@@ -134,11 +135,15 @@ class _Crowd:
     bin. A place is legal when it lifts nobody's largest IoU out of its bin and hides nobody.
     """
 
-    def __init__(self, rng: np.random.Generator, height: int, width: int, horizon: float, count: int):
-        self.rng, self.height, self.width, self.count = rng, height, width, count
+    def __init__(
+        self, rng: np.random.Generator, height: int, width: int, horizon: float, count: int, suite: Suite
+    ):
+        self.rng, self.height, self.width, self.count, self.suite = rng, height, width, count, suite
         # The height of a person in the foreground, in pixels: less where many must fit.
         fitting = (3.6 * height * width / count) ** 0.5
-        self.person = min(0.34 * (height * width) ** 0.5, 0.6 * height, fitting) * rng.uniform(0.88, 1.08)
+        tallest = suite.person or min(0.34 * (height * width) ** 0.5, 0.6 * height, fitting)
+        self.person = tallest * rng.uniform(0.88, 1.08)
+        self.favourite = LABELS[rng.integers(len(LABELS))] if suite.favourite else None
         self.first_row = max(horizon + 0.12 * (height - horizon), 0.35 * self.person)
         self.objects: list[_Object] = []
         self.boxes = np.empty((0, 4))
@@ -153,9 +158,10 @@ class _Crowd:
         failures = 0
         while len(self.objects) < self.count and failures < _FAILURES:
             free = self.count - len(self.objects)
-            have = np.bincount([one.plan for one in self.objects], minlength=len(OCCLUSION_BINS))
+            bins = self.suite.planned
+            have = np.bincount([one.plan for one in self.objects], minlength=bins)[:bins]
             # Equal shares of the boxes are wanted: next comes the bin that lacks most, ties drawn by lot.
-            lack = self.count / len(OCCLUSION_BINS) - have + self.rng.uniform(0, 1, len(OCCLUSION_BINS))
+            lack = self.count / bins - have + self.rng.uniform(0, 1, bins)
             plan = int(lack.argmax()) if free > 1 else 0
             leader = self._place(plan, None)
             if leader is None:
@@ -193,14 +199,14 @@ class _Crowd:
         """What to try next: the class, its width and height in pixels, and the row to stand on."""
         rng = self.rng
         if leader is None:
-            label, row = LABELS[rng.integers(len(LABELS))], rng.uniform(self.first_row, 1.02 * self.height)
+            label, row = self._kind(LABELS), rng.uniform(self.first_row, 1.02 * self.height)
         else:
             chief = self.objects[leader]
             chief_height, chief_width = chief.sprite.mask.shape
             row = max(chief.ground + rng.normal(0, 0.1) * chief_height, self.first_row)
             # Boxes can coincide only where shapes are alike.
             alike = next(group for group in _ALIKE if chief.label in group) if plan > 2 else LABELS
-            label = chief.label if plan > 2 and rng.random() < 0.4 else alike[rng.integers(len(alike))]
+            label = chief.label if plan > 2 and rng.random() < 0.4 else self._kind(alike)
         kind = KINDS[label]
         aspect = rng.uniform(*kind.aspect)
         perspective = _FARTHEST + (1 - _FARTHEST) * self.nearness(row)
@@ -208,6 +214,11 @@ class _Crowd:
         if leader is not None and plan > 2:
             size = (chief_height * chief_width / aspect) ** 0.5 * rng.uniform(0.9, 1.12)
         return label, max(6, round(aspect * size)), max(6, round(size)), row
+
+    def _kind(self, among: tuple[str, ...]) -> str:
+        if self.favourite in among and self.rng.random() < self.suite.favourite:
+            return self.favourite
+        return among[self.rng.integers(len(among))]
 
     def _candidates(self, sprite: Sprite, row: float, leader: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Left columns and top rows to try, about `row`; one object in eight may reach beyond the edges."""
@@ -292,10 +303,11 @@ def _paint(rng: np.random.Generator, backdrop: Backdrop, crowd: _Crowd) -> Scene
     depth = np.empty(len(objects), np.int64)
     depth[order[::-1]] = np.arange(len(objects))
     seen = [one.visible.sum() / one.sprite.mask.sum() for one in objects]
+    kinds = np.array([LABELS.index(one.label) for one in objects], np.int64)
     return Scene(
         image=np.array(picture),
         boxes=crowd.boxes.astype(np.float32),
-        labels=np.array([LABELS.index(one.label) for one in objects], np.int64),
+        labels=crowd.suite.label(kinds, crowd.boxes),
         visibility=np.array(seen, np.float32),
         depth=depth,
         instances=instances,

@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from ...errors import ConfigError, DataError
-from .compose import LABELS, check_request, default_objects, generate_scene
+from .compose import check_request, default_objects, generate_scene
+from .suites import find_suite
 
 # Raise it when any scene changes, so that data sets of the old pictures are not taken for new ones.
 GENERATOR_VERSION = 1
@@ -32,14 +33,15 @@ def write_scenes(
     size: tuple[int, int] = (640, 640),
     seed: int = 0,
     objects: tuple[int, int] | None = None,
+    suite: str = "crowd",
     image_format: str = "jpg",
     workers: int = 1,
 ) -> Path:
     """Writes a data set of scenes in the COCO layout to `out` and returns that folder.
 
     train, val, test: how many scenes; a split of 0 is left out. size: (height, width) in pixels. objects:
-    fewest and most per scene, None for `default_objects(size)`. image_format: "jpg" (quality 95) or "png".
-    workers: processes that draw.
+    fewest and most per scene, None for `default_objects(size, suite)`. suite: of SUITES. image_format: "jpg"
+    (quality 95) or "png". workers: processes that draw.
 
     Layout: `images/<split>/<scene index>.jpg`, `annotations/instances_<split>.json` with "visibility" beside
     COCO's own fields, and `spec.json`. All is written beside `out` and moved there at the end. A folder that
@@ -47,7 +49,7 @@ def write_scenes(
     DataError when `out` holds anything else or cannot be written.
     """
     out, size = Path(out), tuple(size)
-    objects = tuple(objects or default_objects(size))
+    objects = tuple(objects or default_objects(size, suite))
     check_request(seed, size, objects)
     counts = {"train": train, "val": val, "test": test}
     for split, count in counts.items():
@@ -66,8 +68,9 @@ def write_scenes(
         "size": list(size),
         "objects": list(objects),
         "seed": seed,
+        "suite": suite,
         "image_format": image_format,
-        "labels": list(LABELS),
+        "labels": list(find_suite(suite).labels),
     }
     try:
         if _holds(out, spec):
@@ -103,9 +106,11 @@ def _holds(out: Path, spec: dict[str, Any]) -> bool:
         found = json.loads((out / "spec.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         found = None
-    if found == spec:
-        return True
-    ours = isinstance(found, dict) and found.get("generator") == spec["generator"]
+    ours = False
+    if isinstance(found, dict) and found.get("generator") == spec["generator"]:
+        if {"suite": "crowd", **found} == spec:  # the first folders do not name theirs
+            return True
+        ours = True
     raise DataError(
         f"{out} expects to be a new or empty folder and holds"
         f" {'scenes of other settings' if ours else 'other files'}. Choose another or remove it."
@@ -121,6 +126,7 @@ def _write_split(root: Path, split: str, count: int, spec: dict[str, Any], worke
         seed=spec["seed"],
         size=tuple(spec["size"]),
         objects=tuple(spec["objects"]),
+        suite=spec["suite"],
         image_format=spec["image_format"],
     )
     indices = range(SPLIT_START[split], SPLIT_START[split] + count)
@@ -138,7 +144,7 @@ def _write_split(root: Path, split: str, count: int, spec: dict[str, Any], worke
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": number, "name": label} for number, label in enumerate(LABELS, start=1)],
+        "categories": [{"id": number, "name": label} for number, label in enumerate(spec["labels"], start=1)],
     }
     annotation_file = root / "annotations" / f"instances_{split}.json"
     annotation_file.parent.mkdir(exist_ok=True)
@@ -146,10 +152,17 @@ def _write_split(root: Path, split: str, count: int, spec: dict[str, Any], worke
 
 
 def _write_scene(
-    index: int, *, folder: Path, seed: int, size: tuple[int, int], objects: tuple[int, int], image_format: str
+    index: int,
+    *,
+    folder: Path,
+    seed: int,
+    size: tuple[int, int],
+    objects: tuple[int, int],
+    suite: str,
+    image_format: str,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Draws and saves one scene; its COCO image entry and annotations (without ids)."""
-    scene = generate_scene(seed, index, size, objects)
+    scene = generate_scene(seed, index, size, objects, suite)
     name = f"{index:07d}.{image_format}"
     options = {"quality": 95} if image_format == "jpg" else {"compress_level": 4}
     Image.fromarray(scene.image).save(folder / name, **options)
