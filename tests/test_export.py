@@ -448,7 +448,7 @@ def test_files_that_are_no_artifacts_are_named(path, tmp_path):
         (dict(to="tflite"), "one of onnx"),
         (dict(to="onnx", precision="int8"), "--calibrate"),
         (dict(to="onnx", precision="fp64"), "fp32, bf16, fp16, int8"),
-        (dict(to="onnx", precision="bf16"), "how OpenVINO computes"),
+        (dict(to="onnx", precision="bf16"), "got bf16, which OpenVINO can have"),
         (dict(to="openvino", out="a.onnx"), "NAME.xml"),
         (dict(to="onnx", score=2), "from 0 to 1"),
         (dict(to="onnx", size=(60, 96)), "multiples of 32"),
@@ -473,3 +473,21 @@ def test_a_missing_package_is_named(detector, monkeypatch):
 def test_the_command_reports_errors_in_one_line(tiny_checkpoint, capsys):
     assert main(["export", str(tiny_checkpoint), "--to", "onnx", "--precision", "int8"]) == 2
     assert "--calibrate DATA" in capsys.readouterr().err
+
+
+def test_every_target_has_its_builder_and_what_runs_has_its_runner():
+    from importlib.util import find_spec
+
+    from hsvdet.targets import RUNNABLE, TARGETS, target_of
+
+    for name, target in TARGETS.items():
+        assert find_spec(f"hsvdet.deploy.export_{name}"), name
+        assert bool(find_spec(f"hsvdet.runtime.run_{name}")) == (target in RUNNABLE), name
+        assert target_of(f"a/best{target.suffix}") is target
+        assert "fp32" in target.precisions and target.packages
+
+
+@pytest.mark.parametrize("to, precision", [("onnx", "bf16"), ("executorch", "int8"), ("coreml", "fp16")])
+def test_a_precision_that_a_target_does_not_have_is_refused_by_name(to, precision, tiny_checkpoint):
+    with pytest.raises(ConfigError, match=f"got {precision}, which .*OpenVINO.* can have"):
+        hsvdet.export(tiny_checkpoint, to, precision=precision, calibrate="nowhere")

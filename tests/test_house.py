@@ -31,7 +31,7 @@ FLOORS = [
     "backbones criteria data draw",
     "layers postprocess preprocess files",
     "structures",
-    "boxes errors",
+    "boxes errors targets",
 ]
 FLOOR = {room: -number for number, row in enumerate(FLOORS) for room in row.split()}
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from .. import errors
 from ..errors import CheckpointError, ConfigError, HsvdetError
-from .worker import ARTIFACTS
+from .worker import is_timed
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def benchmark(
         raise ConfigError(
             f"batch, runs and threads expect 1 or more, warmup 0 or more; got {batch}, {runs}, {threads}, {warmup}."
         )
-    from_pixels = from_pixels or any(Path(name).suffix in ARTIFACTS for name in names)
+    from_pixels = from_pixels or any(map(is_timed, names))
     if from_pixels and cuda_graph:
         raise ConfigError("a CUDA graph holds the network alone; leave out artifacts and from_pixels.")
     common = {"--size": f"{size[0]}x{size[1]}", "--batch": str(batch), "--device": device}
@@ -176,7 +176,7 @@ def benchmark(
 
 def _check(name: str) -> None:
     """Here, before any process is started: CheckpointError and ConfigError."""
-    if Path(name).suffix in ARTIFACTS:
+    if is_timed(name):
         if not Path(name).is_file():
             raise CheckpointError(f"{name}: no such artifact.")
         return

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HsvdetError
+from ..targets import target_of
 from .contender import Contender
 
-ARTIFACTS = (".onnx", ".xml")
+
+def is_timed(name: str) -> bool:
+    """Whether it is an artifact of a runtime whose threads can be set: others cannot be compared."""
+    target = target_of(name)
+    return target is not None and target.threads
 
 
 def main() -> None:
@@ -35,7 +40,7 @@ def main() -> None:
     try:
         if arguments.model is None:
             contender.serve(**_peak(arguments))
-        elif Path(arguments.model).suffix in ARTIFACTS:
+        elif is_timed(arguments.model):
             contender.serve(**_artifact(arguments))
         else:
             contender.serve(**_detector(arguments))
@@ -104,7 +109,7 @@ def _artifact(arguments) -> dict[str, Any]:
     runner = runtime.load(arguments.model, threads=arguments.threads)
     image = np.random.default_rng(0).integers(0, 255, (*arguments.size, 3), dtype=np.uint8)
     pixels = [image] * arguments.batch
-    how = {".onnx": "ONNX Runtime", ".xml": "OpenVINO"}[Path(arguments.model).suffix]
+    how = target_of(arguments.model).title
     threads = f" ({arguments.threads} threads)" if arguments.threads else ""
     return {
         "name": Path(arguments.model).name,

@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from ..files import write_atomically
 from ..loading import load
 from ..runtime.artifact import ArtifactHeader, certificate_files, write_header
+from ..targets import TARGETS
 from . import reasons
 from .agreement import Agreement, Candidates, Found, Rules, compare, failure
 from .average_precision import average_precision
@@ -283,7 +284,5 @@ def _write(
 
 
 def _versions(target: str) -> dict[str, str]:
-    names = {"onnx": ["onnx", "onnxruntime"], "openvino": ["openvino"], "executorch": ["executorch"]}.get(
-        target, []
-    )
-    return {name: metadata.version(name) for name in ["hsvdet", "torch", *names]}
+    names = dict.fromkeys(["hsvdet", "torch", *TARGETS[target].runs])
+    return {name: metadata.version(name) for name in names}

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from ..targets import RUNNABLE, listed
 from .answer import Answer
 from .options import Checkpoint, Json
 
 
 def certify(
     artifact: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", help="What `hsvdet export` wrote: .onnx, .xml, ...")
+        str, typer.Argument(metavar="ARTIFACT", help=f"What `hsvdet export` wrote: {listed(RUNNABLE)}.")
     ],
     checkpoint: Checkpoint,
     data: Annotated[

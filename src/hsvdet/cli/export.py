@@ -7,23 +7,13 @@ from typing import Annotated
 
 import typer
 
+from ..targets import PRECISIONS, TARGETS
 from .answer import Answer
 from .options import Checkpoint, Iou, Json, MaxDetections, Size
 
-
-class Target(StrEnum):
-    onnx = "onnx"
-    openvino = "openvino"
-    tensorrt = "tensorrt"
-    coreml = "coreml"
-    executorch = "executorch"
-
-
-class ArtifactPrecision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    int8 = "int8"
+Target = StrEnum("Target", {name: name for name in TARGETS})
+ArtifactPrecision = StrEnum("ArtifactPrecision", {name: name for name in PRECISIONS})
+_FULL = ArtifactPrecision("fp32")
 
 
 def export(
@@ -36,7 +26,7 @@ def export(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="The smallest canvas for each image, not one of --size.")
     ] = False,
-    precision: Annotated[ArtifactPrecision, typer.Option(help="Of the trunk.")] = ArtifactPrecision.fp32,
+    precision: Annotated[ArtifactPrecision, typer.Option(help="Of the trunk.")] = _FULL,
     calibrate: Annotated[
         str | None, typer.Option(metavar="DATA", help="Your images, for int8: a data set.")
     ] = None,

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from os import PathLike
@@ -20,38 +21,18 @@ from ..data.dataset import DetectionData
 from ..data.read import read_data
 from ..detector import Detector
 from ..errors import ConfigError, SaveError
-from ..files import write_atomically
 from ..layers.selection import selectors_of
 from ..loading import load
-from ..runtime.artifact import ArtifactHeader, hand_over, parts, rejected_path, set_onnx_header, write_header
-from ..runtime.runner import SUFFIXES as RUNNABLE
+from ..runtime.artifact import ArtifactHeader, hand_over, parts, rejected_path, write_header
+from ..targets import PRECISIONS, RUNNABLE, TARGETS, Target
 from .graph import ExportGraph
 
 if TYPE_CHECKING:
-    import onnx
-
     from ..certificate import Certificate
 
 # Detections down to this score are in every artifact; those over --score are counted. So the threshold can be
 # lowered without a new export, and AP be measured on the artifact itself.
 FLOOR = 0.001
-
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-
-SUFFIXES = {
-    "onnx": ".onnx",
-    "openvino": ".xml",
-    "tensorrt": ".engine",
-    "coreml": ".mlpackage",
-    "executorch": ".pte",
-}
-_PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "onnxruntime", "openvino"),
-    "tensorrt": ("onnx", "onnxscript", "onnxruntime", "tensorrt"),
-    "coreml": ("coremltools",),
-    "executorch": ("executorch",),
-}
 
 
 @dataclass(frozen=True)
@@ -110,21 +91,21 @@ def export(
 ) -> ExportReport:
     """Write an artifact that takes uint8 images of any size and gives detections in their pixels (docs/export.md).
 
-    detector: or the path of a checkpoint. to: onnx, openvino, tensorrt, coreml or executorch. out: beside the
+    detector: or the path of a checkpoint. to: a name of targets.py. out: beside the
     checkpoint if not given. size: (height, width) of the network's input, instead of the detector's own. dynamic:
     every image gets the smallest canvas it fits, as in `Detector`, instead of one of `size`; models that resize
-    by the shorter side always do. precision: fp32, bf16 (OpenVINO), fp16 or int8. calibrate: a data set, for int8;
-    fp16 measures on it, or else on drawn scenes, which layers come near its largest number. data: what the
-    certificate is made with; if not given, `calibrate` for int8, else drawn scenes. score: what a detection must
-    pass to be counted; weaker ones down to 0.001 follow it. iou: of the suppression. max_detections: of an image,
+    by the shorter side always do. precision: fp32, bf16, fp16 or int8, where the target has it. calibrate: a data
+    set, for int8; fp16 measures on it, or else on drawn scenes, which layers come near its largest number. data:
+    what the certificate is made with; if not given, `calibrate` for int8, else drawn scenes. score: what a detection
+    must pass to be counted; weaker ones down to 0.001 follow it. iou: of the suppression. max_detections: of an image,
     the model's own number if not given. certify: compare the artifact with the detector and write its certificate;
     one that differs is not handed over, it stays NAME.rejected.SUFFIX.
 
     Written atomically. Raises CheckpointError, ConfigError, DataError and SaveError.
     """
     started = time.monotonic()
-    _check(to, precision, calibrate, score, iou, max_detections)
-    path = _path(detector, to, out)
+    target = _check(to, precision, calibrate, score, iou, max_detections)
+    path = _path(detector, target, out)
     if not isinstance(detector, Detector):
         detector = load(detector)
     if size is not None:
@@ -132,11 +113,10 @@ def export(
         detector = dataclasses.replace(detector, preprocess=preprocess)
     _check_selector(detector)
     notes = []
-    one_shape = to in ("coreml", "executorch")
-    if one_shape and (dynamic or detector.preprocess.resize == "shortest"):
+    if target.one_canvas and (dynamic or detector.preprocess.resize == "shortest"):
         raise ConfigError(
-            f"{to} programs have one canvas; with --dynamic, and where images are resized by their shorter side, it"
-            " depends on the image. ONNX and OpenVINO have such canvases."
+            f"{target.title} programs have one canvas; with --dynamic, and where images are resized by their shorter"
+            " side, it depends on the image. ONNX Runtime and OpenVINO have such canvases."
         )
     if detector.preprocess.resize == "shortest" and not dynamic:
         dynamic = True
@@ -145,7 +125,9 @@ def export(
     reading = models.find(detector.name).reading
     floor = min(FLOOR, score) if reading.suppresses else 0.0
     most = reading.max_detections if max_detections is None else max_detections
-    graph = ExportGraph(detector, score=score, floor=floor, iou=iou, max_detections=most, portable=one_shape)
+    graph = ExportGraph(
+        detector, score=score, floor=floor, iou=iou, max_detections=most, portable=target.one_canvas
+    )
     header = ArtifactHeader(
         **detector.header(),
         target=to,
@@ -159,17 +141,20 @@ def export(
         versions={package: version(package) for package in ("hsvdet", "torch")},
         float32=_kept_in_float32(graph, detector, precision, images, dynamic),
     )
-    certified = certify and SUFFIXES[to] in RUNNABLE
+    certified = certify and target in RUNNABLE
     written = rejected_path(path) if certified else path
     try:
-        _write(written, graph, detector, header, images)
+        build = import_module(f".export_{target.name}", __package__).build
+        build(written, graph, detector.preprocess, header, images)
+        if not target.holds_header:
+            write_header(written, header)
     except OSError as error:
         raise SaveError(f"{path}: could not be written: {error.strerror or error}.") from None
     if header.float32 and precision == "fp16":
         notes.append(f"float32 because of large values: {', '.join(header.float32)}.")
     certificate = None
     if not certified:
-        why = f"hsvdet does not run {to} artifacts" if certify else "it was not asked for"
+        why = f"hsvdet does not run {target.title} artifacts" if certify else "it was not asked for"
         notes.append(f"Not certified: {why}. Nothing has compared its detections with the detector's.")
     else:
         from ..certificate import certify as compare
@@ -182,40 +167,50 @@ def export(
     return ExportReport(str(written), header, _bytes(written), seconds, certificate, tuple(notes))
 
 
-def _check(to: str, precision: str, calibrate, score: float, iou: float, max_detections: int | None) -> None:
-    if to not in SUFFIXES:
-        raise ConfigError(f"to expects one of {', '.join(SUFFIXES)}; got {to!r}.")
+def _check(
+    to: str,
+    precision: str,
+    calibrate: DetectionData | str | PathLike[str] | None,
+    score: float,
+    iou: float,
+    max_detections: int | None,
+) -> Target:
+    if to not in TARGETS:
+        raise ConfigError(f"to expects one of {', '.join(TARGETS)}; got {to!r}.")
     if precision not in PRECISIONS:
         raise ConfigError(f"precision expects one of {', '.join(PRECISIONS)}; got {precision!r}.")
     if precision == "int8" and calibrate is None:
         raise ConfigError("int8 is calibrated on your images, and none were given: --calibrate DATA.")
-    if precision != "fp32" and to in ("coreml", "executorch"):
+    target = TARGETS[to]
+    if precision not in target.precisions:
+        others = " and ".join(other.title for other in TARGETS.values() if precision in other.precisions)
         raise ConfigError(
-            f"{to} is exported in fp32 only; got {precision}. ONNX and OpenVINO have {precision}."
+            f"{target.title} artifacts are exported in {', '.join(target.precisions)}; got {precision}, which"
+            f" {others} can have."
         )
-    if precision == "bf16" and to != "openvino":
-        raise ConfigError(f"bf16 is how OpenVINO computes on CPUs; for {to} take fp16.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):
         raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
     if max_detections is not None and max_detections < 1:
         raise ConfigError(f"max_detections expects a number from 1 on; got {max_detections}.")
-    missing = [package for package in _PACKAGES[to] if find_spec(package) is None]
+    missing = [package for package in target.packages if find_spec(package) is None]
     if missing:
         raise ConfigError(
             f"Export to {to} needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
+    return target
 
 
-def _path(detector: Detector | str | PathLike[str], to: str, out: str | PathLike[str] | None) -> Path:
-    suffix = SUFFIXES[to]
+def _path(detector: Detector | str | PathLike[str], target: Target, out: str | PathLike[str] | None) -> Path:
     if out is None:
         if isinstance(detector, Detector):
-            return Path(f"{detector.name}{suffix}")
-        return Path(detector).with_suffix(suffix)
+            return Path(f"{detector.name}{target.suffix}")
+        return Path(detector).with_suffix(target.suffix)
     path = Path(out)
-    if path.suffix != suffix:
-        raise ConfigError(f"{path}: {to} artifacts are called NAME{suffix}. Choose such a name with --out.")
-    if path.is_dir() and to != "coreml":
+    if path.suffix != target.suffix:
+        raise ConfigError(
+            f"{path}: {target.title} artifacts are called NAME{target.suffix}. Choose such a name with --out."
+        )
+    if path.is_dir() and not target.folder:
         raise SaveError(f"{path}: a folder is in the way. Choose another name with --out.")
     return path
 
@@ -262,56 +257,6 @@ def _graph_input(detector: Detector, image: np.ndarray, minimal: bool) -> tuple[
     """One image as `ExportGraph` takes it."""
     canvas, content = detector.preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal)
     return detector.preprocess.normalise(canvas)[None], torch.tensor(content), torch.tensor(image.shape[:2])
-
-
-def _write(
-    path: Path, graph: ExportGraph, detector: Detector, header: ArtifactHeader, images: Sequence[np.ndarray]
-) -> None:
-    match header.target:
-        case "onnx":
-            model = _onnx(graph, detector, header)
-            if header.precision == "int8":
-                from .quantise import quantise_onnx
-
-                model = quantise_onnx(model, images, header.float32)
-            set_onnx_header(model, header)
-            write_atomically(path, model.SerializeToString())
-        case "openvino":
-            from .export_openvino import to_openvino, write_openvino
-
-            model = to_openvino(_onnx(graph, detector, header))
-            if header.precision == "int8":
-                from .quantise import quantise_openvino
-
-                model = quantise_openvino(model, images, header.float32)
-            write_openvino(path, model, header)
-        case "tensorrt":
-            from .export_tensorrt import to_tensorrt
-
-            model = _onnx(graph, detector, header)
-            if header.precision == "int8":
-                from .quantise import quantise_onnx
-
-                model = quantise_onnx(model, images, header.float32)
-            write_atomically(path, to_tensorrt(model, detector.preprocess.size))
-            write_header(path, header)
-        case "coreml":
-            from .export_mobile import write_coreml
-
-            write_coreml(path, graph, detector.preprocess, header)
-            write_header(path, header)
-        case "executorch":
-            from .export_mobile import to_executorch
-
-            write_atomically(path, to_executorch(graph, detector.preprocess))
-            write_header(path, header)
-
-
-def _onnx(graph: ExportGraph, detector: Detector, header: ArtifactHeader) -> onnx.ModelProto:
-    from .export_onnx import to_onnx
-
-    float32 = header.float32 if header.precision == "fp16" else None
-    return to_onnx(graph, detector.preprocess, dynamic=header.dynamic, half_but=float32)
 
 
 def _bytes(path: Path) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,10 +15,43 @@ import torch
 from onnxscript import opset18 as op
 from torch.export import Dim
 
+from ..files import write_atomically
 from ..preprocess import Preprocess
+from ..runtime.artifact import ArtifactHeader, set_onnx_header
 from .graph import CANDIDATES, ExportGraph, Rows
 from .graph_canvas import OPSET, canvas_graph
 from .graph_half import to_half
+
+
+def build(
+    path: Path,
+    graph: ExportGraph,
+    preprocess: Preprocess,
+    header: ArtifactHeader,
+    images: Sequence[np.ndarray],
+) -> None:
+    """The artifact. images: to calibrate on, for int8. Raises OSError."""
+    model = quantised(graph, preprocess, header, images)
+    set_onnx_header(model, header)
+    write_atomically(path, model.SerializeToString())
+
+
+def quantised(
+    graph: ExportGraph, preprocess: Preprocess, header: ArtifactHeader, images: Sequence[np.ndarray]
+) -> onnx.ModelProto:
+    """`to_onnx` in the precision of the header, int8 included."""
+    model = in_floats(graph, preprocess, header)
+    if header.precision != "int8":
+        return model
+    from .quantise import quantise_onnx
+
+    return quantise_onnx(model, images, header.float32)
+
+
+def in_floats(graph: ExportGraph, preprocess: Preprocess, header: ArtifactHeader) -> onnx.ModelProto:
+    """`to_onnx` in float32, or for a header of fp16 in that."""
+    half_but = header.float32 if header.precision == "fp16" else None
+    return to_onnx(graph, preprocess, dynamic=header.dynamic, half_but=half_but)
 
 
 def to_onnx(

@@ -5,31 +5,39 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..preprocess import Preprocess
 from ..runtime.artifact import KEY, ArtifactHeader
+from .graph import ExportGraph
+from .telemetry import unreported
 
 if TYPE_CHECKING:
     import onnx
     import openvino
 
 
-@contextmanager
-def unreported() -> Iterator[None]:
-    """OpenVINO's converter and NNCF report each use to their makers over the network, except from CI jobs."""
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CI"]
-        else:
-            os.environ["CI"] = before
+def build(
+    path: Path,
+    graph: ExportGraph,
+    preprocess: Preprocess,
+    header: ArtifactHeader,
+    images: Sequence[np.ndarray],
+) -> None:
+    """The artifact. images: to calibrate on, for int8. Raises OSError."""
+    from .export_onnx import in_floats
+
+    model = to_openvino(in_floats(graph, preprocess, header))
+    if header.precision == "int8":
+        from .quantise import quantise_openvino
+
+        model = quantise_openvino(model, images, header.float32)
+    write_openvino(path, model, header)
 
 
 def to_openvino(model: onnx.ModelProto) -> openvino.Model:

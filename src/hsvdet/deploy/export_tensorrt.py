@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import ConfigError
+from ..files import write_atomically
+from ..preprocess import Preprocess
+from ..runtime.artifact import ArtifactHeader
+from .graph import ExportGraph
 
 if TYPE_CHECKING:
     import onnx
@@ -12,6 +20,19 @@ if TYPE_CHECKING:
 # Images that one call may hold, and their sides in pixels: least, usual, most.
 _BATCH = (1, 1, 16)
 _SIDES = (32, None, 4320)  # usual: the network's own
+
+
+def build(
+    path: Path,
+    graph: ExportGraph,
+    preprocess: Preprocess,
+    header: ArtifactHeader,
+    images: Sequence[np.ndarray],
+) -> None:
+    """The artifact. images: to calibrate on, for int8. Raises OSError, and ConfigError as `to_tensorrt`."""
+    from .export_onnx import quantised
+
+    write_atomically(path, to_tensorrt(quantised(graph, preprocess, header, images), preprocess.size))
 
 
 def to_tensorrt(model: onnx.ModelProto, size: tuple[int, int]) -> bytes:

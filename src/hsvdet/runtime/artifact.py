@@ -9,14 +9,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 from ..errors import CheckpointError
+from ..targets import target_of
+
+# uint8 [B, H, W, 3] to boxes, scores, labels, count, as the artifact gives them.
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 FORMAT = 2  # 1 had `limit` for `max_detections`
 KEY = "hsvdet"
@@ -201,7 +207,9 @@ def hand_over(path: Path) -> None:
 
 def parts(path: Path) -> list[Path]:
     """The files an artifact consists of: its own, and what it cannot be used without. Not all need be there."""
-    return [path, path.with_suffix(".bin") if path.suffix == ".xml" else sidecar(path)]
+    target = target_of(path)
+    beside = target.beside if target is not None else None
+    return [path, path.with_suffix(beside) if beside else sidecar(path)]
 
 
 def certificate_files(path: Path) -> tuple[Path, Path]:

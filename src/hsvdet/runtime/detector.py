@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,11 +13,12 @@ from ..data.pixels import read_pixels
 from ..detector import Detector
 from ..errors import ConfigError
 from ..structures import Detections
-from .runner import SUFFIXES, Runner, load
+from ..targets import RUNNABLE, target_of
+from .runner import Runner, load
 
 
 def is_artifact(detector: Detector | str | PathLike[str]) -> bool:
-    return not isinstance(detector, Detector) and Path(detector).suffix in SUFFIXES
+    return not isinstance(detector, Detector) and target_of(detector) in RUNNABLE
 
 
 def refuse(path: str | PathLike[str], **options: bool) -> None:

@@ -1,0 +1,40 @@
+"""NAME.pte through executorch, whose Python runtime brings PyTorch with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CheckpointError, ConfigError
+from .artifact import ArtifactHeader, Run, read_header
+
+
+def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
+    try:
+        import torch
+        from executorch.runtime import Runtime
+    except ImportError:
+        raise ConfigError(
+            f"{path}: an ExecuTorch artifact needs executorch: pip install executorch"
+        ) from None
+    from ..preprocess import Preprocess
+
+    header = read_header(path)
+    preprocess = Preprocess(**{**header.preprocess, "size": header.size})
+    try:
+        detect = Runtime.get().load_program(path).load_method("forward")
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: not an ExecuTorch program that can be run ({reason}).") from None
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        size = torch.tensor(images.shape[1:3])
+        rows = []
+        for image in images:  # the program's shapes are fixed, and so is a batch of one
+            canvas, content = preprocess.place(torch.from_numpy(image).permute(2, 0, 1))
+            outputs = detect.execute([canvas[None].float(), torch.tensor(content), size])
+            rows.append([output.numpy().copy() for output in outputs])  # the program's own memory otherwise
+        return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+    return run, header
