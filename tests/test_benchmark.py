@@ -152,14 +152,14 @@ def test_soft_nms_is_the_papers_algorithm_and_with_a_hard_step_torchvisions_nms(
     found = soft_nms(Candidates(boxes, scores, labels, torch.arange(60)), decay, score=0.05, most=50)
     if factor is None:
         kept = batched_nms(boxes.double(), scores, labels, 0.4)
-        assert found.index.tolist() == kept[scores[kept] > 0.05].tolist()
+        assert found.rows.tolist() == kept[scores[kept] > 0.05].tolist()
         return
     expected = soft_nms_by_loops(boxes, scores.tolist(), labels.tolist(), factor, 0.05, 50)
-    assert found.index.tolist() == [n for _, n in expected] and len(expected) > 20
+    assert found.rows.tolist() == [n for _, n in expected] and len(expected) > 20
     torch.testing.assert_close(
         found.scores, torch.tensor([score for score, _ in expected], dtype=torch.float64)
     )
-    assert torch.equal(found.boxes, boxes[found.index])
+    assert torch.equal(found.boxes, boxes[found.rows])
 
 
 def test_suppression_is_timed_on_drawn_scenes_without_data(tiny_checkpoint):

@@ -340,8 +340,9 @@ def test_slot_maps_hold_every_box_of_a_data_set(tmp_path):
     seen = watch(detector, noise(60, 60), score=0.0, iou=0.7)
     one = int(np.argmin(maps.aspects))
     np.testing.assert_allclose(maps.boxes[one], seen.output.answer.boxes[0].numpy(), atol=1e-4)
-    with pytest.raises(ConfigError, match="no query slots"):
-        hsvdet.explain(tiny("hsv-det-n"), [], tmp_path / "out2", data=tmp_path / "val.json")
+    for name in ("hsv-det-n", "hsv-det-n-dedup"):
+        with pytest.raises(ConfigError, match="no query slots"):
+            hsvdet.explain(tiny(name), [], tmp_path / "out2", data=tmp_path / "val.json")
 
 
 def test_only_results_of_an_earlier_run_are_replaced(tmp_path):

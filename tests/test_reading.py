@@ -93,7 +93,7 @@ def test_where_scores_are_all_1_the_logits_decide():
         (TopPairs(), False, [1, 0, 0, 2, 2], [1, 1, 0, 1, 0]),
     ):
         chosen = reading.chosen(given, SIZE, Thresholds(0.5, 0.7, 300, multi_label))
-        assert chosen.index.tolist() == index and chosen.labels.tolist() == labels
+        assert chosen.rows.tolist() == index and chosen.labels.tolist() == labels
 
 
 def test_classes_do_not_suppress_one_another_however_many_boxes_begin_below_0():

@@ -28,12 +28,12 @@ _FEW, _FEW_ON_GPU = 1_000, 25_000
 
 class Candidates(NamedTuple):
     """Pairs of a prediction and a class of one image. boxes: [N, 4] float32 xyxy, pixels of the original, also beyond
-    its edges. scores: [N]. labels: [N] int64. index: [N] int64 in 0..Q-1, whose box it is."""
+    its edges. scores: [N]. labels: [N] int64. rows: [N] int64 in 0..Q-1, of which of the Q predictions it is."""
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    index: Tensor
+    rows: Tensor
 
     def inside(self, size: tuple[int, int]) -> Candidates:
         """Those that lie in an image of `size` (height, width) at all, cut off at its edges."""
@@ -175,7 +175,7 @@ class Suppressed(Reading):
     def chosen(self, prediction: Prediction, size: tuple[int, int], wanted: Thresholds) -> Candidates:
         found = self.candidates(prediction, size, score=wanted.score, multi_label=wanted.multi_label)
         # Logits say which is stronger, here and in a graph: sigmoids are all 1 from 17 on. Of equals the first stays.
-        strength = prediction.logits[found.index, found.labels].float()
+        strength = prediction.logits[found.rows, found.labels].float()
         order = strength.sort(descending=True, stable=True).indices
         found = Candidates(*(part[order] for part in found))
         keep = non_maximum_suppression(found.boxes, found.scores, found.labels, wanted.iou)

@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    count: Tensor
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]: the name is the artifact's
 
 
 class ExportGraph(nn.Module):
@@ -84,8 +84,8 @@ class ExportGraph(nn.Module):
         boxes, labels = boxes.where(real.unsqueeze(-1), 0.0), labels.where(real, -1)
         count = (scores > self.score).sum(-1)
         # What sorting and suppression make of NaN is each runtime's own; a sum keeps it.
-        total = sum(part.transpose(1, 2).float().sum((1, 2)).abs() for part in output.undecoded)
-        finite = total < _FINITE
+        sums = [part.transpose(1, 2).float().sum((1, 2)).abs() for part in output.undecoded]
+        finite = torch.stack(sums).sum(0) < _FINITE
         return Rows(boxes, scores.where(finite.unsqueeze(-1), torch.nan), labels, count.where(finite, -1))
 
     def _padding(self, canvas: Tensor, content: Tensor) -> Tensor | None:

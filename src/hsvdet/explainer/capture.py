@@ -81,7 +81,7 @@ def watch(detector: Detector, image: Tensor, name: str = "the image", *, score: 
     chosen = reading.chosen(alone, size, wanted)
     if not len(chosen.scores):
         chosen = reading.chosen(alone, size, wanted._replace(score=0.0))
-    predictions = chosen.index.cpu().numpy()
+    predictions = chosen.rows.cpu().numpy()
     _, first = np.unique(predictions, return_index=True)  # a query may answer with several classes
     first.sort()
     found = Detections(*(part.cpu()[torch.from_numpy(first)] for part in chosen[:3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import models
 from ..draw import class_colour
 from ..structures import DenseOutput
 from .scene import Drawing, Scene, rounded
@@ -13,7 +14,7 @@ _COLOURS = (1, 0, 6)  # of class_colour's: blue, orange, pink
 def draw_cells(scene: Scene, output: DenseOutput) -> Drawing:
     view = scene.seen.view
     anchors, strides = output.anchors.cpu().numpy(), output.strides.cpu().numpy()
-    scores = output.answer.logits[0].float().sigmoid().amax(-1).cpu().numpy()
+    scores = models.find(scene.model).reading.best(output.answer.logits[0])[0].cpu().numpy()
     levels = [int(stride) for stride in dict.fromkeys(strides.tolist())]
     colours = {stride: class_colour(_COLOURS[number % 3]) for number, stride in enumerate(levels)}
     cells = {stride: (view.canvas[0] // stride, view.canvas[1] // stride) for stride in levels}

@@ -18,6 +18,7 @@ from ..detector import Detector
 from ..devices import default_workers, move
 from ..draw import printable
 from ..errors import ConfigError
+from ..structures import QueryOutput
 
 SMALL = 96**2 / (640 * 480)  # of the picture: where COCO's large objects begin, on its usual picture
 _BATCH = 8
@@ -54,10 +55,6 @@ def slot_maps(
     detector: Detector, data: DetectionData | str | os.PathLike[str], split: str, score: float
 ) -> SlotMaps:
     """Raises ConfigError for a detector without queries, and DataError."""
-    if isinstance(detector.config, models.YoloV8Config):
-        raise ConfigError(
-            f"{detector.name} has a dense head and no query slots, so --data has nothing to map. Leave it out."
-        )
     if not isinstance(data, DetectionData):
         data = read_data(data, split)
     loader = EvaluationLoader(
@@ -68,6 +65,10 @@ def slot_maps(
     for batch in loader:
         batch = move(batch, detector.device, detector.preprocess)
         output = net(batch.images, batch.padding)
+        if not isinstance(output, QueryOutput):
+            raise ConfigError(
+                f"{detector.name} has a dense head and no query slots, so --data has nothing to map. Leave it out."
+            )
         answer = output.answer
         scores = reading.scores(answer.logits)
         ranks = output.proposals is not None
