@@ -326,3 +326,21 @@ def test_numbers_out_of_range_are_refused_by_name(numbers):
 def test_a_mosaic_of_images_without_a_common_canvas_is_refused():
     with pytest.raises(ConfigError, match="shortest"):
         Augmentation(mosaic=0.5).check(Preprocess(size=(800, 1333), resize="shortest"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_images_are_resized_to_the_same_bits_on_a_processor_without_wide_vectors(training, monkeypatch):
+    """There torchvision resizes in float32, a grey level off in one pixel of a few hundred."""
+    image = torch.randint(0, 256, (3, 60, 101), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sample = Sample(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), WIDE.info)
+    preprocess = Preprocess(size=(64, 128), antialias=True)
+
+    def resized():
+        if training:
+            return RandomAffine(preprocess=preprocess, scale=0.5)(sample, np.random.default_rng(0)).image
+        return Letterbox(preprocess)(sample).image
+
+    expected = resized()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr("platform.machine", lambda: "unknown")
+    assert torch.equal(resized(), expected)

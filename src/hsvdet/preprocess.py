@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from .errors import ConfigError
 from .structures import Rectangle
@@ -90,7 +90,7 @@ class Preprocess:
         canvas, content = self.geometry(image.shape[-2], image.shape[-1], minimal)
         size = [content.height, content.width]
         if list(image.shape[-2:]) != size:
-            image = F.resize(image, size, antialias=self.antialias)
+            image = resize(image, size, antialias=self.antialias)
         if canvas == (content.height, content.width):
             return image, content
         placed = torch.full((3, *canvas), self.fill, dtype=torch.uint8)
@@ -109,6 +109,17 @@ class Preprocess:
 
     def to_json(self) -> dict:
         return asdict(self)
+
+
+def resize(image: Tensor, size: list[int], *, antialias: bool) -> Tensor:
+    """image: [3, H, W] uint8 to `size` (height, width), bilinear, the same bits on every processor.
+
+    PyTorch resizes uint8 in whole numbers everywhere; torchvision asks it to only where that is fast, and elsewhere
+    resizes in float32, a grey level off here and there. Artifacts resize in whole numbers as well.
+    """
+    # Batch strides that say whether channels come last: torchvision's way of keeping them where they are.
+    batch = image.as_strided((1, *image.shape), (image.numel(), *image.stride()))
+    return F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=antialias)[0]
 
 
 def _round_up(length: int, multiple: int) -> int:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as F
 
 from ..data.dataset import DetectionData, Record
 from ..data.pixels import read_pixels
 from ..data.scenes import generate_scene
+from ..preprocess import resize
 
 _SCENE_SIZES = (
     (320, 480),
@@ -83,7 +83,7 @@ def _made_of(real: Sequence[Probe]) -> list[Probe]:
         name, image = source(i)
         ratio = longer / max(image.shape[:2])
         size = [max(1, round(side * ratio)) for side in image.shape[:2]]
-        pixels = F.resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
+        pixels = resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
         name = f"{name}, resized to {size[0]}x{size[1]}"
         return Probe(name, np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 

@@ -17,10 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from ..boxes import area
-from ..preprocess import Preprocess
+from ..preprocess import Preprocess, resize
 from ..structures import Rectangle, Sample
 
 SMALLEST_SIDE = 2.0  # pixels: a thinner box is no object a network could be asked for
@@ -253,7 +252,7 @@ def _paste(canvas: Tensor, sample: Sample, place: Rectangle, antialias: bool) ->
         piece = piece.permute(1, 2, 0).contiguous().permute(2, 0, 1)
         new_size = [down.end - down.start, across.end - across.start]
         if list(piece.shape[1:]) != new_size:
-            piece = F.resize(piece, new_size, antialias=antialias)
+            piece = resize(piece, new_size, antialias=antialias)
         top, bottom = max(down.start, 0), min(down.end, canvas.shape[1])
         left, right = max(across.start, 0), min(across.end, canvas.shape[2])
         canvas[:, top:bottom, left:right] = piece[
