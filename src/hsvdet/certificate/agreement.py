@@ -1,54 +1,23 @@
 """Whether two runs of one detector on one image agree: detections one to one, and every difference explained.
 
-Rounding moves scores and boxes a little, and three decisions turn a little into a detection more or less: the
-score threshold, suppression (which of two overlapping boxes is stronger; whether they overlap too much), and the
-largest number of detections. A detection that is missing or too many is a *tie* only where one of these was decided by
-less than the tolerance, as the reference's own candidates show; otherwise it is a difference.
+A detection that one run has and the other has not is a *tie* where the reference's own answer turns over within the
+rounding (ties.py); otherwise it is a difference.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from ..data.overlap import overlaps
+from .matching import Found, Nearness, assign, relative_error
+from .ties import Candidates, Rounding, Rules, faults
 from .tolerance import Tolerance
 
 _SAME_OBJECT = 0.5  # IoU from which two boxes are about one object: what differs is said of the two together
 
 Kind = Literal["missing", "extra", "class", "box", "score", "order", "not finite", "label", "failed"]
-
-
-class Found(NamedTuple):
-    """Detections of one image as numpy arrays. boxes: [N, 4] xyxy original pixels, scores: [N], labels: [N]."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-
-class Candidates(NamedTuple):
-    """What the reference chose its detections from: every pair of a query and a class above the threshold, before
-    suppression. As `Found`; query: [M], whose box it is."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    query: np.ndarray
-
-
-class Rules(NamedTuple):
-    """How candidates become detections. score: threshold. iou: above it the weaker of two boxes of a class is
-    suppressed; None for no suppression. max_detections: of an image. one_class: a query answers with its best class
-    only. scale: (y, x) pixels of the network's input per pixel of the image."""
-
-    score: float
-    iou: float | None
-    max_detections: int
-    one_class: bool
-    scale: tuple[float, float]
 
 
 class Difference(NamedTuple):
@@ -63,10 +32,10 @@ class Difference(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """One image. pairs: [P, 2] indices (reference, artifact) of detections that agree. ties: how many others were
-    decided by less than the tolerance. Of all pairs of one object and class: score_error, the largest difference
-    relative to the score; overlap, the smallest IoU, boxes under a pixel left out; displacement, the largest shift
-    of a side, in pixels of the network's input."""
+    """One image. pairs: [P, 2] indices (reference, artifact) of detections that agree. ties: how many others, of
+    either run, rounding explains. Of all pairs of one object and class: score_error, the largest difference relative
+    to the score; overlap, the smallest IoU, boxes under a pixel left out; displacement, the largest shift of a side,
+    in pixels of the network's input."""
 
     reference: Found
     artifact: Found
@@ -84,45 +53,67 @@ class Agreement(NamedTuple):
         return worst, self.score_error, 1 - self.overlap
 
 
+def measured(images: Sequence[Sequence[Nearness]], tolerance: Tolerance) -> Rounding:
+    """By how much detections differ that are the same within the tolerance, at most; so it is never above it.
+    images: the runs of each.
+
+    The image that moves most is left out, if the others have half of the detections: what the network selects inside
+    may have turned over there, and what follows from that is more than rounding.
+    """
+    pairs = np.array([sum(len(near.pairs) for near in runs) for runs in images])
+    score = [max(near.largest(near.score_error) for near in runs) for runs in images]
+    pixels = [max(near.largest(near.displacement) for near in runs) for runs in images]
+    last_bit = float(np.finfo(np.float32).eps)  # is unknown at least
+    return Rounding(
+        max(_without_the_worst(score, pairs), last_bit),
+        min(_without_the_worst(pixels, pairs), tolerance.pixels),
+    )
+
+
+def _without_the_worst(errors: list[float], pairs: np.ndarray) -> float:
+    order = np.argsort(errors)
+    rest = order[:-1] if 2 * pairs[order[:-1]].sum() >= pairs.sum() else order
+    return max((errors[i] for i in rest), default=0.0)
+
+
 def compare(
-    reference: Found,
-    artifact: Found,
-    candidates: Candidates,
-    rules: Rules,
-    tolerance: Tolerance,
-    labels: tuple[str, ...],
+    near: Nearness, candidates: Candidates, rules: Rules, rounding: Rounding, labels: tuple[str, ...]
 ) -> Agreement:
-    """Match the artifact's detections with the reference's, both run with `rules`."""
-    problems = _malformed(artifact, len(labels))
-    if problems:
-        return _without_pairs(reference, artifact, problems)
-    near = _Nearness(reference, artifact, rules, tolerance)
-    pairs = near.agreeing()
-    lost = sorted(set(range(len(reference.scores))) - set(pairs[:, 0].tolist()))
-    new = sorted(set(range(len(artifact.scores))) - set(pairs[:, 1].tolist()))
-    lost_ties, new_ties = _ties(reference, artifact, candidates, rules, tolerance, lost, new)
-    ties = len(lost_ties) + len(new_ties)
-    lost = [i for i in lost if i not in lost_ties]
-    new = [i for i in new if i not in new_ties]
-    same_object = near.same_object(lost, new)
-    differences = [near.describe(i, j, labels) for i, j in same_object]
-    taken = {i for i, _ in same_object}, {j for _, j in same_object}
-    differences += [
-        Difference("missing", i, None, float(reference.scores[i]), _text("missing", reference, i, labels))
-        for i in lost
-        if i not in taken[0]
+    """Of a reference and a well-formed artifact. candidates, rules: what the reference's detections were made of, and
+    how."""
+    reference, artifact, pairs = near.reference, near.artifact, near.pairs
+    lost = np.setdiff1d(np.arange(len(reference.scores)), pairs[:, 0]).tolist()
+    new = np.setdiff1d(np.arange(len(artifact.scores)), pairs[:, 1]).tolist()
+    wrong = _Wrong([], [], [])
+    if lost or new:
+        wrong = _unexplained(near, candidates, rules, rounding, lost)
+    same_object = _same_object(near, lost, new, wrong)
+    seen = [{pair[side] for pair in same_object} for side in (0, 1)]
+    of_candidates = _as_answered(candidates, rules)
+    differences = [
+        *(_between(near, i, j, labels) for i, j in same_object),
+        *(_missing(reference, i, i, labels) for i in wrong.lost if i not in seen[0]),
+        *(_missing(of_candidates, candidate, None, labels) for candidate in wrong.left_out),
+        *(_extra(artifact, j, labels) for j in wrong.extra if j not in seen[1]),
     ]
-    differences += [
-        Difference("extra", None, j, float(artifact.scores[j]), _text("too many", artifact, j, labels))
-        for j in new
-        if j not in taken[1]
-    ]
-    measured = [*map(tuple, pairs), *((i, j) for i, j in same_object if near.same_class[i, j])]
-    i, j = np.array(measured, int).reshape(-1, 2).T
+    ties = len(set(lost) - seen[0] - set(wrong.lost)) + len(set(new) - seen[1] - set(wrong.extra))
+    alike = [*map(tuple, pairs), *((i, j) for i, j in same_object if near.same_class[i, j])]
+    return _agreement(near, alike, ties, differences)
+
+
+def all_ties(near: Nearness) -> Agreement:
+    """Where every detection that has no partner is a tie."""
+    alone = len(near.reference.scores) + len(near.artifact.scores) - 2 * len(near.pairs)
+    return _agreement(near, near.pairs.tolist(), alone, [])
+
+
+def _agreement(near: Nearness, alike: list, ties: int, differences: list[Difference]) -> Agreement:
+    """alike: pairs that errors are measured on."""
+    i, j = np.array(alike, int).reshape(-1, 2).T
     return Agreement(
-        reference,
-        artifact,
-        pairs,
+        near.reference,
+        near.artifact,
+        near.pairs,
         ties,
         tuple(sorted(differences, key=lambda difference: -difference.size)),
         float(near.score_error[i, j].max(initial=0)),
@@ -134,184 +125,118 @@ def compare(
 def failure(reference: Found, what: str) -> Agreement:
     """Of an image that the artifact could not be run on."""
     nothing = Found(*(part[:0] for part in reference))
-    return _without_pairs(reference, nothing, (Difference("failed", None, None, np.inf, what),))
+    return without_pairs(reference, nothing, Difference("failed", None, None, np.inf, what))
 
 
-def _without_pairs(reference: Found, artifact: Found, problems: tuple[Difference, ...]) -> Agreement:
-    return Agreement(reference, artifact, np.zeros((0, 2), int), 0, problems, np.inf, 0.0, np.inf)
+def without_pairs(reference: Found, artifact: Found, problem: Difference) -> Agreement:
+    return Agreement(reference, artifact, np.zeros((0, 2), int), 0, (problem,), np.inf, 0.0, np.inf)
 
 
-def _malformed(found: Found, classes: int) -> tuple[Difference, ...]:
+def malformed(found: Found, classes: int) -> Difference | None:
     """What no detector may answer, whatever the reference says."""
     finite = np.isfinite(found.boxes).all(1) & np.isfinite(found.scores)
     if not finite.all():
         i = int(np.flatnonzero(~finite)[0])
-        return (
-            Difference("not finite", None, i, np.inf, f"{(~finite).sum()} detections are not finite numbers"),
+        return Difference(
+            "not finite", None, i, np.inf, f"{(~finite).sum()} detections are not finite numbers"
         )
     outside = (found.labels < 0) | (found.labels >= classes)
     if outside.any():
         i = int(np.flatnonzero(outside)[0])
-        what = f"label {found.labels[i]} of {classes} classes"
-        return (Difference("label", None, i, np.inf, what),)
+        return Difference("label", None, i, np.inf, f"label {found.labels[i]} of {classes} classes")
     rising = np.flatnonzero(np.diff(found.scores) > 0)
     if len(rising):
         i = int(rising[0])
         what = f"score {found.scores[i + 1]:.4g} comes after {found.scores[i]:.4g}: not the strongest first"
-        return (Difference("order", None, i + 1, np.inf, what),)
-    return ()
+        return Difference("order", None, i + 1, np.inf, what)
+    return None
 
 
-class _Nearness:
-    """All detections of the reference [N] against all of the artifact [M]: matrices [N, M]."""
+class _Wrong(NamedTuple):
+    """What rounding does not explain. lost: detections of the reference that the artifact should have. extra: those of
+    the artifact that it should not. left_out: candidates that the reference did not choose, but would have chosen
+    beside what the artifact has."""
 
-    def __init__(self, reference: Found, artifact: Found, rules: Rules, tolerance: Tolerance):
-        self.reference, self.artifact, self.tolerance = reference, artifact, tolerance
-        a, b = reference.boxes.astype(np.float64), artifact.boxes.astype(np.float64)
-        self.overlap = overlaps(a, b)
-        y, x = rules.scale
-        self.displacement = (np.abs(a[:, None] - b) * (x, y, x, y)).max(-1, initial=0)
-        self.sizeable = ((a[:, 2:] - a[:, :2]) * (x, y) >= 1).all(1)
-        self.score_error = relative_error(reference.scores[:, None], artifact.scores)
-        self.same_class = reference.labels[:, None] == artifact.labels
-        self.same_box = (self.overlap >= 1 - tolerance.box) | (self.displacement <= tolerance.pixels)
-
-    def agreeing(self) -> np.ndarray:
-        """The largest one to one matching within the tolerance, of these the closest."""
-        allowed = self.same_class & self.same_box & (self.score_error <= self.tolerance.score)
-        cost = (1 - self.overlap) + self.score_error
-        return _assign(np.where(allowed, cost, np.inf))
-
-    def same_object(self, lost: list[int], new: list[int]) -> list[tuple[int, int]]:
-        """Those of `lost` and `new` that are about one object, of the same class before any other."""
-        if not lost or not new:
-            return []
-        overlap = self.overlap[np.ix_(lost, new)]
-        other_class = ~self.same_class[np.ix_(lost, new)]
-        cost = np.where(overlap >= _SAME_OBJECT, 1 - overlap + other_class, np.inf)
-        return [(lost[i], new[j]) for i, j in _assign(cost)]
-
-    def describe(self, i: int, j: int, labels: tuple[str, ...]) -> Difference:
-        reference, artifact = self.reference, self.artifact
-        name = labels[int(reference.labels[i])]
-        if not self.same_class[i, j]:
-            kind, size = "class", float(max(reference.scores[i], artifact.scores[j]))
-            what = f"{name} is called {labels[int(artifact.labels[j])]}"
-        elif not self.same_box[i, j]:
-            kind, size = "box", float(1 - self.overlap[i, j])
-            what = (
-                f"{name}: IoU {self.overlap[i, j]:.4f}, a side off by {self.displacement[i, j]:.3g} input px"
-            )
-        else:
-            kind, size = "score", float(abs(reference.scores[i] - artifact.scores[j]))
-            what = f"{name}: score {artifact.scores[j]:.4g} instead of {reference.scores[i]:.4g}"
-        return Difference(kind, i, j, size, what)
+    lost: list[int]
+    extra: list[int]
+    left_out: list[int]
 
 
-def relative_error(expected: np.ndarray, came: np.ndarray) -> np.ndarray:
-    """|difference| over the larger of two scores: an error e of the logit gives at most e, at any confidence."""
-    return np.abs(expected - came) / np.maximum(np.maximum(expected, came), np.finfo(np.float32).tiny)
+def _unexplained(
+    near: Nearness, candidates: Candidates, rules: Rules, rounding: Rounding, lost: list[int]
+) -> _Wrong:
+    pool = _as_answered(candidates, rules)
+    expected, came = (_origins(found, pool, near) for found in (near.reference, near.artifact))
+    # What is odd about the reference itself is no fault of the artifact's.
+    odd, wrong = (faults(chosen, candidates, rules, rounding) for chosen in (expected, came))
+    missing = [candidate for candidate in wrong.missing if candidate not in odd.missing]
+    detection = {candidate: i for i, candidate in enumerate(expected.tolist())}
+    return _Wrong(
+        [i for candidate in missing if (i := detection.get(candidate)) in lost],
+        [j for j in wrong.extra if came[j] < 0 or came[j] not in expected[odd.extra]],
+        [candidate for candidate in missing if candidate not in detection],
+    )
 
 
-def _assign(cost: np.ndarray) -> np.ndarray:
-    """[K, 2] rows and columns: as many finite pairs as possible, then the cheapest. cost: below 3, or inf."""
-    if not np.isfinite(cost).any():
-        return np.zeros((0, 2), int)
-    forbidden = 4.0 * (min(cost.shape) + 1)
-    rows, columns = linear_sum_assignment(np.where(np.isfinite(cost), cost, forbidden))
-    kept = np.isfinite(cost[rows, columns])
-    return np.stack([rows[kept], columns[kept]], 1)
+def _as_answered(candidates: Candidates, rules: Rules) -> Found:
+    return Found(rules.clip(candidates.boxes), candidates.scores, candidates.labels)
 
 
-def _ties(
-    reference: Found,
-    artifact: Found,
-    candidates: Candidates,
-    rules: Rules,
-    tolerance: Tolerance,
-    lost: list[int],
-    new: list[int],
-) -> tuple[set[int], set[int]]:
-    """Which of the reference's detections `lost`, and of the artifact's `new`, another rounding explains."""
-    slack = tolerance.score
-    real = _origins(artifact, candidates, rules, tolerance, new)  # candidates of `new` that there really are
-
-    def at_the_edge(score: float, other: Found) -> bool:
-        cut = rules.score
-        if len(other.scores) >= rules.max_detections:
-            cut = max(cut, float(other.scores[-1]))
-        return score * (1 - slack) <= cut
-
-    lost_ties = {i for i in lost if at_the_edge(reference.scores[i], artifact)}
-    new_ties = {j for j in real if at_the_edge(artifact.scores[j], reference)}
-    if rules.one_class:
-        best: dict[int, float] = {}
-        second: dict[int, float] = {}
-        for query, score in zip(candidates.query.tolist(), candidates.scores.tolist(), strict=True):
-            if score > best.get(query, 0.0):
-                best[query], second[query] = score, best.get(query, 0.0)
-            elif score > second.get(query, 0.0):
-                second[query] = score
-        torn = {query for query in best if second.get(query, 0.0) >= best[query] * (1 - 2 * slack)}
-        own = _origins(reference, candidates, rules, tolerance, lost)
-        lost_ties |= {i for i, found in own.items() if candidates.query[found] in torn}
-        new_ties |= {j for j, found in real.items() if candidates.query[found] in torn}
-    if rules.iou is None:
-        return lost_ties, new_ties
-
-    margin = 2 * tolerance.box
-    boxes, scores, labels = reference
-    mutual = overlaps(boxes, artifact.boxes)
-    same_class = labels[:, None] == artifact.labels
-    while True:
-        before = len(lost_ties) + len(new_ties)
-        for j in set(real) - new_ties:
-            score = artifact.scores[j]
-            # All that keep this box from being a detection of the reference: each must have been a near thing.
-            above = np.flatnonzero(
-                same_class[:, j] & (mutual[:, j] > rules.iou - margin) & (scores >= score * (1 - slack))
-            )
-            if len(above) and all(
-                mutual[i, j] <= rules.iou + margin
-                or i in lost_ties
-                or (i in lost and scores[i] <= score * (1 + 2 * slack))
-                for i in above
-            ):
-                new_ties.add(j)
-        for i in set(lost) - lost_ties:
-            rivals = np.flatnonzero(
-                same_class[i]
-                & (mutual[i] > rules.iou - margin)
-                & (artifact.scores >= scores[i] * (1 - 2 * slack))
-            )
-            # A rival both have did not suppress it in the reference: only an overlap at the edge explains it.
-            if any(j in real if j in new else mutual[i, j] <= rules.iou + margin for j in rivals):
-                lost_ties.add(i)
-        if len(lost_ties) + len(new_ties) == before:
-            return lost_ties, new_ties
-
-
-def _origins(
-    found: Found, candidates: Candidates, rules: Rules, tolerance: Tolerance, which: list[int]
-) -> dict[int, int]:
-    """For those of `which` that are a candidate of the reference, within the tolerance: the closest."""
-    origins = {}
-    y, x = rules.scale
-    for i in which:
-        near = np.flatnonzero(
-            (candidates.labels == found.labels[i])
-            & (relative_error(candidates.scores, found.scores[i]) <= tolerance.score)
-        )
-        if not len(near):
-            continue
-        box = found.boxes[i].astype(np.float64)
-        boxes = candidates.boxes[near].astype(np.float64)
-        overlap = overlaps(box[None], boxes)[0]
-        shift = (np.abs(boxes - box) * (x, y, x, y)).max(1)
-        same = (overlap >= 1 - tolerance.box) | (shift <= tolerance.pixels)
-        if same.any():
-            origins[i] = int(near[np.where(same, overlap, -1).argmax()])
+def _origins(found: Found, pool: Found, near: Nearness) -> np.ndarray:
+    """[M] which candidate each detection is, within the tolerance and one to one; -1 for one that is none."""
+    costs = np.full((len(found.scores), len(pool.scores)), np.inf)
+    for i, row in enumerate(costs):
+        one = Found(*(part[i : i + 1] for part in found))
+        close = relative_error(pool.scores, one.scores) <= near.tolerance.score
+        some = np.flatnonzero(close & (pool.labels == one.labels))
+        row[some] = Nearness(one, Found(*(part[some] for part in pool)), near.scale, near.tolerance).cost[0]
+    some = np.flatnonzero(np.isfinite(costs).any(0))
+    origins = np.full(len(costs), -1)
+    rows, columns = assign(costs[:, some]).T
+    origins[rows] = some[columns]
     return origins
+
+
+def _same_object(near: Nearness, lost: list[int], new: list[int], wrong: _Wrong) -> list[tuple[int, int]]:
+    """Those of `lost` and `new` that are about one object: first where both are wrong, then where one is."""
+    unpaired = np.zeros(near.overlap.shape, bool)
+    unpaired[np.ix_(lost, new)] = True
+    missing = np.isin(np.arange(len(near.reference.scores)), wrong.lost)[:, None]
+    extra = np.isin(np.arange(len(near.artifact.scores)), wrong.extra)
+    found: list[tuple[int, int]] = []
+    for alike in (
+        missing & extra & near.same_class,
+        missing & extra,
+        (missing | extra) & near.same_class,
+    ):
+        cost = np.where(unpaired & alike & (near.overlap >= _SAME_OBJECT), 1 - near.overlap, np.inf)
+        for i, j in assign(cost):
+            found.append((int(i), int(j)))
+            unpaired[i], unpaired[:, j] = False, False
+    return found
+
+
+def _between(near: Nearness, i: int, j: int, labels: tuple[str, ...]) -> Difference:
+    reference, artifact = near.reference, near.artifact
+    name = labels[int(reference.labels[i])]
+    if not near.same_class[i, j]:
+        kind, size = "class", float(max(reference.scores[i], artifact.scores[j]))
+        what = f"{name} is called {labels[int(artifact.labels[j])]}"
+    elif not near.same_box[i, j]:
+        kind, size = "box", float(1 - near.overlap[i, j])
+        what = f"{name}: IoU {near.overlap[i, j]:.4f}, a side off by {near.displacement[i, j]:.3g} input px"
+    else:
+        kind, size = "score", float(abs(reference.scores[i] - artifact.scores[j]))
+        what = f"{name}: score {artifact.scores[j]:.4g} instead of {reference.scores[i]:.4g}"
+    return Difference(kind, i, j, size, what)
+
+
+def _missing(of: Found, at: int, reference: int | None, labels: tuple[str, ...]) -> Difference:
+    return Difference("missing", reference, None, float(of.scores[at]), _text("missing", of, at, labels))
+
+
+def _extra(artifact: Found, j: int, labels: tuple[str, ...]) -> Difference:
+    return Difference("extra", None, j, float(artifact.scores[j]), _text("too many", artifact, j, labels))
 
 
 def _text(what: str, found: Found, i: int, labels: tuple[str, ...]) -> str:

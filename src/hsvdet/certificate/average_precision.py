@@ -14,8 +14,8 @@ from ..data.pixels import read_pixels
 from ..detector import Detector
 from ..evaluate import evaluate_detections
 from ..structures import Detections
-from .agreement import Found
 from .certificate import PrecisionCheck
+from .matching import Found
 from .probes import Probe, spread
 from .reference import Answer, Artifact, Reference, as_found, attempt
 

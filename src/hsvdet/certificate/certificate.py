@@ -31,6 +31,20 @@ class ImageCheck(NamedTuple):
     displacement: float
 
 
+class TieCheck(NamedTuple):
+    """Where the detector's own answer turns over within the rounding, so that either answer is right.
+
+    places: detections of either that the other has not for this reason. share: of all detections of both; most: the
+    share that is borne. score, pixels: the rounding, measured on detections that agree: the largest relative error of
+    a score, and the largest shift of a side, in pixels of the network's input."""
+
+    places: int
+    share: float
+    most: float
+    score: float
+    pixels: float
+
+
 class PrecisionCheck(NamedTuple):
     """Average precision of both on the same annotated images. truth: "annotations", or "detector" where there are
     none: then the detector's own detections are what is to be found, and its AP is 1."""
@@ -66,6 +80,7 @@ class Certificate:
     score: float
     images_from: str
     images: tuple[ImageCheck, ...]
+    ties: TieCheck
     ap: PrecisionCheck
     largest_float16: tuple[str, float] | None
     diverges: Divergence | None
@@ -78,19 +93,21 @@ class Certificate:
         content = dataclasses.asdict(self)
         content["tolerance"] = self.tolerance._asdict()
         content["images"] = [check._asdict() for check in self.images]
+        content["ties"] = self.ties._asdict()
         content["ap"] = {**self.ap._asdict(), "drop": self.ap.drop}
         content["diverges"] = self.diverges and self.diverges._asdict()
         return _plain(content)
 
     def __str__(self) -> str:
         compared = sum(check.agree for check in self.images)
-        ties = sum(check.ties for check in self.images)
         differences = sum(len(check.differences) for check in self.images)
         against = "annotations" if self.ap.truth == "annotations" else "the detector's own detections"
         lines = [
             f"{self.model} as {self.target} {self.precision}: {'certified' if self.passed else 'NOT certified'}",
             f"{len(self.images)} images ({self.images_from}), {compared} detections agree at score"
-            f" {self.score:.3g}, {ties} ties, {differences} differences",
+            f" {self.score:.3g}, {differences} differences",
+            f"{self.ties.places} ties, {self.ties.share:.2%} of the detections (at most {self.ties.most:.0%}): either"
+            f" answer is right within the rounding, {self.ties.score:.2g} of a score and {self.ties.pixels:.2g} px",
         ]
         if self.images:
             lines.append(

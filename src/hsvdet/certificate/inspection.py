@@ -26,19 +26,19 @@ from ..loading import load
 from ..runtime.artifact import ArtifactHeader, certificate_files, write_header
 from ..targets import TARGETS
 from . import reasons
-from .agreement import Agreement, Candidates, Found, Rules, compare, failure
+from .agreement import Agreement
 from .average_precision import average_precision
-from .certificate import Certificate, ImageCheck
+from .certificate import Certificate, ImageCheck, TieCheck
+from .comparison import compare_all
 from .hashes import artifact_sha256, weights_sha256
 from .picture import draw_worst
 from .probes import Probe, probes
-from .reference import Answer, Artifact, Reference, as_found, attempt
+from .reference import Answer, Artifact, Reference
+from .ties import Rounding
 from .tolerance import TOLERANCES, Tolerance
 
 # Detections an image to look at: the score is lowered until there are so many, if need be.
 _WANTED = 20
-# What rounding to 8 bits may do to a detection. Of half of them: the rest may lie nearer to a threshold.
-_ALIKE = TOLERANCES["fp16"]._replace(score=0.2, box=0.2, pixels=1.0)
 
 
 def certify(
@@ -120,14 +120,18 @@ def examine(
     tried = probes(data, images)
     answers = [reference.answer(probe.image) for probe in tried]
     score = _score(reference, answers, header.floor)
-    checked = _compare_all(reference, tried, answers, artifact, score, tolerance)
+    compared = compare_all(reference, [probe.image for probe in tried], answers, artifact, score, tolerance)
     ap = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
-    checks = tuple(_check(probe, agreement) for probe, agreement in zip(tried, checked, strict=True))
-    worst = Worst(*max(zip(tried, checked, strict=True), key=lambda pair: pair[1].badness))
+    checks = tuple(
+        _check(probe, agreement) for probe, agreement in zip(tried, compared.agreements, strict=True)
+    )
+    ties = _ties(checks, compared.rounding, tolerance)
+    worst = Worst(*max(zip(tried, compared.agreements, strict=True), key=lambda pair: pair[1].badness))
     against = [
         *reasons.of_class_map(detector, header),
         *reasons.of_preprocessing(detector, header),
-        *reasons.of_too_little(checks, score, header.floor, tolerance),
+        *reasons.of_too_little(checks, score, header.floor),
+        *reasons.of_ties(ties),
         *reasons.of_differences(checks, worst.probe.name, worst.agreement, tolerance),
         *reasons.of_average_precision(ap, tolerance),
     ]
@@ -141,6 +145,7 @@ def examine(
         score=score,
         images_from="drawn scenes" if data is None else f"the data's split {data.split}",
         images=checks,
+        ties=ties,
         ap=ap,
         largest_float16=None,
         diverges=None,
@@ -173,46 +178,6 @@ def _score(reference: Reference, answers: Sequence[Answer], floor: float) -> flo
     return float(math.sqrt(near[gaps.argmax()] * near[gaps.argmax() + 1]))
 
 
-def _compare_all(
-    reference: Reference,
-    tried: Sequence[Probe],
-    answers: Sequence[Answer],
-    artifact: Artifact,
-    score: float,
-    tolerance: Tolerance,
-) -> list[Agreement]:
-    """Each image alone, then all of them in one call; the worse of the two for each. Where boxes are not judged,
-    the two must still be alike."""
-    labels = reference.detector.labels
-    images = [probe.image for probe in tried]
-    alone = [attempt(artifact, [image], score)[0] for image in images]
-    together = attempt(artifact, images, score)
-    agreements = []
-    for answer, *both in zip(answers, alone, together, strict=True):
-        expected = reference.detections(answer, score)
-        refused = next((came for came in both if isinstance(came, str)), None)
-        if refused is not None:
-            agreements.append(failure(expected, refused))
-            continue
-        candidates = reference.candidates(answer, score * (1 - 2 * tolerance.score))
-        rules = reference.rules(answer, score)
-        if not tolerance.boxes and not _alike(*map(as_found, both), rules, labels):
-            what = "alone the artifact answers otherwise than among other images"
-            agreements.append(failure(expected, what))
-            continue
-        compared = (compare(expected, as_found(came), candidates, rules, tolerance, labels) for came in both)
-        agreements.append(max(compared, key=lambda agreement: agreement.badness))
-    return agreements
-
-
-def _alike(alone: Found, together: Found, rules: Rules, labels: tuple[str, ...]) -> bool:
-    """Whether most detections are the same. Where rounding is coarse, not all need be: a batch may sum in another
-    order, and a sum then fall to the next level."""
-    itself = Candidates(*alone, np.arange(len(alone.scores)))
-    same = len(compare(alone, together, itself, rules, _ALIKE, labels).pairs)
-    return 2 * same >= max(len(alone.scores), len(together.scores))
-
-
 def _check(probe: Probe, agreement: Agreement) -> ImageCheck:
     return ImageCheck(
         probe.name,
@@ -226,6 +191,12 @@ def _check(probe: Probe, agreement: Agreement) -> ImageCheck:
         agreement.overlap,
         agreement.displacement,
     )
+
+
+def _ties(checks: Sequence[ImageCheck], rounding: Rounding, tolerance: Tolerance) -> TieCheck:
+    detections = sum(check.reference + check.artifact for check in checks)
+    places = sum(check.ties for check in checks)
+    return TieCheck(places, places / max(1, detections), tolerance.ties, rounding.score, rounding.pixels)
 
 
 def _sealed(

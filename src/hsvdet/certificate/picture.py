@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..draw import draw_detections, printable
 from ..structures import Detections
-from .agreement import Agreement, Found
+from .agreement import Agreement
+from .matching import Found
 from .probes import Probe
 
 _MARK = (230, 0, 60)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..detector import Detector
 from ..runtime.artifact import ArtifactHeader
 from .agreement import Agreement
-from .certificate import ImageCheck, PrecisionCheck
+from .certificate import ImageCheck, PrecisionCheck, TieCheck
 from .tolerance import Tolerance
 
 # Below this many detections a comparison says nothing.
@@ -39,9 +39,7 @@ def of_preprocessing(detector: Detector, header: ArtifactHeader) -> list[str]:
     ]
 
 
-def of_too_little(
-    checks: Sequence[ImageCheck], score: float, floor: float, tolerance: Tolerance
-) -> list[str]:
+def of_too_little(checks: Sequence[ImageCheck], score: float, floor: float) -> list[str]:
     expected = sum(check.reference for check in checks)
     if expected < _FEWEST:
         return [
@@ -49,13 +47,18 @@ def of_too_little(
             f" {score:.3g}, and the artifact holds none under {floor:g}. Give images in which it finds something"
             " (--data), or train it first"
         ]
-    share = sum(check.agree for check in checks) / expected
-    if tolerance.boxes and share < tolerance.matched and not any(check.differences for check in checks):
-        return [
-            f"only {share:.0%} of {expected} detections can be told apart from ties: too few to say that the rest"
-            " is right"
-        ]
     return []
+
+
+def of_ties(ties: TieCheck) -> list[str]:
+    """A right artifact falls the other way here and there. One that is wrong everywhere by as little as its rounding
+    does so at each place where it can."""
+    if ties.share <= ties.most:
+        return []
+    return [
+        f"{ties.places} detections, {ties.share:.1%}, would be ties within the rounding; with more than"
+        f" {ties.most:.0%} the artifact cannot be told from another detector"
+    ]
 
 
 def of_differences(

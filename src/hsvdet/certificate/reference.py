@@ -12,9 +12,9 @@ from torch import Tensor
 from .. import models
 from ..detector import Detector
 from ..errors import HsvdetError, NonFiniteError
-from ..postprocess import clip, scale_of
 from ..structures import Prediction
-from .agreement import Candidates, Found, Rules
+from .matching import Found
+from .ties import Candidates, Rules
 
 
 class Answer(NamedTuple):
@@ -44,14 +44,20 @@ class Reference:
         self.reading = models.find(detector.name).reading
 
     @torch.inference_mode()
-    def answer(self, image: np.ndarray) -> Answer:
+    def answer(self, image: np.ndarray, *, noise: float = 0.0, seed: int = 0) -> Answer:
+        """noise: the most by which values of the normalised image are off, at random."""
         given = network_input(self.detector, image, self.minimal)
-        answer = self.detector.net.eval()(given.images, given.padding).answer
+        images = given.images
+        if noise:
+            chance = torch.Generator().manual_seed(seed)
+            off = torch.rand(images.shape, generator=chance) * 2 - 1
+            images = images + noise * off.to(images.device)
+        answer = self.detector.net.eval()(images, given.padding).answer
         return Answer(answer, (image.shape[0], image.shape[1]), given.scale)
 
     def rules(self, answer: Answer, score: float) -> Rules:
         iou = self.iou if self.reading.suppresses else None
-        return Rules(score, iou, self.max_detections, self.reading.one_class, answer.scale)
+        return Rules(score, iou, self.max_detections, self.reading.one_class, answer.size, answer.scale)
 
     def detections(self, answer: Answer, score: float) -> Found:
         found = self.reading.detections(
@@ -62,7 +68,6 @@ class Reference:
     def candidates(self, answer: Answer, score: float) -> Candidates:
         alone = Prediction(*(part[0] for part in answer.prediction))
         found = self.reading.candidates(alone, answer.size, score=score)
-        found = found._replace(boxes=clip(found.boxes, scale_of(answer.size, found.boxes)))
         return Candidates(*(part.cpu().numpy() for part in found))
 
 
