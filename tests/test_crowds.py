@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -278,6 +279,20 @@ def test_objects_that_no_detection_is_left_for_are_counted_and_said():
     quiet = evaluate_detections(data, {}, max_detections=140)
     assert quiet.beyond_max_detections == (0, 0) and "an image can have" not in quiet.table()
     assert evaluate_detections(data, {}).max_detections is None
+
+
+def test_every_key_of_metrics_json_is_documented():
+    text = Path(__file__).parents[1].joinpath("docs/evaluation.md").read_text()
+    documented = set(re.findall(r"`(\w+)`", text.split("## metrics.json")[1].split("\n## ")[0]))
+    data, found = crowded_images(0)
+    evaluation = evaluate_detections(data, found, deduplicated=found, suppressed_at=0.7)
+    sides = {f"{what}_{side}" for what in ("ap", "ar") for side in ("small", "medium", "large")}
+    keys = (
+        set(evaluation.to_json()) - sides - {"ar1", "ar10", "ar100"}
+    )  # COCO's twelve, by their first and last
+    assert keys <= documented
+    for rows in ("occlusion", "by_count", "nms_ceiling", "classes"):
+        assert set(evaluation.to_json()[rows][0]) <= documented
 
 
 class Repeating(torch.nn.Module):
