@@ -282,12 +282,11 @@ def test_comparing_nothing_is_a_failure(certified, exported):
 
 
 def test_an_artifact_that_detects_otherwise_does_not_get_its_name(exported, tmp_path, monkeypatch):
-    import hsvdet.deploy.export
     from hsvdet.deploy.export import export
 
     detector, right = exported
     model = copied(right)
-    monkeypatch.setattr(hsvdet.deploy.export, "_onnx", lambda *_: model)
+    monkeypatch.setattr("hsvdet.deploy.export_onnx.quantised", lambda *_: model)
     path = tmp_path / "street.onnx"
     assert export(detector, "onnx", path).path == str(path)
     before = path.read_bytes()
