@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from hsvdet.deploy.export_onnx import suppress_onnx, to_onnx  # noqa: E402
 from hsvdet.deploy.graph import ExportGraph  # noqa: E402
 from hsvdet.deploy.graph_canvas import canvas_graph  # noqa: E402
 from hsvdet.deploy.graph_half import layers_near_overflow, to_half  # noqa: E402
+from hsvdet.deploy.on_canvas import OnCanvas  # noqa: E402
 from hsvdet.deploy.suppression import suppress  # noqa: E402
 from hsvdet.runtime import artifact  # noqa: E402
 
@@ -336,6 +338,35 @@ def test_layers_whose_values_would_overflow_float16_are_found():
     inputs = torch.rand(1, 3, *SIZE), torch.tensor([0, 0, 96, 64]), torch.tensor([64, 96])
     found = layers_near_overflow(graph, [inputs])
     assert {"net.stage2.0.conv", "net.stage2.1.split.conv"} <= set(found) and "net.stem.conv" not in found
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_an_executorch_program_reads_the_canvas_row_by_row(resize, tmp_path, monkeypatch):
+    """Whatever strides a tensor has; a resized image that fills its canvas keeps those of an image file."""
+    detector = lively("yolov8-n", THIN, resize=resize)
+    graph = ExportGraph(detector, score=0.25, floor=0.001, iou=0.7, max_detections=120, portable=True)
+    program = OnCanvas(graph, detector.preprocess).eval()
+
+    class Program:  # as executorch.runtime has it, which is not installed here
+        def load_program(self, path):
+            return self
+
+        def load_method(self, name):
+            return self
+
+        @torch.inference_mode()
+        def execute(self, inputs):
+            return program(*(x.as_strided(x.shape, torch.empty(x.shape).stride()) for x in inputs))
+
+    package, module = ModuleType("executorch"), ModuleType("executorch.runtime")
+    module.Runtime = SimpleNamespace(get=Program)
+    monkeypatch.setitem(sys.modules, "executorch", package)
+    monkeypatch.setitem(sys.modules, "executorch.runtime", module)
+    (tmp_path / "a.pte").write_bytes(b"")
+    artifact.write_header(tmp_path / "a.pte", header_of(detector, target="executorch"))
+    for image in (photograph(64, 96), photograph(50, 40)):
+        found = runtime.load(tmp_path / "a.pte")(image, score=0.001)
+        assert_same(found, eager(detector, image, False, score=0.001, max_detections=120))
 
 
 def test_the_header_survives_and_says_where_the_weights_come_from(path, detector):

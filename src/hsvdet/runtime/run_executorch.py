@@ -33,7 +33,9 @@ def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
         rows = []
         for image in images:  # the program's shapes are fixed, and so is a batch of one
             canvas, content = preprocess.place(torch.from_numpy(image).permute(2, 0, 1))
-            outputs = detect.execute([canvas[None].float(), torch.tensor(content), size])
+            # The program reads memory row by row, whatever strides a tensor has: a resized image has an image's.
+            canvas = canvas[None].float().contiguous()
+            outputs = detect.execute([canvas, torch.tensor(content), size])
             rows.append([output.numpy().copy() for output in outputs])  # the program's own memory otherwise
         return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
