@@ -8,9 +8,9 @@ from torch import nn
 
 from hsvdet.boxes import cxcywh_to_xyxy, iou
 from hsvdet.criteria.class_losses import MatchabilityLoss
+from hsvdet.criteria.criterion import Part, Total
 from hsvdet.criteria.dual import DeduplicatedCriterion, DualCriterion
 from hsvdet.criteria.matching import match_by, match_many, overlap_cost
-from hsvdet.criteria.normaliser import Part, Total
 from hsvdet.structures import DenseOutput, DualOutput, Prediction, QueryOutput, Selection, Target
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..boxes import complete_iou, cxcywh_to_xyxy
 from ..structures import DenseOutput, Target
-from .normaliser import Part, StepCounts, Total, losses_of, under, weighted
+from .criterion import Criterion, Part, StepCounts, Total, under, weighted
 from .numbers import LossNumbers
 from .salience import AnchorScores
 from .selection import SelectionLoss
@@ -19,7 +19,7 @@ from .task_aligned import Assignment, task_aligned_assignment
 from .unknown import ignored_boxes, ignored_points, unlabelled_classes
 
 
-class DenseCriterion(nn.Module):
+class DenseCriterion(Criterion):
     """(DenseOutput, targets) to weighted losses {"class", "box", "distribution" or "l1"[, "selector"]}.
 
     All are sums over the whole step divided by the sum of its target scores, at least 1. Gains and numbers of
@@ -46,9 +46,6 @@ class DenseCriterion(nn.Module):
         self.class_gain, self.box_gain = class_gain, box_gain
         self.distribution_gain, self.l1_gain, self.selection = distribution_gain, l1_gain, selection
         self.assign, self.alpha, self.beta, self.smallest_side = assign, alpha, beta, smallest_side
-
-    def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
-        return losses_of(self, output, targets)
 
     def parts(self, output: DenseOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         logits = output.prediction.logits.float()
@@ -94,7 +91,7 @@ class DenseCriterion(nn.Module):
         return parts
 
 
-class DualAssignmentCriterion(nn.Module):
+class DualAssignmentCriterion(Criterion):
     """(DenseOutput of a one-to-one head, targets) to the losses of its answer, as `one` has them, and of its
     one-to-many twin, as `many` has them, under "twin/".
 
@@ -118,9 +115,6 @@ class DualAssignmentCriterion(nn.Module):
     def at(self, progress: float) -> None:
         """progress: the share of the run that is done, 0 to 1."""
         self.weight = self.first + (self.last - self.first) * progress
-
-    def forward(self, output: DenseOutput, targets: list[Target]) -> dict[str, Tensor]:
-        return losses_of(self, output, targets)
 
     def parts(self, output: DenseOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         one = self.one.parts(output, targets, step)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 
 from ..structures import DualOutput, QueryOutput, Target
 from .class_losses import MatchabilityLoss, VarifocalLoss
+from .criterion import Criterion, Part, StepCounts, Total, under
 from .matching import match, match_by, match_many, overlap_cost
-from .normaliser import Part, StepCounts, StepCriterion, Total, losses_of, under
 from .set import SetCriterion, SetWeights
 
 
-class DualCriterion(nn.Module):
+class DualCriterion(Criterion):
     """(DualOutput, targets) to the losses of the queries, and of the dense head under "dense/": with them those of
     the network's token selectors, which may be asked to find what the dense head does.
 
     dense, query: criteria of DenseOutput and of QueryOutput.
     """
 
-    def __init__(self, dense: StepCriterion, query: StepCriterion):
+    def __init__(self, dense: Criterion, query: Criterion):
         super().__init__()
         self.dense, self.query = dense, query
 
@@ -30,15 +29,12 @@ class DualCriterion(nn.Module):
             if at is not None:
                 at(progress)
 
-    def forward(self, output: DualOutput, targets: list[Target]) -> dict[str, Tensor]:
-        return losses_of(self, output, targets)
-
     def parts(self, output: DualOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         dense = self.dense.parts(output.dense._replace(selections=output.selections), targets, step)
         return self.query.parts(output.query, targets, step) | under("dense/", dense)
 
 
-class DeduplicatedCriterion(nn.Module):
+class DeduplicatedCriterion(Criterion):
     """(QueryOutput whose last layer is a deduplication, targets) to {"class"} of that layer, and {"class", "l1",
     "giou"} of the others under "layer<i>/".
 
@@ -58,9 +54,6 @@ class DeduplicatedCriterion(nn.Module):
     def at(self, progress: float) -> None:
         """progress: the share of the run that is done, 0 to 1."""
         self.is_late = progress >= self.late
-
-    def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
-        return losses_of(self, output, targets)
 
     def parts(self, output: QueryOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         *layers, last = output.layers

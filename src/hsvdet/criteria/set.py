@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..boxes import cxcywh_to_xyxy, generalised_iou, iou
 from ..structures import Denoised, Prediction, QueryOutput, Target
 from .class_losses import ClassLoss, Counts
+from .criterion import Criterion, Part, StepCounts
 from .matching import Match, MatchingCosts, match
-from .normaliser import Part, StepCounts, losses_of
 from .unknown import unknown_classes
 
 
@@ -23,7 +23,7 @@ class SetWeights(NamedTuple):
     giou: float = 2.0
 
 
-class SetCriterion(nn.Module):
+class SetCriterion(Criterion):
     """(QueryOutput, targets) to weighted losses: {"class", "l1", "giou"} of the last decoder layer, the same
     under "layer<i>/" for the others, "proposals/" for the first stage and "denoised<i>/" for noised queries.
 
@@ -46,9 +46,6 @@ class SetCriterion(nn.Module):
         super().__init__()
         self.class_loss, self.costs, self.weights = class_loss, costs, weights
         self.proposals, self.denoised_rows = proposals, denoised_rows
-
-    def forward(self, output: QueryOutput, targets: list[Target]) -> dict[str, Tensor]:
-        return losses_of(self, output, targets)
 
     def parts(self, output: QueryOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         device = output.answer.boxes.device

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ..criteria.criterion import Criterion
 from ..criteria.numbers import LossNumbers
 from ..errors import ConfigError, did_you_mean
 from ..postprocess import BestClass, Reading, Suppressed, TopPairs
@@ -64,7 +65,7 @@ class Model(NamedTuple):
     family: str
     net: Callable[[Any, int], nn.Module]
     config: Any
-    criterion: Callable[[LossNumbers], nn.Module]
+    criterion: Callable[[LossNumbers], Criterion]
     reading: Reading
     preprocess: Preprocess
     recipe: str

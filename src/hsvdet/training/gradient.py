@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..criteria.normaliser import Part, divided, totals
+from ..criteria.criterion import Part, divided, totals
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -51,7 +52,7 @@ class StepGradient:
         self._totals = totals(self._parts)
         if self._apart:
             self._set(self._together())
-        self.fabric.backward(sum(divided(parts, self._totals).values()))
+        self.fabric.backward(reduce(torch.add, divided(parts, self._totals).values()))
 
     def losses(self) -> dict[str, Tensor]:
         """Of the finished step, by name."""
@@ -82,7 +83,9 @@ class StepGradient:
         for name, gradients in self._apart.items():
             if name is not None:
                 factor = self._scales[name] / self._totals[name]
-                torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], factor)
+                for gradient in gradients:
+                    if gradient is not None:
+                        gradient.mul_(factor)
             for number, gradient in enumerate(gradients):
                 before = joined[number]
                 if gradient is not None:

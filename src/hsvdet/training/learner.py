@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import models
 from ..checkpoint import load_tensors
-from ..criteria.normaliser import count_objects
+from ..criteria.criterion import count_objects
 from ..errors import ConfigError, NonFiniteError
 from ..structures import Batch
 from .ema import AveragedNet

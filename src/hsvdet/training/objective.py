@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..criteria.normaliser import Part, StepCounts, StepCriterion
+from ..criteria.criterion import Criterion, Part, StepCounts
 from ..devices import move
 from ..errors import NonFiniteError
 from ..preprocess import Preprocess
@@ -22,12 +22,10 @@ class Objective:
     their sum.
 
     net: (images, padding, targets) to an Output, as wrapped for several processes. criterion: has `parts`
-    (criteria/normaliser.py). Something else to learn, such as another network's answers, is another objective.
+    (criteria/criterion.py). Something else to learn, such as another network's answers, is another objective.
     """
 
-    def __init__(
-        self, net: nn.Module, criterion: StepCriterion, device: torch.device, preprocess: Preprocess
-    ):
+    def __init__(self, net: nn.Module, criterion: Criterion, device: torch.device, preprocess: Preprocess):
         self.net, self.criterion, self.device, self.preprocess = net, criterion, device, preprocess
 
     def __call__(self, batch: Batch, step: StepCounts) -> dict[str, Part]:

@@ -1,0 +1,91 @@
+"""What every criterion is: weighted losses by name, and how a step of several batches shares what they are divided by.
+
+Losses are sums divided by totals over all batches of an optimizer step, in all processes, so that its gradient does not
+depend on how its images are spread over batches and processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..structures import Target
+from .normaliser import mean_over_processes
+
+
+class Total(NamedTuple):
+    """A total that only predictions tell, so that it is known when the last batch of a step was seen.
+
+    name: the same in all batches. value: what this batch adds, a scalar without gradient. Their sum counts as at
+    least 1.
+    """
+
+    name: str
+    value: Tensor
+
+
+class Part(NamedTuple):
+    """What a batch adds to a loss of its step. value: weighted, a scalar. total: what the sum of the values is
+    still to be divided by; None where they are divided already, by what the targets of the step tell."""
+
+    value: Tensor
+    total: Total | None = None
+
+
+class StepCounts(NamedTuple):
+    """What targets tell of a step. images: the number of objects in each image of all its batches, in this process.
+    objects: all of them in the mean process, a scalar; over all processes at least 1."""
+
+    images: list[int]
+    objects: Tensor
+
+
+class Criterion(nn.Module):
+    """criterion(output, targets) is a dict of weighted losses, by name: of a batch that is a step by itself.
+
+    A criterion says `parts`: what a batch adds to the losses of its step.
+    """
+
+    def forward(self, output: Any, targets: list[Target]) -> dict[str, Tensor]:
+        parts = self.parts(output, targets, count_objects(targets, output.answer.boxes.device))
+        return divided(parts, totals([parts]))
+
+    def parts(self, output: Any, targets: list[Target], step: StepCounts) -> dict[str, Part]:
+        raise NotImplementedError
+
+
+def count_objects(targets: Sequence[Target], device: torch.device) -> StepCounts:
+    """targets: of all batches of the step, in this process."""
+    images = [len(target.labels) for target in targets]
+    return StepCounts(images, mean_over_processes(torch.tensor(float(sum(images)), device=device), least=1))
+
+
+def under(prefix: str, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Losses and totals of a criterion that is part of another, with a prefix to their names."""
+    return {
+        f"{prefix}{name}": Part(value, total and total._replace(name=f"{prefix}{total.name}"))
+        for name, (value, total) in parts.items()
+    }
+
+
+def weighted(weight: float, parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {name: part._replace(value=weight * part.value) for name, part in parts.items()}
+
+
+def totals(batches: Sequence[Mapping[str, Part]]) -> dict[str, Tensor]:
+    """By name, over the batches of a step and over all processes, as `mean_over_processes` gives them."""
+    found: dict[str, Tensor] = {}
+    for parts in batches:
+        of_batch = {part.total.name: part.total.value for part in parts.values() if part.total is not None}
+        for name, value in of_batch.items():
+            found[name] = found[name] + value if name in found else value
+    return {name: mean_over_processes(value, least=1) for name, value in found.items()}
+
+
+def divided(parts: Mapping[str, Part], totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value if total is None else value / totals[total.name] for name, (value, total) in parts.items()
+    }
