@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     """Rank 1's images of the first global batch, and of others by chance, are without objects."""
     root = tmp_path_factory.mktemp("data")
     keys = next(iter(TrainingBatches(10, 4, (64, 64), rank=1, world=2)))
-    empty = {key.index for key in keys}
+    empty = {key.number for key in keys}
     data = squares(root, count=10, empty=empty)
     return data, squares(root, count=10, empty=empty)
 

@@ -199,9 +199,9 @@ def test_the_selected_tokens_are_those_of_most_energy_and_never_padding():
     selected = selection_of(heard(block(k=2), x, padding))
     assert np.argwhere(selected.chosen).tolist() == [[1, 2], [3, 0]]
     few = selection_of(heard(block(k=19), x, padding))
-    assert few.chosen.sum() == 16 and few.index is not None and not few.chosen[:, 4].any()
+    assert few.chosen.sum() == 16 and few.cells is not None and not few.chosen[:, 4].any()
     full = selection_of(heard(block(k=20), x, padding))
-    assert full.index is None and full.chosen.sum() == 16
+    assert full.cells is None and full.chosen.sum() == 16
     assert full.heat(1, 2).weights[:, :, 4].max() == 0
 
 
@@ -219,7 +219,7 @@ def test_the_attention_of_selected_tokens_reproduces_the_block(selector):
         heat = selected.heat(row, column)
         np.testing.assert_allclose(heat.weights.sum((1, 2)) + heat.pooled + heat.learned, 1, atol=1e-6)
         assert not heat.weights[:, ~selected.chosen].any()
-    index = torch.from_numpy(selected.index)[None]
+    index = torch.from_numpy(selected.cells)[None]
     values = module._attention_input(call.inputs["x"], index, None).values
     attended = (torch.from_numpy(selected.weights).float() @ values[0]).transpose(0, 1).flatten(1)
     expected = module.output(attended)

@@ -128,7 +128,7 @@ def test_the_ranks_together_train_on_the_batches_of_a_single_process(data):
 def test_last_batches_and_data_smaller_than_a_batch(images, batch, drop_last, expected):
     batches = TrainingBatches(images, batch, (64, 64), drop_last=drop_last)
     assert [len(keys) for keys in batches] == expected and len(batches) == len(expected)
-    drawn = [key.index for keys in batches for key in keys]
+    drawn = [key.number for keys in batches for key in keys]
     assert len(set(drawn)) == len(drawn)
 
 
@@ -278,9 +278,3 @@ def test_an_unreadable_image_of_an_evaluation_counts_as_empty(data, caplog):
             batches = list(loader)
     assert sorted(ids(batches)) == list(range(13))
     assert len(caplog.records) == 1 and data.records[3].path in caplog.records[0].message
-
-
-def test_sizes_missing_from_the_annotations_are_read_from_the_files(data):
-    unknown = make(data.root, [r._replace(size=None) for r in data.records])
-    assert EvaluationSet(unknown, PREPROCESS).canvases == EvaluationSet(data, PREPROCESS).canvases
-    assert_same(list(training(unknown, cache="ram")), list(training(data)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from .files import write_atomically
 FORMAT = 1
 
 
-def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    path: str | PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> None:
     """tensors: a state dict, written contiguous and on the CPU. header: anything JSON. Atomic."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"hsvdet": json.dumps({"format": FORMAT, **header}, ensure_ascii=False)}
     write_atomically(path, serialise(tensors, metadata))
 
 
-def check_file(path: str | Path) -> None:
+def check_file(path: str | PathLike[str]) -> None:
     """Raises CheckpointError unless `path` is a file that can be read and has something in it."""
     path = Path(path)
     try:
@@ -43,7 +46,7 @@ def check_file(path: str | Path) -> None:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
-def is_checkpoint(path: str | Path) -> bool:
+def is_checkpoint(path: str | PathLike[str]) -> bool:
     """Whether the file is, or was meant to be, one of ours; published weights are not. Raises as `check_file`."""
     check_file(path)
     if not looks_like_safetensors(path):
@@ -55,12 +58,12 @@ def is_checkpoint(path: str | Path) -> bool:
         return True
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
+def read_header(path: str | PathLike[str]) -> dict[str, Any]:
     """The JSON header alone, without reading a tensor. Raises CheckpointError as `read_checkpoint`."""
     return _read(Path(path), tensors=False)[1]
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, header). Raises CheckpointError, in words for the user, for anything that is not sound."""
     return _read(Path(path), tensors=True)
 
@@ -82,7 +85,7 @@ def _read(path: Path, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]
         ) from None
 
 
-def looks_like_safetensors(path: str | Path) -> bool:
+def looks_like_safetensors(path: str | PathLike[str]) -> bool:
     """Eight bytes of length, then a JSON object."""
     with Path(path).open("rb") as file:
         return file.read(9)[8:] == b"{"
@@ -114,7 +117,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return header
 
 
-def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
     """A strict load: CheckpointError as `check_tensors`, and for values that are not finite."""
     check_tensors(net, tensors, path)
     spoilt = [
@@ -128,7 +131,7 @@ def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path
     net.load_state_dict(tensors)
 
 
-def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+def check_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
     """CheckpointError naming the first tensors that are missing, unknown or of another shape or kind."""
     expected = net.state_dict()
     shared = sorted(expected.keys() & tensors.keys())

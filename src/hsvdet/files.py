@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class PartFile:
     `path`, which may be as long as the file system allows; its permissions are what the umask leaves.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | PathLike[str]):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.part = self.path.with_name(f".hsvdet-{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -34,7 +35,7 @@ class PartFile:
         self.part.unlink(missing_ok=True)
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | PathLike[str], content: bytes) -> None:
     """Write a whole file or none. Raises OSError."""
     file = PartFile(path)
     try:

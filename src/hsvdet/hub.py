@@ -7,6 +7,7 @@ What was fetched once is found again without a connection.
 from __future__ import annotations
 
 import re
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +29,11 @@ class Fetched(NamedTuple):
     ours: bool
 
 
-def is_address(path: str | Path) -> bool:
+def is_address(path: str | PathLike[str]) -> bool:
     return str(path).startswith("hf:/")
 
 
-def fetch(address: str | Path) -> Fetched:
+def fetch(address: str | PathLike[str]) -> Fetched:
     """What the address names, on this machine: from the cache where it is there, fetched first where it is not.
 
     A repository is either of one hsvdet checkpoint (a .safetensors of any name at its top) or laid out as
@@ -74,7 +75,7 @@ def fetch(address: str | Path) -> Fetched:
 
 
 def _download(
-    address: str | Path,
+    address: str | PathLike[str],
     repo: str,
     revision: str | None,
     *,
@@ -105,7 +106,7 @@ def _download(
             "cannot be fetched without a connection, and is not in the cache. Connect (and unset HF_HUB_OFFLINE),"
             f" or run `hf download {repo}` elsewhere and copy its cache, or convert a folder of its files."
         )
-    except (OSError, errors.HTTPError) as error:  # the server's answer, the line, or this machine's disk
+    except (OSError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage] - any HTTP library's
         problem = f"cannot be fetched: {_first_line(error)}"
     raise CheckpointError(f"{address}: {problem}") from None
 

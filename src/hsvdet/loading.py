@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from os import PathLike
 from typing import Any, get_args
 
 import torch
@@ -28,7 +28,7 @@ HEADER = {
 }
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> Detector:
     """Read a checkpoint. Strict: every tensor must be there, of the right shape, and no other.
 
     path: a file, or an address on the Hugging Face hub (hsvdet/hub.py): hf://owner/name. Published weights that
@@ -74,7 +74,7 @@ def _start_of(source: str) -> Start:
     return "backbone" if source.startswith("random initialisation, backbone from ") else "trained"
 
 
-def _check_header(header: Mapping[str, Any], path: str | Path) -> None:
+def _check_header(header: Mapping[str, Any], path: str | PathLike[str]) -> None:
     missing = [key for key in HEADER if key not in header]
     if missing:
         raise CheckpointError(

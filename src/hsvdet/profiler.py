@@ -273,13 +273,14 @@ class _Count:
             self.net = without_training_parts(entry.net(config, classes)).eval().requires_grad_(False)
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
-                module.forward = lambda x: x  # nothing counts in it, and following it takes most of the time
+                # Nothing counts in it, and following it takes most of the time.
+                module.__dict__["forward"] = lambda x: x
         self.image = torch.empty(1, 3, *preprocess.size, device="meta")
         self.parameters = sum(parameter.numel() for parameter in self.net.parameters())
         self.paths = {module: path for path, module in self.net.named_modules()}
         self.blocks: dict[nn.Module, BlockCost] = {}
 
-        def meet(block: nn.Module, inputs: tuple) -> None:
+        def meet(block: Any, inputs: tuple[Any, ...]) -> None:
             self.blocks[block] = block_cost(block, *inputs[0].shape[-2:])
 
         hooks = [m.register_forward_pre_hook(meet) for m in self.net.modules() if isinstance(m, SparseGlobal)]

@@ -15,7 +15,7 @@ class Backbone(nn.Module):
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    normalisation: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def check_padding(self) -> None:
         """Raises ConfigError if what it makes of a picture depends on how much padding stands beside it."""

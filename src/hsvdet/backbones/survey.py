@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import ConfigError
@@ -30,10 +30,11 @@ class Survey(NamedTuple):
     whole: str | None
 
 
-def survey(net: nn.Module, name: str) -> Survey:
+def survey(net: Any, name: str) -> Survey:
     """net: on the meta device, where nothing is computed. Raises ConfigError if it does not take images of any
     size, or gives no maps."""
     reaches: list[set[tuple[str, int]]] = []
+    maps: list[Tensor] = []
     for size in _IMAGES:
         images = torch.empty(1, 3, *size, device="meta")
         try:
@@ -53,7 +54,7 @@ def survey(net: nn.Module, name: str) -> Survey:
             features.sum(), list(parameters.values()), retain_graph=True, allow_unused=True
         )
         used = (key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
-        found.append(Map(features.shape[1], size[0] // features.shape[2], frozenset(used)))
+        found.append(Map(features.shape[1], _IMAGES[-1][0] // features.shape[2], frozenset(used)))
     # Windows and kernels are as long in every image; what spans the image is longer in the larger one.
     whole = sorted(operation for operation, _ in reaches[0] ^ reaches[1])
     return Survey(tuple(found), whole[0] if whole else None)

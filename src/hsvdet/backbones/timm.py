@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, did_you_mean
 from .backbone import Backbone, blank
@@ -54,20 +54,19 @@ class TimmBackbone(Backbone):
             self.strides = _strides_dilated(name, seen, self.indices)
         net = _make(name, output_stride=16) if dilated else _make(name)
         self.normalisation = (tuple(net.pretrained_cfg["mean"]), tuple(net.pretrained_cfg["std"]))
-        self.licence: str = (
-            net.pretrained_cfg.get("license") or "unknown (see timm)"
-        )  # of its published weights
+        # Of its published weights.
+        self.licence: str = net.pretrained_cfg.get("license") or "unknown (see timm)"
         net.prune_intermediate_layers(self.indices, prune_norm=True, prune_head=True)
         fixed = set(dict(net.named_parameters())).difference(*(seen.maps[i].made_of for i in self.indices))
         if frozen is not None:
-            from timm.layers import freeze_batch_norm_2d
+            from timm.layers.norm_act import freeze_batch_norm_2d
 
             net = freeze_batch_norm_2d(net)
             start = place.get(2 ** (frozen + 1))
             fixed |= seen.maps[start].made_of if start is not None else set()
         for key, parameter in net.named_parameters():
             parameter.requires_grad_(key not in fixed)
-        self.net = net
+        self.net: Any = net
 
     def check_padding(self) -> None:
         if self.whole:
@@ -91,7 +90,7 @@ class TimmBackbone(Backbone):
         CheckpointError if there are none to be had."""
         from timm.models import load_state_dict_from_hf
 
-        settings = self.net.pretrained_cfg
+        settings: dict[str, Any] = self.net.pretrained_cfg
         if not settings.get("hf_hub_id"):
             raise CheckpointError(
                 f"timm has published no weights of {self.name}. Choose a name of timm.list_pretrained(), or give"
@@ -143,12 +142,13 @@ def _strides_dilated(name: str, seen: Survey, indices: list[int]) -> tuple[int, 
             maps = survey(_make(name, output_stride=16), name).maps
     except (TypeError, NotImplementedError, AssertionError):
         maps = ()
-    if [found.channels for found in maps] != [found.channels for found in seen.maps] or maps[-1].stride != 16:
+    alike = [found.channels for found in maps] == [found.channels for found in seen.maps]
+    if not maps or not alike or maps[-1].stride != 16:
         raise ConfigError(f"{name} has no dilated form. Choose another backbone, or dilated=false.")
     return tuple(maps[number].stride for number in indices)
 
 
-def _make(name: str, **options: Any) -> nn.Module:
+def _make(name: str, **options: Any) -> Any:
     """The network without its classifier, for images of any size where it has such a form."""
     import timm
     from timm.models import get_arch_pretrained_cfgs
@@ -166,9 +166,9 @@ def _make(name: str, **options: Any) -> nn.Module:
             f" It has {', '.join(known)}."
         )
     options = {"num_classes": 0, **options, "pretrained": False}
-    for any_size in ({"strict_img_size": False}, {"dynamic_img_size": True}):
+    for option, value in (("strict_img_size", False), ("dynamic_img_size", True)):
         try:
-            return timm.create_model(name.removeprefix(PREFIX), **options, **any_size)
+            return timm.create_model(name.removeprefix(PREFIX), **{option: value, **options})
         except TypeError:  # it has no such option
             continue
     return timm.create_model(name.removeprefix(PREFIX), **options)

@@ -170,7 +170,15 @@ def benchmark(
     rows = [_row(racer, first, batch, peak, mb) for racer, mb in zip(racers, memory[:-1], strict=True)]
     how = yardstick.introduction["how"]
     return Benchmark(
-        tuple(size), batch, runs, warmup, from_pixels, _machine(device), how, round(peak, 1), tuple(rows)
+        (size[0], size[1]),
+        batch,
+        runs,
+        warmup,
+        from_pixels,
+        _machine(device),
+        how,
+        round(peak, 1),
+        tuple(rows),
     )
 
 
@@ -239,6 +247,8 @@ class _Racer:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.messages}
         try:
             self.process = subprocess.Popen(self.command, text=True, encoding="utf-8", **pipes)
+            assert self.process.stdin and self.process.stdout  # pipes
+            self.stdin, self.stdout = self.process.stdin, self.process.stdout
         except OSError as error:
             raise ConfigError(f"{self.command[0]}: cannot be started: {error.strerror}.") from None
         try:
@@ -251,7 +261,9 @@ class _Racer:
     def __exit__(self, *_) -> None:
         self.process.kill()
         self.process.wait()
-        self.messages.close()
+        for pipe in (self.stdin, self.stdout, self.messages):
+            with suppress(OSError):  # what was to be written has no reader any more
+                pipe.close()
 
     @property
     def times(self) -> list[float]:
@@ -259,17 +271,17 @@ class _Racer:
 
     def run(self) -> None:
         with suppress(OSError):  # it has ended; its answer says why
-            self.process.stdin.write("run\n")
-            self.process.stdin.flush()
+            self.stdin.write("run\n")
+            self.stdin.flush()
         self.answers.append(self._answer())
 
     def finish(self) -> float:
         """The most memory it had, in 10^6 bytes."""
-        self.process.stdin.close()
+        self.stdin.close()
         return self._answer()["memory_mb"]
 
     def _answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
+        line = self.stdout.readline()
         try:
             answer = json.loads(line)
         except ValueError:

@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from ..errors import HsvdetError
@@ -67,11 +68,12 @@ def _run(arguments: list[str]) -> Answer:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}." if error.filename and error.strerror else f"{error}."
         return _failed(type(error).__name__, what, 2, error)
-    except typer.Exit as done:  # --help and --version have printed already
+    except typer.Exit as done:  # pyright: ignore[reportPossiblyUnboundVariable] --help and --version have printed already
         return Answer({}, "", done.exit_code)
     except Exception as error:
-        if hasattr(error, "format_message"):  # an option or argument that is wrong, from the parser
-            message = " ".join(error.format_message().split())
+        worded = getattr(error, "format_message", None)
+        if worded is not None:  # an option or argument that is wrong, from the parser
+            message = " ".join(worded().split())
             return _failed("UsageError", f"{message} {_help_of(error)}", 2, error)
         if type(error).__name__ == "OutOfMemoryError":
             return _failed("OutOfMemoryError", f"{error} A smaller --batch or --size needs less.", 2, error)
@@ -102,7 +104,8 @@ def _only_answers_on_stdout(as_json: bool) -> Iterator[TextIO]:
     start, goes to stderr."""
     if not as_json:
         # File names need not be text: their odd bytes are escaped.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         return
     sys.stdout.flush()

@@ -14,14 +14,14 @@ from .options import Checkpoint, Device, InferencePrecision, Json, MaxDetections
 class WithDefault(TyperGroup):
     """A group whose first command is meant where none of the others is named."""
 
-    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         default, *others = self.commands
-        if not arguments or arguments[0] not in others:
-            arguments = [default, *arguments]
-        return super().parse_args(context, arguments)
+        if not args or args[0] not in others:
+            args = [default, *args]
+        return super().parse_args(ctx, args)
 
-    def resolve_command(self, context: Any, arguments: list[str]) -> tuple[Any, Any, list[str]]:
-        name, command, rest = super().resolve_command(context, arguments)
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
         return None if name == next(iter(self.commands)) else name, command, rest
 
 

@@ -12,11 +12,14 @@ from .options import Checkpoint, Device, Iou, Json
 
 def parse_points(text: str) -> list[tuple[float, float]]:
     """ "120,80" or "120,80 300,200.5" to (x, y) each."""
+    points = []
     try:
-        points = [tuple(float(number) for number in point.split(",")) for point in text.split()]
+        for point in text.split():
+            x, y = point.split(",")
+            points.append((float(x), float(y)))
     except ValueError:
         points = []
-    if not points or any(len(point) != 2 for point in points):
+    if not points:
         raise typer.BadParameter(
             f"points x,y in pixels such as 120,80, apart by blanks, were expected; got {text!r}."
         )

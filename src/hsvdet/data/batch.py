@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -22,7 +24,7 @@ def collate(samples: list[Sample], preprocess: Preprocess) -> Batch:
 def stack(samples: list[Sample], preprocess: Preprocess) -> Batch:
     """As `collate`, but images of one size stay uint8: a quarter of the bytes from a worker to the main
     process and from there to a device. `normalised` does the rest."""
-    sizes = {tuple(sample.image.shape[-2:]) for sample in samples}
+    sizes = {sample.image.shape[-2:] for sample in samples}
     if len(sizes) == 1:
         # Unlike torch.stack, this writes straight into shared memory in a worker.
         images = default_collate([sample.image for sample in samples])
@@ -54,7 +56,7 @@ def _target(sample: Sample, content: Rectangle) -> Target:
     return Target(placed.labels, placed.boxes, placed.ignored, placed.labelled)
 
 
-def _padding(contents: list[Rectangle], size: tuple[int, int]) -> Tensor | None:
+def _padding(contents: list[Rectangle], size: Sequence[int]) -> Tensor | None:
     if all(content == Rectangle(0, 0, size[1], size[0]) for content in contents):
         return None
     padding = torch.ones(len(contents), *size, dtype=torch.bool)

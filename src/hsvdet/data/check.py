@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +48,7 @@ class SplitReport:
     crowd_regions: int
     boxes_per_class: dict[str, int]
     images_labelled_per_class: dict[str, int]
-    objects_per_image: dict[str, float | int | str | None | dict[str, int]]
+    objects_per_image: dict[str, Any]
     box_sizes: dict[str, int]
     occlusion: dict[str, int]
     nms_ceiling: tuple[Deleted, ...]
@@ -71,7 +73,7 @@ class DataReport:
             problem.severity == "error" for report in self.splits.values() for problem in report.problems
         )
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Plain lists, dicts and numbers, every problem included."""
         content = asdict(self)
         for split in content["splits"].values():
@@ -112,7 +114,7 @@ def check_data(
         except DataError as error:
             # The other splits may be sound.
             problem = Problem("error", str(path), f"The split {name} cannot be read. {error}")
-            reports[name] = _report([], (), (problem,), str(path))
+            reports[name] = _report([], (), (problem,), Path(path))
             continue
         labels |= dict.fromkeys(data.labels)
         problems = [*data.problems, *_shared_images(data, places)]
@@ -124,7 +126,7 @@ def check_data(
 
 
 def _report(
-    records: Sequence[Record], labels: Sequence[str], problems: tuple[Problem, ...], root: str | PathLike[str]
+    records: Sequence[Record], labels: Sequence[str], problems: tuple[Problem, ...], root: Path
 ) -> SplitReport:
     objects = [~record.crowd for record in records]
     counts = np.array([int(mask.sum()) for mask in objects], dtype=np.int64)

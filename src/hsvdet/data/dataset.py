@@ -13,7 +13,7 @@ class Record(NamedTuple):
     """One image and its objects, as annotated; nothing of the picture itself is read yet.
 
     id: the data set's own image id (an integer in COCO, else the path relative to the root).
-    size: (height, width) as the annotations say, else from the image's header (readers never leave it None).
+    size: (height, width) as the annotations say, else from the image's header.
     boxes: [N, 4] float32 xyxy pixels, repaired (inside the image, first corner before last).
     labels: [N] int64 in 0..C-1. crowd: [N] bool, a region of many objects: ignored in training and by AP.
     area: [N] float32 square pixels, the annotation's own (a mask's area in COCO), else the box's.
@@ -24,7 +24,7 @@ class Record(NamedTuple):
 
     id: int | str
     path: str
-    size: tuple[int, int] | None
+    size: tuple[int, int]
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray

@@ -26,7 +26,6 @@ from .augmentation import Augmentation
 from .batch import normalised, stack
 from .dataset import DetectionData, Record
 from .picture_cache import GIBIBYTE, Picture, Pictures
-from .pixels import image_size
 from .transforms import Letterbox
 
 _ATTEMPTS = 100  # images tried in place of an unreadable one before giving up
@@ -36,10 +35,10 @@ _ORDER, _SIZE, _SUBSET = (0,), (1,), (2,)
 
 
 class Key(NamedTuple):
-    """Names one training sample: its epoch, its image, and the (height, width) of its batch."""
+    """Names one training sample: its epoch, the number of its image, and the (height, width) of its batch."""
 
     epoch: int
-    index: int
+    number: int
     size: tuple[int, int]
 
 
@@ -56,7 +55,7 @@ def subset(data: DetectionData, fraction: float, seed: int = 0) -> DetectionData
 
 
 class TrainingSet(Dataset[Sample]):
-    """Augmented samples by `Key`: `dataset[Key(epoch, index, size)]`.
+    """Augmented samples by `Key`: `dataset[Key(epoch, number, size)]`.
 
     augmentation_at: the augmentation of an epoch (counted from 0); must be a pure function. Crowd regions are
     regions to ignore. Images are mixed with those in which the same classes are labelled, for in the mixture only
@@ -95,13 +94,13 @@ class TrainingSet(Dataset[Sample]):
         return len(self.data)
 
     def __getitem__(self, key: Key) -> Sample:
-        rng = np.random.default_rng(SeedSequence((self.seed, key.epoch, key.index)))
+        rng = np.random.default_rng(SeedSequence((self.seed, key.epoch, key.number)))
         preprocess = replace(self.preprocess, size=key.size)
 
         def another() -> Sample:
-            return self._read(self._another(key.index, rng), rng)
+            return self._read(self._another(key.number, rng), rng)
 
-        return self.augmentation_at(key.epoch)(self._read(key.index, rng), another, preprocess, rng)
+        return self.augmentation_at(key.epoch)(self._read(key.number, rng), another, preprocess, rng)
 
     def _read(self, index: int, rng: np.random.Generator) -> Sample:
         for _ in range(_ATTEMPTS):
@@ -135,7 +134,7 @@ class EvaluationSet(Dataset[Sample]):
         self.preprocess = preprocess
         self._letterbox = Letterbox(preprocess, minimal)
         self._pictures = Pictures(data.records, preprocess)
-        self.canvases = [preprocess.geometry(*_size(record), minimal)[0] for record in data.records]
+        self.canvases = [preprocess.geometry(*record.size, minimal)[0] for record in data.records]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -151,7 +150,7 @@ class EvaluationSet(Dataset[Sample]):
                 image,
                 torch.zeros(0, 4),
                 torch.zeros(0, dtype=torch.int64),
-                ImageInfo(record.id, record.path, _size(record)),
+                ImageInfo(record.id, record.path, record.size),
             )
         return self._letterbox(_sample(record, picture))
 
@@ -384,13 +383,3 @@ def _labelled_alike(records: Sequence[Record]) -> list[np.ndarray]:
         groups[key].append(index)
     alike = {key: np.array(group) for key, group in groups.items()}
     return [alike[key] for key in keys]
-
-
-def _size(record: Record) -> tuple[int, int]:
-    """(height, width) as annotated, else as the file's header says; 1 x 1 if that cannot be read either."""
-    if record.size is not None:
-        return record.size
-    try:
-        return image_size(record.path)
-    except DataError:
-        return 1, 1

@@ -45,7 +45,7 @@ class Mosaic(NamedTuple):
             if tiles and not (seen_x and seen_y):
                 continue
             tile = another() if tiles else sample
-            _, content = preprocess.geometry(*tile.image.shape[-2:])
+            _, content = preprocess.geometry(tile.image.shape[-2], tile.image.shape[-1])
             tile_width = max(1, round(content.width * motion.scale))
             tile_height = max(1, round(content.height * motion.scale))
             left = centre_x if right else centre_x - tile_width
@@ -97,7 +97,7 @@ class CopyPasteBoxes:
         boxes, labels, samples = sample.boxes, sample.labels, [sample]
         hidden = boxes.new_zeros(len(boxes))  # share of each object under what was pasted so far
         for box in donor.boxes[torch.from_numpy(rng.random(len(donor.boxes)) < self.share)]:
-            cut = _whole_pixels(box, donor.image.shape[-2:])
+            cut = _whole_pixels(box, (donor.image.shape[-2], donor.image.shape[-1]))
             place = self._free_place(boxes, hidden, cut, room, rng)
             if place is None:
                 continue

@@ -46,7 +46,7 @@ class Pictures:
         used = 0
         for record, shrink in zip(records, self.shrink, strict=True):
             slot = None
-            if budget and record.size is not None:
+            if budget:
                 height, width = (-(-side // shrink) for side in record.size)
                 if used + 3 * height * width <= budget:
                     slot = used, height, width
@@ -81,12 +81,12 @@ class Pictures:
                 decoded = read_image(record.path, shrink)
                 if decoded.shape != image.shape:  # the annotations give a wrong size
                     self._slots[index] = None
-                    return Picture(decoded, shrink, record.size if shrink > 1 else tuple(decoded.shape[1:]))
+                    return _picture(decoded, shrink, record)
                 image.copy_(decoded)
                 # After the pixels: another worker must not find the mark before them. Two workers that
                 # decode the same picture at once write the same bytes.
                 self._stored[index] = 1
-        return Picture(image, shrink, record.size if shrink > 1 else tuple(image.shape[1:]))
+        return _picture(image, shrink, record)
 
     def warn(self, index: int, message: str) -> None:
         """Once per picture, whichever worker meets it first."""
@@ -94,12 +94,14 @@ class Pictures:
             self._warned[index] = 1
             logging.getLogger("hsvdet").warning(message)
 
-    def _shrink(self, size: tuple[int, int] | None) -> int:
-        if size is None:
-            return 1
+    def _shrink(self, size: tuple[int, int]) -> int:
         _, content = self.preprocess.geometry(*size)
         room = min(size[0] / content.height, size[1] / content.width) / _OVERSAMPLE
         return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))
+
+
+def _picture(image: Tensor, shrink: int, record: Record) -> Picture:
+    return Picture(image, shrink, record.size if shrink > 1 else (image.shape[1], image.shape[2]))
 
 
 def _shared_bytes(length: int) -> Tensor:

@@ -86,7 +86,7 @@ def _contents(path: Path) -> str:
 def require_split(source: Source, split: str | None) -> str:
     """The name of the split to read, as `read_data` chooses it. Raises DataError when there is none."""
     splits = split_names(source)
-    if split in source.splits:
+    if split is not None and split in source.splits:
         return split
     if splits == [ALL] or (split is None and len(splits) == 1):
         return splits[0]

@@ -60,12 +60,12 @@ class Samples(NamedTuple):
 class Selected(NamedTuple):
     """What a block of sparse global attention did to an image.
 
-    chosen: [h, w] bool, the tokens that took part. index: [k] their cells, row by row, or None for all tokens, when
+    chosen: [h, w] bool, the tokens that took part. cells: [k] theirs, row by row, or None for all tokens, when
     the map has no more than k: full attention. weights: [heads, k, k + extra], as SparseGlobal.weights gives them.
     """
 
     chosen: np.ndarray
-    index: np.ndarray | None
+    cells: np.ndarray | None
     weights: np.ndarray
     config: SparseGlobalConfig
     selector: TokenSelector
@@ -75,7 +75,7 @@ class Selected(NamedTuple):
         """Of a token that took part."""
         height, width = self.chosen.shape
         cell = row * width + column
-        index = np.arange(height * width) if self.index is None else self.index
+        index = np.arange(height * width) if self.cells is None else self.cells
         (query,) = np.flatnonzero(index == cell)
         weights = self.weights[:, query]
         tokens, learned = len(index), self.config.registers
@@ -128,7 +128,7 @@ def selection_of(call: Call) -> Selected:
     """Of a block of sparse global attention that has attention (not its linear control)."""
     module, x = call.module, call.inputs["x"]
     padding: Tensor | None = call.inputs["padding"]
-    cells = tuple(x.shape[-2:])
+    cells = x.shape[-2], x.shape[-1]
     with torch.inference_mode():
         index, weights = as_heard(call, module.weights)
         diagnosis = as_heard(call, module.diagnose)

@@ -32,7 +32,7 @@ def draw_blocks(scene: Scene) -> list[Drawing]:
 def _draw_block(scene: Scene, name: str, call: Call) -> list[Drawing]:
     view, subjects = scene.seen.view, scene.subjects
     selected = selection_of(call)
-    cells, full = selected.chosen.shape, selected.index is None
+    cells, full = selected.chosen.shape, selected.cells is None
     k = call.module.tokens_selected(*cells)
 
     def draw(subject: Subject, token: tuple[int, int], panel: Panel, weights: np.ndarray) -> None:
@@ -84,7 +84,7 @@ def _draw_block(scene: Scene, name: str, call: Call) -> list[Drawing]:
 def _notes(scene: Scene, selected: Selected, k: int) -> list[str]:
     config, diagnosis = selected.config, selected.diagnosis
     total, chosen, heads = selected.chosen.size, int(selected.chosen.sum()), len(selected.weights)
-    if selected.index is not None:
+    if selected.cells is not None:
         how = f"{k:,} of {total:,} tokens are selected, {selected.selector.ranking}."
     elif selected.selector.takes_all:
         how = f"Full attention among all {total:,} tokens: the selector is all."

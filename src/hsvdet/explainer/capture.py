@@ -17,7 +17,7 @@ from ..detector import Detector
 from ..devices import move
 from ..layers.sparse_global import SparseGlobal
 from ..postprocess import Thresholds, require_finite
-from ..structures import DenseOutput, Detections, ImageInfo, Prediction, QueryOutput, Rectangle, Sample
+from ..structures import DenseOutput, Detections, ImageInfo, Prediction, QueryOutput, Sample
 from .view import Cells, View
 
 _SEED = 0  # of chance among tokens, where a detector selects them so
@@ -26,7 +26,7 @@ _SEED = 0  # of chance among tokens, where a detector selects them so
 class Call(NamedTuple):
     """A module was called: its arguments by name, and what it gave."""
 
-    module: nn.Module
+    module: Any
     inputs: dict[str, Any]
     output: Any
 
@@ -89,6 +89,7 @@ def watch(detector: Detector, image: Tensor, name: str = "the image", *, score: 
     heard = {call.module: call for call in calls}
     encoder, decoder = layers_of(net)
     backbone = heard.get(getattr(net, "backbone", None))
+    coarsest = backbone.output[-1].shape[-2:] if backbone else None
     return Seen(
         view,
         output,
@@ -97,7 +98,7 @@ def watch(detector: Detector, image: Tensor, name: str = "the image", *, score: 
         [heard[module] for module in encoder if module in heard],
         [heard[module] for module in decoder if module in heard],
         {name: heard[module] for name, module in blocks_of(net).items()},
-        tuple(backbone.output[-1].shape[-2:]) if backbone else None,
+        (coarsest[0], coarsest[1]) if coarsest else None,
     )
 
 
@@ -105,7 +106,8 @@ def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOut
     """One image through the network, alone, and every call of a module that attends."""
     net = detector.net
     canvas, content = detector.preprocess.place(image, minimal=True)
-    view = View(tuple(image.shape[-2:]), tuple(canvas.shape[-2:]), Rectangle(*content))
+    size, input_size = ((pixels.shape[-2], pixels.shape[-1]) for pixels in (image, canvas))
+    view = View(size, input_size, content)
     empty = Sample(
         canvas,
         torch.zeros(0, 4),
@@ -116,7 +118,7 @@ def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOut
     batch = move(collate([empty], detector.preprocess), detector.device, detector.preprocess)
     encoder, decoder = layers_of(net)
     blocks = blocks_of(net).values()
-    backbone = [net.backbone] if encoder or decoder else []
+    backbone: list[Any] = [net.backbone] if encoder or decoder else []
     handles = [block.register_forward_pre_hook(the_same_chance) for block in blocks]
     devices = [detector.device] if detector.device.type == "cuda" else []
     try:

@@ -35,12 +35,13 @@ def draw_layers(scene: Scene, layer: int | None) -> list[Drawing]:
 
 def _draw_heat(scene: Scene, name: str, call: Call, which: str, subjects: Sequence[Subject]) -> list[Drawing]:
     cells = scene.seen.cells
+    assert cells is not None  # dense attention is to the map of a backbone
     if name == "encoder":
         queries = _tokens(scene, call, cells, subjects)
         title = f"encoder self-attention, {which}"
         what = "Where the token under the disc looks"
     else:
-        queries = [subject.prediction for subject in subjects]
+        queries = [subject.prediction for subject in scene.objects]
         title = f"decoder attention to the image, {which}"
         what = "Where the query that found the object looks"
     heats = heat_of(call, queries, cells)
@@ -62,7 +63,7 @@ def _draw_heat(scene: Scene, name: str, call: Call, which: str, subjects: Sequen
         for subject, heat in zip(subjects, heats, strict=True)
     ]
     facts = [scene.heat_facts(subject, heat) for subject, heat in zip(subjects, heats, strict=True)]
-    first = scene.overview(subjects) if name == "encoder" else _all_in_one(scene, subjects, heats)
+    first = scene.overview(subjects) if name == "encoder" else _all_in_one(scene, heats)
     return sheets(
         scene,
         name,
@@ -75,9 +76,9 @@ def _draw_heat(scene: Scene, name: str, call: Call, which: str, subjects: Sequen
     )
 
 
-def _all_in_one(scene: Scene, subjects: Sequence[Subject], heats: Sequence[Heat]) -> tuple[Image.Image, str]:
+def _all_in_one(scene: Scene, heats: Sequence[Heat]) -> tuple[Image.Image, str]:
     """As DETR's figure 6: the attention of all objects, each in its colour."""
-    panel = scene.panel()
+    panel, subjects = scene.panel(), scene.objects
     panel.dim(0.6)
     for subject, heat in zip(subjects, heats, strict=True):
         panel.tint(heat.mean, float(heat.mean.max()), subject.colour)
@@ -98,7 +99,7 @@ def _draw_samples(
         title = f"points that the encoder samples, {which}"
         what = f"The token of the finest map at the cross ({scene.map_of(cells)})"
     else:
-        queries = [subject.prediction for subject in subjects]
+        queries = [subject.prediction for subject in scene.objects]
         title = f"points that the decoder samples, {which}"
         what = "The query that found the object"
     samples = samples_of(call, queries, view)

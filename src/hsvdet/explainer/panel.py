@@ -124,7 +124,7 @@ class Panel:
         canvas = ImageDraw.Draw(self._picture)
         order = np.stack(np.unravel_index(np.argsort(weights, axis=None), weights.shape), -1)
         for head, level, number in order:
-            strength = min(1.0, weights[head, level, number] / max(peak, 1e-12))
+            strength = min(1.0, float(weights[head, level, number]) / max(peak, 1e-12))
             mark(
                 canvas,
                 self._at(points[head, level, number]),

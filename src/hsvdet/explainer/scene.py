@@ -19,18 +19,28 @@ from .view import Cells
 _SMALL = 250  # pixels of a panel where each head has its own
 
 
-class Subject(NamedTuple):
-    """What a panel is about: a place in the image, and the detection that it belongs to, if it does.
-
-    point: [2] pixels. box: [4] xyxy pixels. prediction: which of the network's it is.
-    """
+class Place(NamedTuple):
+    """A place in the image that was asked for. point: [2] pixels."""
 
     number: int
     point: np.ndarray
     colour: Colour
     text: str
-    box: np.ndarray | None = None
-    prediction: int | None = None
+    box: None = None
+
+
+class Found(NamedTuple):
+    """A detection. point: [2] pixels, its centre. box: [4] xyxy pixels. prediction: which of the network's it is."""
+
+    number: int
+    point: np.ndarray
+    colour: Colour
+    text: str
+    box: np.ndarray
+    prediction: int
+
+
+Subject = Place | Found  # what a panel is about
 
 
 class Drawing(NamedTuple):
@@ -50,7 +60,7 @@ class Scene(NamedTuple):
     image: Tensor
     seen: Seen
     subjects: Sequence[Subject]
-    objects: Sequence[Subject]
+    objects: Sequence[Found]
     heads: bool
 
     def panel(self, longest: int | None = None, window: np.ndarray | None = None) -> Panel:
@@ -104,7 +114,7 @@ class Row(NamedTuple):
     text: str
     draw: Callable[[Panel, Any], None]
     whole: Any
-    heads: Sequence[Any]
+    heads: Sequence[Any] | np.ndarray
     window: np.ndarray | None = None
 
 
@@ -141,7 +151,7 @@ def sheets(
     return drawings
 
 
-def found_subjects(seen: Seen, labels: Sequence[str], top: int) -> list[Subject]:
+def found_subjects(seen: Seen, labels: Sequence[str], top: int) -> list[Found]:
     """The best detections, at most `top`, by their centres."""
     subjects = []
     rows = zip(*(part.numpy()[:top] for part in seen.detections), seen.predictions[:top], strict=True)
@@ -150,14 +160,14 @@ def found_subjects(seen: Seen, labels: Sequence[str], top: int) -> list[Subject]
         box = box.astype(np.float64)
         centre = (box[:2] + box[2:]) / 2
         subjects.append(
-            Subject(number, centre, class_colour(number - 1), f"{name} {score:.2f}", box, int(prediction))
+            Found(number, centre, class_colour(number - 1), f"{name} {score:.2f}", box, int(prediction))
         )
     return subjects
 
 
-def chosen_subjects(points: Sequence[tuple[float, float]]) -> list[Subject]:
+def chosen_subjects(points: Sequence[tuple[float, float]]) -> list[Place]:
     return [
-        Subject(number, np.array([x, y], dtype=np.float64), class_colour(number - 1), f"({x:g}, {y:g})")
+        Place(number, np.array([x, y], dtype=np.float64), class_colour(number - 1), f"({x:g}, {y:g})")
         for number, (x, y) in enumerate(points, 1)
     ]
 

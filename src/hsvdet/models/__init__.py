@@ -76,7 +76,7 @@ class Model(NamedTuple):
 
 _LETTERBOX = Preprocess(size=(640, 640))
 _STRETCH = Preprocess(size=(640, 640), resize="stretch", antialias=True)
-_IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), antialias=True)
+_IMAGENET: dict[str, Any] = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), antialias=True)
 _SHORTEST = Preprocess(size=(800, 1333), resize="shortest", **_IMAGENET)
 _FIT = Preprocess(size=(320, 320), resize="fit", **_IMAGENET)
 

@@ -14,6 +14,7 @@ again, and is read with suppression.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class HsgDetConfig(OneToOneConfig):
 
 # The design names only the large form. Widths and decoders of the others: its allocation; depths: YOLOv8's; layers
 # of the fusion: by depth, but two, so that what one token learns of another reaches a third.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "n": dict(width=0.25, depth=1 / 3, dim=128, heads=4, fusion_layers=2, decoder_layers=3),
     "s": dict(width=0.50, depth=1 / 3, dim=192, heads=6, fusion_layers=2, decoder_layers=3),
     "m": dict(width=0.75, depth=2 / 3, dim=256, heads=8, fusion_layers=3, decoder_layers=4),

@@ -9,6 +9,7 @@ useful. Parameters that both share have the same names in both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from .yolov8 import YoloV8, YoloV8Config
 STRIDES = {"P3": 8, "P4": 16, "P5": 32}
 
 # The recommended block: multi-head attention that knows place and sees the whole map in coarse.
-PLUS = dict(
+PLUS: dict[str, Any] = dict(
     k="auto", selector="learned", gate="outproj_zero", heads="auto", position="sincos", context=8, registers=4
 )
 

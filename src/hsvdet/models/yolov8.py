@@ -7,6 +7,7 @@ the published shapes and constants; published weights are AGPL-3.0 and are not p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class YoloV8Config:
     bins: int = 16
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "n": dict(depth=0.33, width=0.25, cap=1024),
     "s": dict(depth=0.33, width=0.50, cap=1024),
     "m": dict(depth=0.67, width=0.75, cap=768),

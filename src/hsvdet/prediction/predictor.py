@@ -7,12 +7,12 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..detector import Detector
 from ..devices import find_device
@@ -126,8 +126,8 @@ def predict(
         raise DataError(
             f"All sources are in {folder}, where the results go. Choose another folder for the results."
         )
-    detector = _ready(detector, size, device, precision, compile)
-    detect = _detecting(detector, score, iou, max_detections, batch)
+    ready = _ready(detector, size, device, precision, compile)
+    detect = _detecting(ready, score, iou, max_detections, batch)
     failures: list[Failure] = []
 
     def failed(failure: Failure) -> None:
@@ -136,7 +136,7 @@ def predict(
 
     images, start = 0, time.perf_counter()
     stopped: KeyboardInterrupt | None = None
-    with ResultFolder(folder, detector, found, pictures) as results, _progress(found, progress) as advance:
+    with ResultFolder(folder, ready, found, pictures) as results, _progress(found, progress) as advance:
         # Closed before the folder is: threads that decode ahead end with it.
         with closing(_in_batches(found, detect, batch, failed)) as answers:
             try:
@@ -161,10 +161,10 @@ def predict(
     return PredictionReport(
         out=str(folder),
         images=images,
-        objects={label: results.counts[i] for i, label in enumerate(detector.labels)},
+        objects={label: results.counts[i] for i, label in enumerate(ready.labels)},
         failures=reasons,
         seconds=round(time.perf_counter() - start, 3),
-        settings=detector.describe(),
+        settings=ready.describe(),
         complete=stopped is None,
     )
 
@@ -206,19 +206,18 @@ def _detecting(
             raise ConfigError(f"{name} expects a number from 1 on; got {number}.")
     if not (0 <= score <= 1 and 0 <= iou <= 1):
         raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
-    return lambda frames: detector(
-        [frame.image for frame in frames],
-        score=score,
-        iou=iou,
-        max_detections=max_detections,
-        batch=batch,
-        names=[str(frame) for frame in frames],
-    )
+
+    def detect(frames: list[Frame]) -> list[Detections]:
+        images, names = [frame.image for frame in frames], [str(frame) for frame in frames]
+        options = {"score": score, "iou": iou, "max_detections": max_detections, "batch": batch}
+        return cast("list[Detections]", detector(images, names=names, **options))  # a list for a list
+
+    return detect
 
 
 def _in_batches(
     sources: Sequence[Source], detect: Detect, batch: int, failed: Callable[[Failure], None]
-) -> Iterator[tuple[Frame, Detections]]:
+) -> Generator[tuple[Frame, Detections], None, None]:
     waiting: list[Frame] = []
     pixels = 0
     with closing(read_frames(sources)) as frames:

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from http.client import HTTPException
 from os import PathLike
@@ -91,7 +91,7 @@ def find_sources(sources: SourceLike | Sequence[SourceLike]) -> list[Source]:
     return [found for text in texts for found in _expand(text, len(texts) > 1)]
 
 
-def read_frames(sources: Iterable[Source]) -> Iterator[Frame | Failure]:
+def read_frames(sources: Iterable[Source]) -> Generator[Frame | Failure, None, None]:
     """The frames of all sources in order; a Failure in the place of what cannot be read. Images are decoded
     a few ahead, in threads."""
     upcoming = iter(sources)

@@ -48,7 +48,7 @@ def read_video(location: str, name: str, *, live: bool = False) -> Iterator[Vide
             track.thread_type = "AUTO"
             first: float | None = None
             for number, frame in enumerate(container.decode(track)):
-                time = frame.time if frame.time is not None else number / float(track.average_rate or 30)
+                time = float(frame.time if frame.time is not None else number / (track.average_rate or 30))
                 first = time if first is None else first
                 pixels = frame.to_ndarray(format="rgb24")
                 turns = round(frame.rotation / 90) % 4  # counterclockwise, as np.rot90 counts
@@ -84,18 +84,17 @@ class VideoWriter:
         """pixels: [H, W, 3] uint8 RGB; later frames of another size are scaled to the first one's."""
         av = _import_av()
         try:
-            if self._container is None:
-                self._open(av, pixels)
+            container = self._container or self._open(av, pixels)
             frame = av.VideoFrame.from_ndarray(_even(pixels), format="rgb24")
             self._ticks = max(self._ticks + 1, round(seconds * _CLOCK))
             frame.pts, frame.time_base = self._ticks, Fraction(1, _CLOCK)
-            self._container.mux(self._track.encode(frame))
+            container.mux(self._track.encode(frame))
         except (av.error.FFmpegError, OSError) as error:
             raise SaveError(f"{self.path} cannot be written: {_reason(error)}.") from error
 
     def close(self) -> None:
         """Finish the file; without a frame written there is none."""
-        if self._container is None:
+        if self._container is None or self._written is None:
             return
         av = _import_av()
         try:
@@ -112,7 +111,7 @@ class VideoWriter:
         if self._written is not None:
             self._written.discard()
 
-    def _open(self, av, pixels: np.ndarray) -> None:
+    def _open(self, av: Any, pixels: np.ndarray) -> Any:
         self._written = PartFile(self.path)
         self._container = av.open(str(self._written.part), "w", format="mp4")
         encoder = next((name for name in _ENCODERS if name in av.codecs_available), None)
@@ -126,6 +125,7 @@ class VideoWriter:
             self._track.options = {"crf": "20", "preset": "veryfast"}
         else:
             self._track.bit_rate = round(4 * pixels.shape[0] * pixels.shape[1])
+        return self._container
 
 
 def without_password(location: str) -> str:
@@ -144,9 +144,11 @@ def _even(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _import_av():
+def _import_av() -> Any:
     try:
         import av
+        import av.error
+        import av.logging
     except ImportError as error:
         raise DataError('Video needs PyAV. Install it: pip install "hsvdet[video]"') from error
     av.logging.set_level(av.logging.PANIC)  # what goes wrong is said once, by the exception

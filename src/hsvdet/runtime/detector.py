@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from ..targets import RUNNABLE, target_of
 from .runner import Runner, load
 
 
-def is_artifact(detector: Detector | str | PathLike[str]) -> bool:
+def is_artifact(detector: Detector | str | PathLike[str]) -> TypeGuard[str | PathLike[str]]:
     return not isinstance(detector, Detector) and target_of(detector) in RUNNABLE
 
 

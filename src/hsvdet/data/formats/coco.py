@@ -98,11 +98,12 @@ class _Reader:
         entries, position = self._images(content["images"], classes, of_all)
         columns = self._boxes(content["annotations"], classes, position, entries)
         kept = [i for i, entry in enumerate(entries) if entry is not None]
+        present = [entry for entry in entries if entry is not None]
         # Boxes of images that were left out have gone; close the gaps in the positions.
         new_position = np.full(len(entries), -1, dtype=np.int64)
         new_position[kept] = np.arange(len(kept))
         columns = columns._replace(image=new_position[columns.image])
-        records = to_records([entries[i] for i in kept], columns, "annotation", self.findings)
+        records = to_records(present, columns, "annotation", self.findings)
         return finish(self.source, self.split, records, classes, self.findings)
 
     def _classes(self, categories: list) -> Classes:
@@ -126,7 +127,6 @@ class _Reader:
         entries: list[Entry | None] = []
         position: dict[Any, int] = {}
         by_path: dict[str, int] = {}
-        without_size: list[int] = []
         for image in images:
             name = image.get("file_name") if isinstance(image, dict) else None
             image_id = image.get("id") if isinstance(image, dict) else None
@@ -154,28 +154,25 @@ class _Reader:
                     entries[first] = entry._replace(labelled=_either(entry.labelled, mask))
                 continue
             by_path[path] = len(entries)
-            size = _integer(image.get("height")), _integer(image.get("width"))
-            if None in size or min(size) <= 0:
-                without_size.append(len(entries))
+            height, width = _integer(image.get("height")) or 0, _integer(image.get("width")) or 0
             video = image.get("video_id")
             group = None if video is None else f"video {video}"
             mask = self._labelled(image.get("labelled_classes", labelled), classes)
-            entries.append(Entry(image_id, path, size, name, group, mask))
+            entries.append(Entry(image_id, path, (height, width), name, group, mask))
         if images and not by_path:
             raise DataError(
                 f"{self.file}: none of its {len(images):,} images was found, the first being"
                 f" {_brief(images[0])}."
                 f" Looked in {', '.join(finder.folders)}."
             )
-        found = image_sizes([entries[i].path for i in without_size])
-        for i, size in zip(without_size, found, strict=True):
+        without_size = [(i, entry) for i, entry in enumerate(entries) if entry and min(entry.size) <= 0]
+        found = image_sizes([entry.path for _, entry in without_size])
+        for (i, entry), size in zip(without_size, found, strict=True):
             if isinstance(size, DataError):
-                self.findings.add(
-                    "error", entries[i].file, f"Left out: {without_path(size, entries[i].path)}"
-                )
+                self.findings.add("error", entry.file, f"Left out: {without_path(size, entry.path)}")
                 entries[i] = None
             else:
-                entries[i] = entries[i]._replace(size=size)
+                entries[i] = entry._replace(size=size)
         return entries, position
 
     def _labelled(self, names: Any, classes: Classes) -> np.ndarray | None:
@@ -201,7 +198,8 @@ class _Reader:
     ) -> Columns:
         def file_of(image_id: Any) -> str:
             at = position.get(image_id) if isinstance(image_id, (int, str, float)) else None
-            return entries[at].file if at is not None and entries[at] else self.file_name
+            entry = None if at is None else entries[at]
+            return self.file_name if entry is None else entry.file
 
         try:
             fields = _fields(annotations)

@@ -116,10 +116,10 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
             report(kind, rows)
             columns = columns.rows(~rows)
 
-    leave_out(NOT_FINITE, ~np.isfinite(columns.xyxy).all(1))
+    leave_out(NOT_FINITE, ~np.all(np.isfinite(columns.xyxy), 1))
     leave_out(REPEATED, _repeated(columns))
 
-    report(SWAPPED, (columns.xyxy[:, 2:] < columns.xyxy[:, :2]).any(1))
+    report(SWAPPED, np.any(columns.xyxy[:, 2:] < columns.xyxy[:, :2], 1))
     columns = columns._replace(
         xyxy=np.concatenate(
             [
@@ -129,19 +129,20 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
             1,
         )
     )
-    leave_out(EMPTY, (columns.xyxy[:, 2:] == columns.xyxy[:, :2]).any(1))
+    leave_out(EMPTY, np.any(columns.xyxy[:, 2:] == columns.xyxy[:, :2], 1))
 
     sizes = np.array([entry.size[::-1] for entry in entries], dtype=np.float64).reshape(-1, 2)
 
     def limits() -> np.ndarray:
         return np.tile(sizes[columns.image], 2)
 
-    leave_out(OUTSIDE, (columns.xyxy[:, 2:] <= 0).any(1) | (columns.xyxy[:, :2] >= limits()[:, :2]).any(1))
+    outside = (columns.xyxy[:, 2:] <= 0) | (columns.xyxy[:, :2] >= limits()[:, :2])
+    leave_out(OUTSIDE, np.any(outside, 1))
     inside = columns.xyxy.clip(0, limits())
-    report(CLIPPED, (np.abs(inside - columns.xyxy) > _TOLERANCE).any(1))
+    report(CLIPPED, np.any(np.abs(inside - columns.xyxy) > _TOLERANCE, 1))
     boxes = inside.astype(np.float32)
     # A sliver can vanish in float32, or when the pixel it leans over the edge by is clipped.
-    vanished = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    vanished = np.any(boxes[:, 2:] <= boxes[:, :2], 1)
     leave_out(EMPTY, vanished)
     boxes = boxes[~vanished]
 

@@ -109,9 +109,9 @@ def _beside(path: Path) -> VocSource | None:
     if next(path.glob("*.xml"), None):
         return VocSource(path, {ALL: path}, path, path)
     splits = {
-        split_name(folder.name): folder
+        name: folder
         for folder in sorted(path.iterdir())
-        if split_name(folder.name) and folder.is_dir() and next(folder.glob("*.xml"), None)
+        if (name := split_name(folder.name)) and folder.is_dir() and next(folder.glob("*.xml"), None)
     }
     return VocSource(path, splits, path, path) if splits else None
 
@@ -210,7 +210,7 @@ class _Reader:
         file_name = os.path.basename(file_name.replace("\\", "/"))
         return self.index.find(os.path.join(os.path.dirname(stem), file_name)) if file_name else None
 
-    def _parse(self, files: list[str | None]) -> list[_Annotation | DataError | None]:
+    def _parse(self, files: Sequence[str | None]) -> list[_Annotation | DataError | None]:
         """Each file once, also when the classes were looked for before."""
         missing = [file for file in files if file not in self.parsed]
         self.parsed |= zip(missing, in_threads(_parse_or_error, missing), strict=True)
@@ -252,7 +252,7 @@ class _Reader:
             )
             shown = display(file or image or name, root)
             if isinstance(annotation, DataError):
-                findings.add("error", shown, f"Its image is left out: {without_path(annotation, file)}")
+                findings.add("error", shown, f"Its image is left out: {without_path(annotation, file or '')}")
                 continue
             if image is None:
                 findings.add(
@@ -382,11 +382,11 @@ def _parse(file: str) -> _Annotation:
     objects, malformed = [], []
     for number, element in enumerate(root.findall("object"), 1):
         name = (element.findtext("name") or "").strip()
-        written = [element.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+        written = [element.findtext(f"bndbox/{corner}", "None") for corner in _CORNERS]
         try:
             corners = [float(value) for value in written]
-        except (TypeError, ValueError):
-            malformed.append(f"object {number}: corners {', '.join(str(value) for value in written)}")
+        except ValueError:
+            malformed.append(f"object {number}: corners {', '.join(written)}")
             continue
         if not name:
             malformed.append(f"object {number}: no name")
@@ -399,7 +399,7 @@ def _parse(file: str) -> _Annotation:
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     try:
-        height, width = (int(float(root.findtext(f"size/{side}"))) for side in ("height", "width"))
-    except (TypeError, ValueError, OverflowError):
+        height, width = (int(float(root.findtext(f"size/{side}", ""))) for side in ("height", "width"))
+    except (ValueError, OverflowError):
         return None
     return (height, width) if height > 0 and width > 0 else None

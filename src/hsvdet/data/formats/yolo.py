@@ -177,13 +177,14 @@ def _from_folders(path: Path) -> YoloSource | None:
     splits: dict[str, list[str]] = {}
     if (path / "images").is_dir() and (path / "labels").is_dir():
         for folder in sorted((path / "images").iterdir()):
-            if folder.is_dir() and split_name(folder.name):
-                splits.setdefault(split_name(folder.name), [str(folder)])
+            if folder.is_dir() and (name := split_name(folder.name)):
+                splits.setdefault(name, [str(folder)])
         splits = splits or {ALL: [str(path / "images")]}
     else:
         for folder in sorted(path.iterdir()):
-            if split_name(folder.name) and (folder / "images").is_dir() and (folder / "labels").is_dir():
-                splits.setdefault(split_name(folder.name), [str(folder / "images")])
+            both = (folder / "images").is_dir() and (folder / "labels").is_dir()
+            if both and (name := split_name(folder.name)):
+                splits.setdefault(name, [str(folder / "images")])
     if not splits:
         return None
     for folder in (path, path / "labels"):
@@ -240,7 +241,7 @@ class _Reader:
             if isinstance(size, DataError):
                 findings.add("error", display(path, source.root), f"Left out: {without_path(size, path)}")
             elif isinstance(text, DataError):
-                findings.add("error", file, f"Its image is left out: {without_path(text, label_file)}")
+                findings.add("error", file, f"Its image is left out: {without_path(text, label_file or '')}")
             else:
                 entries.append(Entry(image_id, path, size, file, labelled=labelled))
                 kept_texts.append(text)

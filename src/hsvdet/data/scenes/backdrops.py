@@ -37,12 +37,14 @@ def paint_backdrop(rng: np.random.Generator, height: int, width: int) -> Backdro
 
 def _muted(rng: np.random.Generator) -> Colour:
     """Any hue, half grey: sprites stay the brightest things of the picture."""
-    colour = any_colour(rng)
-    grey = sum(colour) / 3
-    return tuple(round((channel + grey) / 2) for channel in colour)
+    red, green, blue = any_colour(rng)
+    grey = (red + green + blue) / 3
+    return round((red + grey) / 2), round((green + grey) / 2), round((blue + grey) / 2)
 
 
-def _mixed(first: Colour | np.ndarray, second: Colour | np.ndarray, share: np.ndarray) -> np.ndarray:
+def _mixed(
+    first: Colour | np.ndarray, second: Colour | np.ndarray, share: np.ndarray | np.floating
+) -> np.ndarray:
     """[..., 3] from `first` where share is 0 to `second` where it is 1."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
     difference = second - first
@@ -170,7 +172,8 @@ def _tiles(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.nda
 def _meadow(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, clear: np.ndarray) -> np.ndarray:
     grass = tone(((96, 140, 64), (132, 150, 76), (78, 122, 88))[rng.integers(3)], rng.uniform(0.85, 1.15))
     mown = (v if rng.random() < 0.5 else u) * rng.uniform(0.7, 1.1) % 2 < 1
-    blades = 0.14 * noise(rng, *u.shape, 1.6, 3) + np.where(mown, np.float32(0.12), np.float32(0))
+    height, width = u.shape
+    blades = 0.14 * noise(rng, height, width, 1.6, 3) + np.where(mown, np.float32(0.12), np.float32(0))
     return np.asarray(grass, np.float32) * (1 + blades * clear)[..., None]
 
 

@@ -202,7 +202,7 @@ class _Crowd:
             label, row = self._kind(LABELS), rng.uniform(self.first_row, 1.02 * self.height)
         else:
             chief = self.objects[leader]
-            chief_height, chief_width = chief.sprite.mask.shape
+            chief_height = len(chief.sprite.mask)
             row = max(chief.ground + rng.normal(0, 0.1) * chief_height, self.first_row)
             # Boxes can coincide only where shapes are alike.
             alike = next(group for group in _ALIKE if chief.label in group) if plan > 2 else LABELS
@@ -212,7 +212,7 @@ class _Crowd:
         perspective = _FARTHEST + (1 - _FARTHEST) * self.nearness(row)
         size = kind.height * self.person * perspective * rng.uniform(0.88, 1.12)
         if leader is not None and plan > 2:
-            size = (chief_height * chief_width / aspect) ** 0.5 * rng.uniform(0.9, 1.12)
+            size = (self.objects[leader].sprite.mask.size / aspect) ** 0.5 * rng.uniform(0.9, 1.12)
         return label, max(6, round(aspect * size)), max(6, round(size)), row
 
     def _kind(self, among: tuple[str, ...]) -> str:
@@ -240,7 +240,7 @@ class _Crowd:
     def _keeps_plan(self, overlap: np.ndarray, plan: int, leader: int | None) -> np.ndarray:
         """[P] bool: for the overlap [P, N] of places with the objects, whether everybody stays in its bin."""
         low, high = OCCLUSION_BINS[plan]
-        legal = (overlap < np.minimum(self.limits, high)).all(1)
+        legal = np.all(overlap < np.minimum(self.limits, high), 1)
         return legal if leader is None else legal & (overlap[:, leader] >= low)
 
     def _stand(self, new: _Object, leader: int | None) -> bool:

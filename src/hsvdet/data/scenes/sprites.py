@@ -100,9 +100,15 @@ def any_colour(rng: np.random.Generator) -> Colour:
 
 def tone(colour: Colour, factor: float) -> Colour:
     """Darker below 1 (multiplied), lighter above (mixed with white: 2 is white)."""
+    red, green, blue = colour
     if factor <= 1:
-        return tuple(round(channel * factor) for channel in colour)
-    return tuple(round(channel + (255 - channel) * (factor - 1)) for channel in colour)
+        return round(red * factor), round(green * factor), round(blue * factor)
+    white = factor - 1
+    return (
+        round(red + (255 - red) * white),
+        round(green + (255 - green) * white),
+        round(blue + (255 - blue) * white),
+    )
 
 
 def _wheel(pen: Pen, x: float, y: float, radius: float, spokes: int) -> None:
@@ -384,11 +390,12 @@ def _ball(pen: Pen, aspect: float, rng: np.random.Generator) -> None:
         for seam in _SEAMS.tolist():
             near = np.maximum(near, px * seam[0] + py * seam[1] + pz * seam[2])
         light, dark = tone(first, 1.75), tone(second, 0.3)
-        colours = np.where((near > 0.915)[..., None], np.uint8(dark), np.uint8(light))
+        colours = np.where((near > 0.915)[..., None], np.array(dark, np.uint8), np.array(light, np.uint8))
         colours[(near < 0.815)] = tone(light, 0.7)
     else:  # a basketball: four seams
         seam = np.minimum(np.minimum(np.abs(px), np.abs(py)), np.abs(np.abs(pz) - 0.62 - 0.25 * np.abs(px)))
-        colours = np.where((seam < 0.055)[..., None], np.uint8(tone(first, 0.25)), np.uint8(first))
+        dark = np.array(tone(first, 0.25), np.uint8)
+        colours = np.where((seam < 0.055)[..., None], dark, np.array(first, np.uint8))
     alpha = np.where(squared <= 1, 255, 0).astype(np.uint8)
     pen.sheet.paste(Image.fromarray(np.dstack([colours.astype(np.uint8), alpha])), (1, 1))
 

@@ -48,9 +48,9 @@ def write_scenes(
     already holds this very specification is returned as it is. Raises ConfigError for impossible settings and
     DataError when `out` holds anything else or cannot be written.
     """
-    out, size = Path(out), tuple(size)
-    objects = tuple(objects or default_objects(size, suite))
+    out, objects = Path(out), objects or default_objects(size, suite)
     check_request(seed, size, objects)
+    size, objects = (size[0], size[1]), (objects[0], objects[1])
     counts = {"train": train, "val": val, "test": test}
     for split, count in counts.items():
         if not 0 <= count <= _LONGEST_SPLIT:
@@ -164,7 +164,7 @@ def _write_scene(
     """Draws and saves one scene; its COCO image entry and annotations (without ids)."""
     scene = generate_scene(seed, index, size, objects, suite)
     name = f"{index:07d}.{image_format}"
-    options = {"quality": 95} if image_format == "jpg" else {"compress_level": 4}
+    options: dict[str, Any] = {"quality": 95} if image_format == "jpg" else {"compress_level": 4}
     Image.fromarray(scene.image).save(folder / name, **options)
     image = {"id": index, "file_name": name, "height": size[0], "width": size[1]}
     annotations = []
