@@ -9,6 +9,7 @@ from torch import nn
 
 import hsvdet
 from hsvdet.deploy.graph import ExportGraph
+from hsvdet.layers.precision import may_be_half
 from hsvdet.layers.selection import TokenScorer
 from hsvdet.layers.tokens import sampled_padding
 from hsvdet.layers.training_only import without_training_parts
@@ -259,6 +260,24 @@ def test_what_learns_at_a_rate_of_its_own_is_declared(detector):
         elif path[-1] == "gate" and not parameter.any():  # else it stays shut for hundreds of steps
             expected = "gate"
         assert role_of[name] == expected, name
+
+
+def test_what_may_be_computed_in_half_precision_is_declared(detector):
+    """By the network and its layers, in HALF_PRECISION (docs/adding-a-model.md): all that is heavy may, and nothing of
+    which a small error would choose another token or move a box."""
+    net, may = detector.net, may_be_half(detector.net)
+    modules = dict(net.named_modules())
+    for name, module in modules.items():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            around = [net, *(modules[name.rsplit(".", i)[0]] for i in range(name.count(".") + 1))]
+            assert any(hasattr(each, "HALF_PRECISION") for each in around), name
+    wide = {n for n, m in modules.items() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)}
+    assert wide and wide <= may
+    delicate = {"sampling_offsets", "reference", "scorer", "scorers", "classes", "boxes", "proposal_classes"}
+    assert not [name for name in may if delicate & set(name.split("."))]
+    assert not [
+        name for name in may if name.startswith("head.") and getattr(modules[name], "bias", None) is not None
+    ]
 
 
 def test_the_graph_that_is_exported_reads_what_the_detector_reads(detector):

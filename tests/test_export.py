@@ -34,6 +34,7 @@ from hsvdet.deploy.graph_canvas import canvas_graph  # noqa: E402
 from hsvdet.deploy.graph_half import layers_near_overflow, to_half  # noqa: E402
 from hsvdet.deploy.on_canvas import OnCanvas  # noqa: E402
 from hsvdet.deploy.suppression import suppress  # noqa: E402
+from hsvdet.layers.precision import may_be_half  # noqa: E402
 from hsvdet.runtime import artifact  # noqa: E402
 
 LABELS = ["car", "person", "tree"]
@@ -313,9 +314,9 @@ def test_openvino_answers_as_onnx_runtime(path, detector, tmp_path, monkeypatch)
     assert hints == ["f32", "f32", "f32", "bf16"]
 
 
-def test_float16_keeps_scores_and_boxes_in_float32(path, tmp_path):
+def test_float16_keeps_scores_and_boxes_in_float32(path, detector, tmp_path):
     model = ir.from_proto(onnx.load(path))
-    to_half(model, ("net.stem.conv",))
+    to_half(model, may_be_half(detector.deploy().net, "net"), ("net.stem.conv",))
     types = {node.op_type: set() for node in model.graph}
     for node in model.graph:
         types[node.op_type].add(node.outputs[0].dtype)

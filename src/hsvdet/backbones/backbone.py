@@ -13,6 +13,8 @@ class Backbone(nn.Module):
     have seen; None where they are those that the table of models says.
     """
 
+    HALF_PRECISION = True
+
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None

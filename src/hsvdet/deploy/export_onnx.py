@@ -16,6 +16,7 @@ from onnxscript import opset18 as op
 from torch.export import Dim
 
 from ..files import write_atomically
+from ..layers.precision import may_be_half
 from ..preprocess import Preprocess
 from ..runtime.artifact import ArtifactHeader, set_onnx_header
 from .graph import CANDIDATES, ExportGraph, Rows
@@ -63,12 +64,12 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """images [batch, height, width, 3] uint8 to boxes, scores, labels, count (`Rows`).
 
-    dynamic: the canvas is as small as each size of image allows. half_but: the trunk in float16, but for these
-    layers; None for float32 everywhere.
+    dynamic: the canvas is as small as each size of image allows. half_but: float16 where modules allow it, but
+    for these; None for float32 everywhere.
     """
     network = network_to_onnx(graph, preprocess, dynamic=dynamic)
     if half_but is not None:
-        to_half(network, half_but)
+        to_half(network, may_be_half(graph.net, "net"), half_but)
     network = ir.to_proto(network)
     canvas = ir.to_proto(canvas_graph(preprocess, minimal=dynamic))
     canvas.ir_version = network.ir_version

@@ -1,4 +1,4 @@
-"""Half precision where it is safe: the trunk's convolutions and matrix products in float16, all else in float32.
+"""Half precision where it is safe: what modules allow (layers/precision.py) in float16, all else in float32.
 
 Float32 stay: normalisation and softmax, selection of tokens, positions, box arithmetic, the last layer of each head,
 suppression, and every layer whose values come near the largest float16 on the images it was measured with.
@@ -7,7 +7,7 @@ suppression, and every layer whose values come near the largest float16 on the i
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -20,12 +20,6 @@ from .graph import ExportGraph
 # A quarter of 65504, the largest float16: other images may have larger values than those measured.
 NEAR_OVERFLOW = 16_384.0
 
-# Within modules of these classes arithmetic is float16, but in those of ISLANDS.
-TRUNK = frozenset(
-    ("ConvNormAct", "ConvNorm", "C2f", "PyramidPooling", "ResNet", "ResNetVd", "FusionBlock", "RepBlock")
-    + ("FeedForward", "MultiHeadAttention")
-)
-ISLANDS = frozenset("LayerNorm GroupNorm SparseGlobal FoldedSparseGlobal TokenScorer".split())
 _ARITHMETIC = frozenset("Conv MatMul Gemm Add Mul Div Sigmoid Relu Erf AveragePool".split())
 # These change no value: what comes in as float16 goes out as the same.
 _MOVING = frozenset(
@@ -61,15 +55,16 @@ def layers_near_overflow(
     return tuple(sorted(found))
 
 
-def to_half(model: ir.Model, float32: Sequence[str]) -> None:
-    """In place. float32: modules that stay as they are; what adds or joins their values does too."""
+def to_half(model: ir.Model, may: Collection[str], float32: Sequence[str] = ()) -> None:
+    """In place. may: modules that may be computed in float16 (`may_be_half`), as the graph names them. float32: those
+    that stay as they are all the same; what adds or joins their values does too."""
     graph = model.graph
     kept = set(float32)
     parents = {name.rpartition(".")[0] for name in kept}
     half: set[ir.Value] = set()
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     for node in list(graph):
-        if _is_half(node, kept, parents, half):
+        if _is_half(node, may, kept, parents, half):
             for index, value in enumerate(node.inputs):
                 if _is_float(value, half) and value not in half and _follows_type(node, index):
                     node.replace_input_with(index, _cast(graph, node, value, ir.DataType.FLOAT16, casts))
@@ -86,16 +81,16 @@ def to_half(model: ir.Model, float32: Sequence[str]) -> None:
     RemoveUnusedNodesPass()(model)
 
 
-def _is_half(node: ir.Node, kept: set[str], parents: set[str], half: set[ir.Value]) -> bool:
+def _is_half(
+    node: ir.Node, may: Collection[str], kept: set[str], parents: set[str], half: set[ir.Value]
+) -> bool:
     if node.op_type in _MOVING:
         moved = node.inputs if node.op_type == "Concat" else node.inputs[:1]
         return all(value in half for value in moved)
     scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
     if node.op_type not in _ARITHMETIC or not scopes or scopes[-1] in parents or kept & set(scopes):
         return False
-    classes = ast.literal_eval(node.metadata_props["pkg.torch.onnx.class_hierarchy"])
-    classes = {name.rpartition(".")[2] for name in classes}
-    return bool(classes & TRUNK) and not classes & ISLANDS and _is_float(node.outputs[0], half)
+    return scopes[-1] in may and _is_float(node.outputs[0], half)
 
 
 def _is_float(value: ir.Value | None, half: set[ir.Value]) -> bool:

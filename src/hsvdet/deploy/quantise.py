@@ -1,8 +1,9 @@
 """Eight-bit artifacts: weights and activations of convolutions as whole numbers, calibrated on the user's images.
 
 Only convolutions are quantised, nearly all of a detector's arithmetic. In float32 stay, because a small error there
-is not a small error in the answer: token selection and its attention (a comparison of scores), normalisation, box
-arithmetic, suppression, and the last convolutions of a head, whose answers are scores and distances. ONNX files are
+is not a small error in the answer, those of modules that may not be rounded (layers/precision.py), such as the last of
+a head, whose answers are scores and distances; and what is no convolution: token selection and its attention (a
+comparison of scores), normalisation, box arithmetic, suppression. ONNX files are
 quantised by ONNX Runtime's own quantiser, OpenVINO models by NNCF. docs/certificate.md has the measurements.
 """
 
@@ -24,9 +25,7 @@ from ..certificate.probes import spread
 from ..data.dataset import DetectionData
 from ..data.pixels import read_pixels
 from ..errors import ConfigError
-from ..layers.dense_head import DenseHead
-from ..layers.selection import TokenScorer
-from ..layers.sparse_global import SparseAttention
+from ..layers.precision import may_be_half
 
 if TYPE_CHECKING:
     import onnx
@@ -46,15 +45,13 @@ def calibration_images(data: DetectionData, count: int = IMAGES) -> list[np.ndar
 
 
 def float32_layers(net: nn.Module) -> tuple[str, ...]:
-    """The modules of a deployed network that INT8 leaves in float32, as a graph names them ("net.head. ...")."""
-    kept: list[str] = []
-    for name, module in net.named_modules(prefix="net"):
-        if isinstance(module, SparseAttention | TokenScorer):
-            kept.append(name)
-        elif isinstance(module, DenseHead):
-            for towers in ("box_towers", "class_towers"):
-                kept += [f"{name}.{towers}.{i}.{len(t) - 1}" for i, t in enumerate(getattr(module, towers))]
-    return tuple(kept)
+    """The convolutions of a deployed network that INT8 leaves in float32, as a graph names them ("net.head. ...")."""
+    may = may_be_half(net, "net")
+    return tuple(
+        name
+        for name, module in net.named_modules(prefix="net")
+        if isinstance(module, nn.Conv2d) and name not in may
+    )
 
 
 def quantise_onnx(

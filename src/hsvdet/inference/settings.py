@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..devices import HALF, autocast
 from ..errors import ConfigError
+from ..layers.precision import may_be_half
 
 PRECISIONS = ("auto", "fp32", *HALF)
 
@@ -72,8 +73,9 @@ def arrange(net: nn.Module, settings: Settings) -> nn.Module:
         net = net.to(memory_format=torch.channels_last)
     if settings.precision != "fp32":
         # Autocast would round them in every call. All other weights it meets in float32, where that matters.
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
+        may = may_be_half(net)
+        for name, module in net.named_modules():
+            if isinstance(module, nn.Conv2d) and name in may:
                 module.to(HALF[settings.precision])
     if settings.compiled:
         # Freezing packs weights into the layout of the kernels, once; it takes a fifth of the time to compile.

@@ -61,6 +61,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     BY_QUERY = ("query",)
+    HALF_PRECISION = True
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
         super().__init__()

@@ -15,6 +15,8 @@ class ConvNormAct(nn.Module):
     published weights answer differently. groups: as many as channels for a depthwise convolution.
     """
 
+    HALF_PRECISION = True
+
     def __init__(self, channels_in: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -30,6 +32,8 @@ class ConvNorm(nn.Module):
 
     norm: channels to the normalisation; FrozenBatchNorm2d for statistics that are not to change.
     """
+
+    HALF_PRECISION = True
 
     def __init__(
         self,

@@ -28,6 +28,8 @@ class C2f(nn.Module):
     half: channels of a half and of the bottlenecks, unless they are to be half of `channels`.
     """
 
+    HALF_PRECISION = True
+
     def __init__(self, channels_in: int, channels: int, depth: int, residual: bool, half: int | None = None):
         super().__init__()
         half = half or channels // 2
@@ -44,6 +46,8 @@ class C2f(nn.Module):
 
 class PyramidPooling(nn.Module):
     """Spatial pyramid pooling, fast form (SPPF): three chained 5x5 max-pools see 5, 9 and 13 cells."""
+
+    HALF_PRECISION = True
 
     def __init__(self, channels: int):
         super().__init__()

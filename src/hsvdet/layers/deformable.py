@@ -20,6 +20,7 @@ class DeformableAttention(nn.Module):
     """dim: D of queries and memory. levels, heads, points: numbers of maps, heads, and points per map."""
 
     LEARNING_RATES = {"sampling_offsets": "sampling"}
+    HALF_PRECISION = False
 
     def __init__(self, dim: int = 256, levels: int = 4, heads: int = 8, points: int = 4):
         super().__init__()

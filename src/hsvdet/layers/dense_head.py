@@ -43,6 +43,8 @@ class DenseHead(nn.Module):
     channels in, width and number of classes. Class logits are for sigmoids.
     """
 
+    HALF_PRECISION = False
+
     def __init__(
         self,
         channels: tuple[int, ...],

@@ -1,4 +1,9 @@
-"""Where half precision would change the answer: full precision inside autocast."""
+"""Where half precision would change the answer: full precision inside autocast, and what modules say of themselves.
+
+`HALF_PRECISION = True` on a class says that what is computed in it may be rounded to half precision or to 8 bits:
+convolutions, matrix products, and what adds and activates them. False says that it may not. A class that says
+nothing is what the module around it is; the network says it for all that is left. Normalisation is never rounded.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import FrozenBatchNorm2d
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
@@ -25,3 +32,15 @@ def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
     with without_autocast(x):
         weight, bias = layer.weight.float(), layer.bias.float()
         return F.layer_norm(x.float(), layer.normalized_shape, weight, bias, layer.eps).to(x.dtype)
+
+
+def may_be_half(net: nn.Module, prefix: str = "") -> set[str]:
+    """Names of the modules of `net`, itself included, that may be computed in half precision. prefix: of the names."""
+    said = {"": False}
+    for name, module in net.named_modules(
+        remove_duplicate=False
+    ):  # a shared layer is in a graph by each name
+        around = said[name.rpartition(".")[0]]
+        norm = isinstance(module, nn.LayerNorm | nn.GroupNorm | _BatchNorm | FrozenBatchNorm2d)
+        said[name] = not norm and getattr(module, "HALF_PRECISION", around)
+    return {".".join(filter(None, (prefix, name))) for name, half in said.items() if half}

@@ -52,6 +52,12 @@ def tile_maps(
     )
 
 
+class _Projection(nn.Sequential):
+    """A convolution, group-normalised."""
+
+    HALF_PRECISION = True
+
+
 class Pyramid(nn.Module):
     """A backbone's maps to `levels` maps of `dim` channels, and these to tokens and their position.
 
@@ -80,7 +86,7 @@ class Pyramid(nn.Module):
                 convolution = nn.Conv2d(channels[-1] if level == len(channels) else dim, dim, 3, 2, 1)
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
-            self.project.append(nn.Sequential(convolution, nn.GroupNorm(32, dim)))
+            self.project.append(_Projection(convolution, nn.GroupNorm(32, dim)))
         self.levels = nn.Parameter(torch.randn(levels, dim))
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> tuple[Tokens, Tensor]:

@@ -100,6 +100,8 @@ class AllTokens(TokenSelector):
 class TokenScorer(TokenSelector):
     """A learned logit a token: layer norm, C to `width` (C/4), SiLU, 1."""
 
+    HALF_PRECISION = False
+
     learned = True
     ranking = "those of the largest learned score"
 

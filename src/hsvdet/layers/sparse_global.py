@@ -122,6 +122,8 @@ class SparseAttention(nn.Module):
     layers `query`, `key`, `norm`, `value` and `scorer`, and `registers` where the configuration asks for them.
     """
 
+    HALF_PRECISION = False
+
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear

@@ -26,6 +26,8 @@ class Mlp(nn.Module):
 class FeedForward(nn.Module):
     """Linear to `hidden` values, activation, dropout, linear back: the same for every token."""
 
+    HALF_PRECISION = True
+
     def __init__(
         self, dim: int, hidden: int, dropout: float = 0.0, activation: Callable[[], nn.Module] = nn.ReLU
     ):

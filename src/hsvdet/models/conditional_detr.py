@@ -53,6 +53,7 @@ class ConditionalDetr(nn.Module):
 
     BACKBONE = ("backbone",)
     LEARNING_RATES = {"reference": "sampling"}
+    HALF_PRECISION = False
 
     def __init__(self, config: ConditionalDetrConfig, num_classes: int):
         super().__init__()

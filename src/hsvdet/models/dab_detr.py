@@ -64,6 +64,7 @@ class DabDetr(nn.Module):
     """
 
     BACKBONE = ("backbone",)
+    HALF_PRECISION = False
 
     def __init__(self, config: DabDetrConfig, num_classes: int):
         super().__init__()

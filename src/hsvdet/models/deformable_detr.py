@@ -72,6 +72,7 @@ class DeformableDetr(nn.Module):
 
     BACKBONE = ("backbone",)
     LEARNING_RATES = {"reference": "sampling"}
+    HALF_PRECISION = False
 
     def __init__(self, config: DeformableDetrConfig, num_classes: int):
         super().__init__()
@@ -104,6 +105,7 @@ class RefiningDeformableDetr(nn.Module):
 
     BACKBONE = ("backbone",)
     LEARNING_RATES = {"reference": "sampling"}
+    HALF_PRECISION = False
 
     def __init__(self, config: DeformableDetrConfig, num_classes: int):
         super().__init__()
@@ -143,6 +145,7 @@ class TwoStageDeformableDetr(nn.Module):
     """
 
     BACKBONE = ("backbone",)
+    HALF_PRECISION = False
 
     def __init__(self, config: DeformableDetrConfig, num_classes: int):
         super().__init__()

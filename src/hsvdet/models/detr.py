@@ -61,6 +61,7 @@ class Detr(nn.Module):
     """
 
     BACKBONE = ("backbone",)
+    HALF_PRECISION = False
 
     def __init__(self, config: DetrConfig, num_classes: int):
         super().__init__()

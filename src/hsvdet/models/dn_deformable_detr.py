@@ -69,6 +69,7 @@ class DnDeformableDetr(nn.Module):
     """
 
     BACKBONE = ("backbone",)
+    HALF_PRECISION = False
 
     def __init__(self, config: DnDeformableDetrConfig, num_classes: int):
         super().__init__()

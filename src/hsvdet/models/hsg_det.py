@@ -84,6 +84,7 @@ class HsgTrunk(nn.Module):
     BACKBONE = ("stem", "stage3", "stage4", "stage5", "whole")
     NECK = ("lateral", "top_down4", "top_down3", "down3", "bottom_up4", "down4", "bottom_up5")
     MODES: tuple[str, ...] = ("edge", "full")
+    HALF_PRECISION = False
 
     def __init__(self, config: HsgDetConfig, num_classes: int):
         super().__init__()

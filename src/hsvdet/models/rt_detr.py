@@ -96,6 +96,7 @@ class RtDetr(nn.Module):
     """
 
     BACKBONE = ("backbone",)
+    HALF_PRECISION = False
 
     def __init__(self, config: RtDetrConfig, num_classes: int):
         super().__init__()
@@ -232,6 +233,8 @@ class HybridEncoder(nn.Module):
 class FusionBlock(nn.Module):
     """Two 1x1 ways to `inner` channels, one of them on through three RepBlocks, added, and to `width` channels."""
 
+    HALF_PRECISION = True
+
     def __init__(self, channels: int, width: int, inner: int):
         super().__init__()
         self.first = ConvNorm(channels, inner, activation=nn.SiLU)
@@ -245,6 +248,8 @@ class FusionBlock(nn.Module):
 
 class RepBlock(nn.Module):
     """A 3x3 and a 1x1 convolution side by side (RepVGG, Ding et al. 2021, arXiv 2101.03697, without identity)."""
+
+    HALF_PRECISION = True
 
     def __init__(self, channels: int):
         super().__init__()

@@ -45,6 +45,7 @@ class YoloV8(nn.Module):
 
     BACKBONE = ("stem", "stage2", "stage3", "stage4", "stage5")
     NECK = ("top_down4", "top_down3", "down3", "bottom_up4", "down4", "bottom_up5")
+    HALF_PRECISION = False
 
     def __init__(self, config: YoloV8Config, num_classes: int):
         super().__init__()
