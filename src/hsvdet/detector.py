@@ -59,7 +59,7 @@ class Detector:
     @torch.inference_mode()
     def __call__(
         self,
-        images,
+        images: Any,
         *,
         score: float = 0.25,
         iou: float = 0.7,
@@ -79,8 +79,8 @@ class Detector:
         from .data.images import read_image
         from .data.pixels import name_of
 
-        if not isinstance(images, list | tuple):
-            return self([images], score=score, iou=iou, max_detections=max_detections, names=names)[0]
+        alone = not isinstance(images, list | tuple)
+        images = [images] if alone else images
         names = names or [name_of(image, number) for number, image in enumerate(images)]
         self.net.eval()
         groups: dict[tuple[int, int], list[int]] = {}
@@ -90,8 +90,8 @@ class Detector:
             canvas, content = self.preprocess.place(pixels, minimal=True)
             placed.append((canvas, content))
             sizes.append((pixels.shape[-2], pixels.shape[-1]))
-            groups.setdefault(tuple(canvas.shape[-2:]), []).append(number)
-        results: list[Detections | None] = [None] * len(images)
+            groups.setdefault((canvas.shape[-2], canvas.shape[-1]), []).append(number)
+        results: dict[int, Detections] = {}
         for numbers in groups.values():
             for start in range(0, len(numbers), batch):
                 chunk = numbers[start : start + batch]
@@ -106,7 +106,7 @@ class Detector:
                 )
                 for i, detections in zip(chunk, found, strict=True):
                     results[i] = Detections(*(part.cpu() for part in detections))
-        return results
+        return results[0] if alone else [results[i] for i in range(len(images))]
 
     @torch.inference_mode()
     def answer(self, placed: Sequence[tuple[Tensor, Rectangle]]) -> Prediction:

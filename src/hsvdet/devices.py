@@ -22,7 +22,7 @@ def find_device(name: str | torch.device) -> torch.device:
     if str(name) == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
-        device = torch.device(int(name) if str(name).isdigit() else name)
+        device = torch.device(int(str(name)) if str(name).isdigit() else name)
     except RuntimeError:
         raise ConfigError(f"device expects auto, cpu, cuda, cuda:N or mps; got {str(name)!r}.") from None
     there = {"cpu": True, "cuda": cuda, "mps": mps}.get(device.type, False)

@@ -109,11 +109,12 @@ def _artifact(arguments) -> dict[str, Any]:
     runner = runtime.load(arguments.model, threads=arguments.threads)
     image = np.random.default_rng(0).integers(0, 255, (*arguments.size, 3), dtype=np.uint8)
     pixels = [image] * arguments.batch
-    how = target_of(arguments.model).title
+    target = target_of(arguments.model)
+    assert target is not None  # or the runner would not have taken it
     threads = f" ({arguments.threads} threads)" if arguments.threads else ""
     return {
         "name": Path(arguments.model).name,
-        "how": f"{how}{threads}",
+        "how": f"{target.title}{threads}",
         "run": lambda: runner(pixels, batch=arguments.batch),
     }
 

@@ -11,14 +11,15 @@ from ..targets import PRECISIONS, TARGETS
 from .answer import Answer
 from .options import Checkpoint, Iou, Json, MaxDetections, Size
 
-Target = StrEnum("Target", {name: name for name in TARGETS})
+# Choices for typer, out of the table; type checkers want them spelled.
+Target = StrEnum("Target", {name: name for name in TARGETS})  # pyright: ignore[reportCallIssue]
 ArtifactPrecision = StrEnum("ArtifactPrecision", {name: name for name in PRECISIONS})
 _FULL = ArtifactPrecision("fp32")
 
 
 def export(
     checkpoint: Checkpoint,
-    to: Annotated[Target, typer.Option(help="The runtime it is for.")],
+    to: Annotated[Target, typer.Option(help="The runtime it is for.")],  # pyright: ignore[reportInvalidTypeForm]
     out: Annotated[
         str | None, typer.Option(help="The file to write; beside the checkpoint if not given.")
     ] = None,
@@ -26,7 +27,7 @@ def export(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="The smallest canvas for each image, not one of --size.")
     ] = False,
-    precision: Annotated[ArtifactPrecision, typer.Option(help="Of the trunk.")] = _FULL,
+    precision: Annotated[ArtifactPrecision, typer.Option(help="Of the trunk.")] = _FULL,  # pyright: ignore[reportInvalidTypeForm]
     calibrate: Annotated[
         str | None, typer.Option(metavar="DATA", help="Your images, for int8: a data set.")
     ] = None,

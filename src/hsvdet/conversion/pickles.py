@@ -56,7 +56,7 @@ def read_pickle(path: str | Path) -> Any:
     refused = sorted(name for name in names if not INERT.fullmatch(name))
     if refused:
         raise _refusal(path, refused[0])
-    shells = [(type(name.rpartition(".")[2], (Shell,), {"origin": name}), name) for name in names]
+    shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {"origin": name}), name) for name in names]
     try:
         with torch.serialization.safe_globals(shells):
             return torch.load(path, map_location="cpu", weights_only=True)

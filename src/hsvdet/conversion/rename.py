@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 
     pattern: str
     key: str | Callable[[re.Match], str] | tuple[str, ...] | None
-    value: Callable[[Tensor], Tensor | Sequence[Tensor]] | None = None
+    value: Callable[[Tensor], Tensor | Sequence[Tensor] | None] | None = None
     part: tuple[int, int] | None = None
 
 
@@ -80,9 +80,11 @@ def rename(tensors: Mapping[str, Tensor], rules: Iterable[Rule], path: str) -> R
         if rule.key is None:
             dropped.append(key)
         elif isinstance(rule.key, tuple):
+            assert value is not None
             for template, piece in zip(rule.key, value, strict=True):
                 put(renamed, match.expand(template), piece, key)
         else:
+            assert isinstance(value, Tensor)
             name = rule.key(match) if callable(rule.key) else match.expand(rule.key)
             if rule.part is None:
                 put(renamed, name, value, key)

@@ -154,5 +154,6 @@ class ConditionalDecoderLayer(nn.Module):
 def _xavier(attention: nn.Module) -> None:
     """All projections: matrices Xavier-uniform, biases 0."""
     for layer in attention.children():
-        nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)

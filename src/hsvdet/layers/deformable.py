@@ -154,9 +154,9 @@ class _BagOfPoints(torch.autograd.Function):
         return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.flatten(1))
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grads: Tensor):
         table, base, steps, shares = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad = grads[0].contiguous()
         grad_table = grad_shares = None
         if ctx.needs_input_grad[0]:
             grad_table = _scatter(grad, table, base, steps, shares)

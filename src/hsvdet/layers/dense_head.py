@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,15 +58,13 @@ class DenseHead(nn.Module):
         self.strides, self.bins = tuple(strides), bins
         box_width = max(16, channels[0] // 4, 4 * bins)
         class_width = max(channels[0], min(num_classes, 100))
-        self.box_towers = nn.ModuleList(_tower(c, box_width, 4 * bins) for c in channels)
+        self.box_towers: Any = nn.ModuleList(_tower(c, box_width, 4 * bins) for c in channels)
         make_classes = class_tower or _tower
-        self.class_towers = nn.ModuleList(make_classes(c, class_width, num_classes) for c in channels)
-        for box_tower, class_tower, stride in zip(
-            self.box_towers, self.class_towers, self.strides, strict=True
-        ):
-            nn.init.constant_(box_tower[-1].bias, 1.0)
+        self.class_towers: Any = nn.ModuleList(make_classes(c, class_width, num_classes) for c in channels)
+        for boxes, classes, stride in zip(self.box_towers, self.class_towers, self.strides, strict=True):
+            nn.init.constant_(boxes[-1].bias, 1.0)
             # About five objects among the cells of a 640-pixel image.
-            nn.init.constant_(class_tower[-1].bias, math.log(5 / num_classes / (640 / stride) ** 2))
+            nn.init.constant_(classes[-1].bias, math.log(5 / num_classes / (640 / stride) ** 2))
 
     def forward(self, maps: list[Tensor], images: Tensor, padding: Tensor | None) -> DenseOutput:
         """images, padding: the network's input, for its size and where each picture lies in it."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 from torch import nn
 
 from .transformer import Mlp
 
 _PRIOR = 0.01
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def start_classes(head: nn.Linear) -> nn.Linear:
@@ -19,25 +22,27 @@ def start_classes(head: nn.Linear) -> nn.Linear:
 
 def start_still(head: Mlp) -> Mlp:
     """A box head that starts by changing nothing: its last layer is 0."""
-    nn.init.zeros_(head.layers[-1].weight)
-    nn.init.zeros_(head.layers[-1].bias)
+    nn.init.zeros_(head.last.weight)
+    nn.init.zeros_(head.last.bias)
     return head
 
 
 def start_small(head: Mlp) -> Mlp:
     """A box head after `start_still` whose boxes start at sigmoid(-2), an eighth of the picture, wide and high."""
-    nn.init.constant_(head.layers[-1].bias[2:], -2.0)
+    nn.init.constant_(head.last.bias[2:], -2.0)
     return head
 
 
-def start_xavier(layer: nn.Linear) -> nn.Linear:
+def start_xavier(layer: Layer) -> Layer:
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 def xavier(mlp: Mlp) -> Mlp:
     """A perceptron inside a transformer starts as the rest of it does: matrices Xavier-uniform."""
-    for layer in mlp.layers:
-        nn.init.xavier_uniform_(layer.weight)
+    for layer in mlp.layers.children():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
     return mlp

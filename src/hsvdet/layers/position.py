@@ -46,7 +46,7 @@ def place_cells(
     padding: [B, H, W] bool over pixels, or None. Returns their position [B or 1, S, D] as `sine_of_map` gives
     it, and which of them may not be looked at: [B, 1, S] bool, or None for all may.
     """
-    size = features.shape[-2:]
+    size = features.shape[-2], features.shape[-1]
     if padding is None:
         cells = torch.zeros(1, *size, dtype=torch.bool, device=features.device)
     else:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .initialise import start_xavier
 from .position import place_cells
 from .tokens import cell_padding, content_extents, sampled_padding
 
@@ -31,7 +32,9 @@ def flatten_maps(maps: list[Tensor], padding: Tensor | None) -> Tokens:
     return Tokens(
         torch.cat([features.flatten(2).transpose(1, 2) for features in maps], 1),
         sizes,
-        None if padding is None else torch.cat([hidden.flatten(1) for hidden in cells], 1),
+        None
+        if padding is None
+        else torch.cat([hidden.flatten(1) for hidden in cells if hidden is not None], 1),
         torch.stack(extents, 1),
     )
 
@@ -84,8 +87,7 @@ class Pyramid(nn.Module):
                 convolution = nn.Conv2d(channels[level], dim, 1)
             else:
                 convolution = nn.Conv2d(channels[-1] if level == len(channels) else dim, dim, 3, 2, 1)
-            nn.init.xavier_uniform_(convolution.weight)
-            nn.init.zeros_(convolution.bias)
+            start_xavier(convolution)
             self.project.append(_Projection(convolution, nn.GroupNorm(32, dim)))
         self.levels = nn.Parameter(torch.randn(levels, dim))
 

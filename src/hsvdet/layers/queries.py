@@ -67,7 +67,7 @@ def top_tokens(scores: Tensor, count: int, unusable: Tensor | None = None) -> Te
         scores = scores.masked_fill(unusable, torch.finfo(torch.float32).min)
     count = min(count, scores.shape[1])
     # ONNX defines the order of equal scores in TopK, and has no stable sort.
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return scores.topk(count, 1).indices
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -151,7 +151,8 @@ class SparseAttention(nn.Module):
             if isinstance(k, float):
                 raise ConfigError(f"k = {k:g} of the tokens is a number only for a canvas of one size.")
             k = _rounded(total * self.stride**2, 64**2) if k == "auto" else k
-            return torch.sym_max(1, torch.sym_min(k, total))
+            symbol: Any = torch.sym_max(1, torch.sym_min(k, total))
+            return symbol
         if k == "auto":
             k = total * (self.stride / 32) ** 2 / 4
         elif isinstance(k, float):
@@ -198,16 +199,17 @@ class SparseAttention(nn.Module):
             row = place // width
             place = torch.stack([place - row * width, row], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
             hidden = None if padding is None else tokens_at(padding.flatten(1), index)
-            extra, extra_place, extra_hidden = self._extra(x, padding, tokens.dtype)
+            extra = self._extra(x, padding, tokens.dtype)
             # Places in units of 32 pixels, so that a model trained at one size works at another.
             scale = self.stride / 32
             queries = self._project(self.query, tokens, place * scale)
             keys = self._project(self.key, tokens, place * scale)
             values = self._values(tokens)
             if extra is not None:
-                keys = torch.cat([keys, self._project(self.key, extra, extra_place * scale)], 2)
-                values = torch.cat([values, self._values(extra)], 2)
-                hidden = None if hidden is None else torch.cat([hidden, extra_hidden], 1)
+                more, more_place, more_hidden = extra
+                keys = torch.cat([keys, self._project(self.key, more, more_place * scale)], 2)
+                values = torch.cat([values, self._values(more)], 2)
+                hidden = None if hidden is None else torch.cat([hidden, more_hidden], 1)
         return AttentionInput(queries, keys, values, None if hidden is None else ~hidden[:, None, None])
 
     def _project(self, layer: nn.Linear, tokens: Tensor, place: Tensor) -> Tensor:
@@ -225,8 +227,10 @@ class SparseAttention(nn.Module):
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _extra(self, x: Tensor, padding: Tensor | None, dtype: torch.dtype):
-        """Pooled and learned tokens [B, extra, C], their places in cells, and which are padding."""
+    def _extra(
+        self, x: Tensor, padding: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Pooled and learned tokens [B, extra, C], their places in cells, and which are padding; None for none."""
         batch, _, height, width = x.shape
         tokens, places, hidden = [], [], []
         if self.config.context:
@@ -240,7 +244,7 @@ class SparseAttention(nn.Module):
             places.append(centre.expand(1, self.config.registers, 2))
             hidden.append(torch.zeros(batch, self.config.registers, dtype=torch.bool, device=x.device))
         if not tokens:
-            return None, None, None
+            return None
         return torch.cat(tokens, 1), torch.cat(places, 1), torch.cat(hidden, 1)
 
 
@@ -343,7 +347,7 @@ class SparseGlobal(SparseAttention):
         return delta.transpose(1, 2)
 
 
-def _rounded(number: torch.SymInt, divisor: int) -> torch.SymInt:
+def _rounded(number: int | torch.SymInt, divisor: int) -> Any:
     """`round(number / divisor)`, halves to even, without a comparison that would bind a graph to one size."""
     whole, rest = number // divisor, number % divisor
     return whole + torch.sym_max(0, (2 * rest + whole % 2 - 1) // divisor)

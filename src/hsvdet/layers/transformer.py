@@ -17,6 +17,12 @@ class Mlp(nn.Module):
         sizes = [dim_in, *[dim] * (depth - 1), dim_out]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
 
+    @property
+    def last(self) -> nn.Linear:
+        (*_, last) = self.layers
+        assert isinstance(last, nn.Linear)
+        return last
+
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = layer(x).relu()

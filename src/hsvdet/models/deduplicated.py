@@ -9,6 +9,7 @@ there already learns it in minutes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,6 +36,9 @@ class _Deduplicated(nn.Module):
     """forward: images [B, 3, H, W], padding [B, H, W] bool or None, to DualOutput: the dense head, and the candidates
     it is read by. A frozen detector stays in evaluation mode, and answers as it did."""
 
+    head: Any  # of the detector that this is mixed with, as `maps`
+    maps: Any
+
     def __init__(self, config: DeduplicatedYoloV8Config | DeduplicatedHsvDetConfig, num_classes: int):
         super().__init__(config, num_classes)
         self.frozen = config.frozen_detector
@@ -57,11 +61,11 @@ class _Deduplicated(nn.Module):
         return DualOutput(answer, dense, QueryOutput((answer,)), cells, selections)
 
 
-class DeduplicatedYoloV8(_Deduplicated, YoloV8):
+class DeduplicatedYoloV8(_Deduplicated, YoloV8):  # pyright: ignore[reportIncompatibleMethodOverride] another output
     """YOLOv8 and a suppressor."""
 
 
-class DeduplicatedHsvDet(_Deduplicated, HsvDet):
+class DeduplicatedHsvDet(_Deduplicated, HsvDet):  # pyright: ignore[reportIncompatibleMethodOverride] another output
     """HSV-DET and a suppressor."""
 
 

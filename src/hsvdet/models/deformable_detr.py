@@ -118,8 +118,9 @@ class RefiningDeformableDetr(nn.Module):
         self.reference = start_xavier(nn.Linear(dim, 2))
         self.decoder = decoder_of(config)
         self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
-        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
-        start_small(self.boxes[0])
+        boxes = [start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers)]
+        start_small(boxes[0])
+        self.boxes = nn.ModuleList(boxes)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))

@@ -89,8 +89,9 @@ class DnDeformableDetr(nn.Module):
         self.scale = Mlp(dim, dim, dim, depth=2)
         self.decoder = nn.ModuleList(DeformableDecoderLayer(*sizes) for _ in range(layers))
         self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
-        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
-        start_small(self.boxes[0])  # anchors are too large at first
+        boxes = [start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers)]
+        start_small(boxes[0])  # anchors are too large at first
+        self.boxes = nn.ModuleList(boxes)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         """targets: list of Target on the device of the images; each object is given to the decoder with noise."""

@@ -46,6 +46,8 @@ VARIANTS = {
 class DnDetr(DabDetr):
     """As DabDetr; with `targets`, the output has `denoised` too, and is otherwise the same."""
 
+    config: DnDetrConfig
+
     def __init__(self, config: DnDetrConfig, num_classes: int):
         super().__init__(config, num_classes)
         # One channel less than a token: the last one says whether the query is a noised object. One class

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..criteria.salience import gaussian_salience
 from ..errors import ConfigError
 from ..layers.conv import double
+from ..layers.csp import PyramidPooling
 from ..layers.dense_head import OneToOneConfig, OneToOneHead
 from ..layers.selection import selectors_of
 from ..layers.sparse_global import SparseGlobal, SparseGlobalConfig
@@ -52,12 +53,14 @@ class HsvDet(YoloV8):
 
     def __init__(self, config: HsvDetConfig, num_classes: int):
         super().__init__(config, num_classes)
+        pooling = self.stage5[-1]
+        assert isinstance(pooling, PyramidPooling)
         channels = {
             "P3": self.down3.conv.in_channels,
             "P4": self.down4.conv.in_channels,
-            "P5": self.stage5[-1].join.conv.out_channels,
+            "P5": pooling.join.conv.out_channels,
         }
-        self.sparse_global = nn.ModuleDict(
+        self.sparse_global: Any = nn.ModuleDict(
             {name: SparseGlobal(channels[name], STRIDES[name], config) for name in config.insert}
         )
         self.ranks_by_objects = any(selector.needs_targets for selector in selectors_of(self))
@@ -82,7 +85,7 @@ class HsvDet(YoloV8):
         def with_context(name: str, level: Tensor) -> Tensor:
             if name not in self.sparse_global:
                 return level
-            size = level.shape[-2:]
+            size = level.shape[-2], level.shape[-1]
             ranking = None
             if self.ranks_by_objects and targets is not None:
                 ranking = gaussian_salience(targets, content_extents(images, padding), size, STRIDES[name])
@@ -113,5 +116,5 @@ class HsvDetE2e(HsvDet):
 
     EXTENDS = {"head.": "head.twin."}
 
-    def make_head(self, channels, config: HsvDetE2eConfig, num_classes: int) -> OneToOneHead:
+    def make_head(self, channels: tuple[int, ...], config: Any, num_classes: int) -> OneToOneHead:
         return OneToOneHead(channels, num_classes, config)

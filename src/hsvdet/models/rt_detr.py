@@ -116,8 +116,9 @@ class RtDetr(nn.Module):
         self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
         self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
         self.labels = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)  # the last: no object
-        for layer in self.place.layers:
-            start_xavier(layer)
+        for layer in self.place.layers.children():
+            if isinstance(layer, nn.Linear):
+                start_xavier(layer)
         self.answer_after(config.answer_layer or layers)
 
     def answer_after(self, layer: int) -> None:
@@ -146,9 +147,10 @@ class RtDetr(nn.Module):
         proposals = Prediction(pick(logits, chosen), boxes.masked_fill(edge.unsqueeze(-1), 1.0))
         # Gradient reaches the proposals through their own loss alone.
         content, reference = features.detach(), proposals.boxes.detach()
+        no_object = self.labels.num_embeddings - 1
         noised = contrastive_queries(
             targets,
-            self.labels.padding_idx,
+            no_object,
             most=self.config.denoising,
             label_noise=self.config.label_noise,
             box_noise=self.config.box_noise,
@@ -158,7 +160,7 @@ class RtDetr(nn.Module):
             if self.training:  # every parameter gets a gradient, as processes that train together need
                 content = content + 0 * self.labels.weight.sum()
             return QueryOutput(self.decode(content, reference, memory), proposals)
-        known = self.labels(noised.labels.masked_fill(noised.empty, self.labels.padding_idx))
+        known = self.labels(noised.labels.masked_fill(noised.empty, no_object))
         content, reference, hidden_queries = noised.before(known, content, reference)
         layers = self.decode(content, reference, memory, hidden_queries)
         return separate(layers, noised)._replace(proposals=proposals)

@@ -66,7 +66,7 @@ class YoloV8(nn.Module):
         self.bottom_up5 = C2f(c4 + c5, c5, n1, residual=False)
         self.head = self.make_head((c3, c4, c5), config, num_classes)
 
-    def make_head(self, channels: tuple[int, int, int], config: YoloV8Config, num_classes: int) -> DenseHead:
+    def make_head(self, channels: tuple[int, ...], config: Any, num_classes: int) -> DenseHead | OneToOneHead:
         return DenseHead(channels, num_classes, bins=config.bins)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> DenseOutput:
@@ -98,7 +98,7 @@ class YoloV8E2e(YoloV8):
 
     EXTENDS = {"head.": "head.twin."}
 
-    def make_head(self, channels, config: YoloV8E2eConfig, num_classes: int) -> OneToOneHead:
+    def make_head(self, channels: tuple[int, ...], config: Any, num_classes: int) -> OneToOneHead:
         return OneToOneHead(channels, num_classes, config)
 
 
