@@ -78,7 +78,7 @@ def steps_of(name, data, out, batch, accumulate):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "_gradient", watched)
-        patch.setattr(Run, "_finish_epoch", lambda self: self.diary.turn(None))
+        patch.setattr(Run, "_finish_epoch", lambda self: self.state.turn(None))
         patch.setattr(Run, "_finish", lambda self: {})
         still = dict.fromkeys(
             ("mosaic", "flip", "scale", "translate", "hue", "saturation", "brightness"), 0.0

@@ -1,4 +1,4 @@
-"""A checkpoint that is not sound is refused in one line; a sound one comes back as it was."""
+"""A checkpoint that is not valid is refused in one line; a sound one comes back as it was."""
 
 import json
 import os

@@ -119,12 +119,12 @@ def test_boxes_are_float32_fractions_also_under_autocast(name):
 def test_attention_within_rt_detrs_coarsest_map_does_not_look_at_padding():
     net, (_, padding) = tiny("rt-detr-tiny").eval(), padded()
     features = torch.randn(2, net.config.neck, 3, 4)
-    hidden = sampled_padding(padding, (3, 4))[:, None].expand_as(features)
+    mask = sampled_padding(padding, (3, 4))[:, None].expand_as(features)
     with torch.inference_mode():
         before = net.neck.attend(features, padding)
-        after = net.neck.attend(features + 7 * torch.randn_like(features) * hidden, padding)
-    assert hidden.any()
-    torch.testing.assert_close(before[~hidden], after[~hidden])
+        after = net.neck.attend(features + 7 * torch.randn_like(features) * mask, padding)
+    assert mask.any()
+    torch.testing.assert_close(before[~mask], after[~mask])
 
 
 @pytest.mark.parametrize("name", ["dn-deformable-detr-tiny", "rt-detr-tiny"])
@@ -289,11 +289,11 @@ def test_contrastive_groups_are_those_of_the_reference(case, monkeypatch):
     torch.testing.assert_close(embedded, content)
     anchors = torch.tensor(known["anchors"]["values"]).reshape(known["anchors"]["shape"])
     torch.testing.assert_close(inverse_sigmoid(noised.boxes, 1e-3), anchors, atol=1e-4, rtol=1e-4)
-    hidden = []
+    mask = []
     for repeat, runs in known["mask_rows"]:
         row = list(itertools.chain.from_iterable([i % 2 == 1] * length for i, length in enumerate(runs)))
-        hidden += [row] * repeat
-    assert denoising.hide_groups(count, known["groups"], known["queries"]).tolist() == hidden
+        mask += [row] * repeat
+    assert denoising.hide_groups(count, known["groups"], known["queries"]).tolist() == mask
     longest = count // (2 * known["groups"])
     assert torch.equal(noised.groups.positive, noised.groups.query // longest % 2 == 0)
 

@@ -16,7 +16,7 @@ from hsvdet.errors import CheckpointError, ConfigError
 from hsvdet.layers import denoising
 from hsvdet.layers.attention import MultiHeadAttention, attend, attention_weights
 from hsvdet.layers.conditional import ConditionalCrossAttention
-from hsvdet.layers.position import place_cells, sine_of_coordinates, sine_of_map
+from hsvdet.layers.position import cell_positions, sine_of_coordinates, sine_of_map
 from hsvdet.layers.tokens import sampled_padding
 from hsvdet.models import conditional_detr, dab_detr, detr, dn_detr
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig
@@ -190,11 +190,11 @@ def test_groups_are_those_of_the_reference(case, monkeypatch):
     torch.testing.assert_close(embedded.masked_fill(noised.empty[..., None], 0.0), content)
     anchors = torch.tensor(known["anchors"]["values"]).reshape(known["anchors"]["shape"])[:, :count]
     torch.testing.assert_close(inverse_sigmoid(noised.boxes, 1e-3), anchors, atol=1e-5, rtol=1e-5)
-    hidden = []
+    mask = []
     for repeat, runs in known["mask_rows"]:
         row = list(itertools.chain.from_iterable([i % 2 == 1] * length for i, length in enumerate(runs)))
-        hidden += [row] * repeat
-    assert denoising.hide_groups(count, known["groups"], matching).tolist() == hidden
+        mask += [row] * repeat
+    assert denoising.hide_groups(count, known["groups"], matching).tolist() == mask
 
 
 def test_noise_stays_within_its_bounds():
@@ -217,20 +217,20 @@ def test_noise_stays_within_its_bounds():
 
 def test_attention_is_a_softmax_of_scaled_products():
     query, key, value = torch.randn(2, 3, 12), torch.randn(2, 5, 12), torch.randn(2, 5, 6)
-    hidden = torch.zeros(2, 1, 5, dtype=torch.bool)
-    hidden[1, 0, 3:] = True
+    mask = torch.zeros(2, 1, 5, dtype=torch.bool)
+    mask[1, 0, 3:] = True
     expected = torch.zeros(2, 3, 6)
     for image, head, row in itertools.product(range(2), range(3), range(3)):
         products = [
-            -math.inf if hidden[image, 0, column] else float(
+            -math.inf if mask[image, 0, column] else float(
                 query[image, row, 4 * head : 4 * head + 4] @ key[image, column, 4 * head : 4 * head + 4] / 2
             )
             for column in range(5)
         ]  # fmt: skip
         weights = torch.tensor(products).softmax(0)
         expected[image, row, 2 * head : 2 * head + 2] = weights @ value[image, :, 2 * head : 2 * head + 2]
-    torch.testing.assert_close(attend(query, key, value, 3, hidden), expected)
-    weights = attention_weights(query, key, 3, hidden)
+    torch.testing.assert_close(attend(query, key, value, 3, mask), expected)
+    weights = attention_weights(query, key, 3, mask)
     assert weights[1, :, :, 3:].abs().max() == 0
     mixed = weights @ value.unflatten(-1, (3, 2)).transpose(1, 2)
     torch.testing.assert_close(mixed.transpose(1, 2).flatten(2), expected)
@@ -290,9 +290,9 @@ def test_a_cell_is_padding_when_its_first_pixel_is():
     padding = torch.rand(2, 45, 67, generator=torch.Generator().manual_seed(0)) < 0.5
     rows, columns = torch.arange(7) * 45 // 7, torch.arange(9) * 67 // 9
     assert torch.equal(sampled_padding(padding, (7, 9)), padding[:, rows][:, :, columns])
-    position, hidden = place_cells(torch.zeros(2, 16, 7, 9), padding)
+    position, mask = cell_positions(torch.zeros(2, 16, 7, 9), padding)
     assert position.shape == (2, 63, 16) and torch.equal(
-        hidden[:, 0], padding[:, rows][:, :, columns].flatten(1)
+        mask[:, 0], padding[:, rows][:, :, columns].flatten(1)
     )
 
 

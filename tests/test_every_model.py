@@ -167,15 +167,15 @@ def test_noise_in_padded_tokens_does_not_change_the_answer(name):
         maps = list(net.pyramid.project)
     else:
         maps = list(net.project) if isinstance(net.project, torch.nn.ModuleList) else [net.backbone]
-    heard = 0
+    recorded = 0
 
     def noisy(level):
-        hidden = sampled_padding(padding, level.shape[-2:])[:, None]
-        return torch.where(hidden, level + 7 * torch.randn_like(level), level)
+        mask = sampled_padding(padding, level.shape[-2:])[:, None]
+        return torch.where(mask, level + 7 * torch.randn_like(level), level)
 
     def add_noise(module, arguments, out):
-        nonlocal heard
-        heard += 1
+        nonlocal recorded
+        recorded += 1
         return noisy(out) if isinstance(out, torch.Tensor) else [noisy(level) for level in out]
 
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def test_noise_in_padded_tokens_does_not_change_the_answer(name):
         for module in maps:
             module.register_forward_hook(add_noise)
         after = net(images, padding).answer
-    assert heard == len(maps)
+    assert recorded == len(maps)
     assert torch.allclose(before.logits, after.logits, atol=1e-5)
     assert torch.allclose(before.boxes, after.boxes, atol=1e-6)
 
@@ -285,7 +285,7 @@ def test_the_graph_that_is_exported_reads_what_the_detector_reads(detector):
     without_ties(detector.net.eval())
     detector.preprocess = dataclasses.replace(detector.preprocess, resize="letterbox")
     reading, size = find(detector.name).reading, (53, 111)
-    canvas, content = detector.preprocess.place((torch.rand(3, *size) * 255).to(torch.uint8))
+    canvas, content = detector.preprocess.to_canvas((torch.rand(3, *size) * 255).to(torch.uint8))
     images, padding = detector.preprocess.normalise(canvas)[None], torch.ones(1, *SIZE, dtype=torch.bool)
     left, top, width, height = content
     padding[:, top : top + height, left : left + width] = False

@@ -50,7 +50,7 @@ def test_a_pixel_of_the_image_is_found_again_on_the_canvas(resize):
     detector = tiny("detr-tiny", resize)
     image = torch.zeros(3, 150, 350, dtype=torch.uint8)
     image[:, 90:100, 200:210] = 255
-    canvas, content = detector.preprocess.place(image, minimal=True)
+    canvas, content = detector.preprocess.to_canvas(image, minimal=True)
     view = View((150, 350), tuple(canvas.shape[-2:]), content)
     light = canvas[0].double() * (canvas[0] != detector.preprocess.fill)
     rows, columns = torch.meshgrid(*(torch.arange(n) + 0.5 for n in light.shape), indexing="ij")
@@ -182,7 +182,7 @@ def block(**options) -> SparseGlobal:
     return block
 
 
-def heard(block: SparseGlobal, x: torch.Tensor, padding: torch.Tensor | None = None) -> Call:
+def recorded(block: SparseGlobal, x: torch.Tensor, padding: torch.Tensor | None = None) -> Call:
     the_same_chance()
     output: SparseGlobalOutput = block(x, padding)
     return Call(block, {"x": x, "padding": padding, "salience": None}, output)
@@ -196,11 +196,11 @@ def test_the_selected_tokens_are_those_of_most_energy_and_never_padding():
     x[..., 1, 2] *= 9
     x[..., 3, 0] *= 9
     x[..., 2, 4] *= 99
-    selected = selection_of(heard(block(k=2), x, padding))
+    selected = selection_of(recorded(block(k=2), x, padding))
     assert np.argwhere(selected.chosen).tolist() == [[1, 2], [3, 0]]
-    few = selection_of(heard(block(k=19), x, padding))
+    few = selection_of(recorded(block(k=19), x, padding))
     assert few.chosen.sum() == 16 and few.cells is not None and not few.chosen[:, 4].any()
-    full = selection_of(heard(block(k=20), x, padding))
+    full = selection_of(recorded(block(k=20), x, padding))
     assert full.cells is None and full.chosen.sum() == 16
     assert full.heat(1, 2).weights[:, :, 4].max() == 0
 
@@ -211,7 +211,7 @@ def test_the_attention_of_selected_tokens_reproduces_the_block(selector):
     module = block(
         k=6, heads=2, context=2, registers=3, dense_path="identity", gate="none", selector=selector
     )
-    call = heard(module, torch.randn(1, 16, 4, 5))
+    call = recorded(module, torch.randn(1, 16, 4, 5))
     selected = selection_of(call)
     changed = (call.output.map - call.inputs["x"])[0]
     assert np.array_equal((changed.abs().amax(0) > 1e-6).numpy(), selected.chosen)
@@ -370,9 +370,9 @@ def test_what_cannot_be_explained_is_said_in_one_line(tmp_path, tiny_checkpoint,
         hsvdet.explain(detector, [], tmp_path / "out")
     with pytest.raises(ConfigError, match="room for 1 to 50"):
         hsvdet.explain(detector, path, tmp_path / "out", points=[(1, 1)] * 51)
-    (tmp_path / "film.mp4").write_bytes(b"x")
+    (tmp_path / "video.mp4").write_bytes(b"x")
     with pytest.raises(DataError, match="explain expects images"):
-        hsvdet.explain(detector, tmp_path / "film.mp4", tmp_path / "out")
+        hsvdet.explain(detector, tmp_path / "video.mp4", tmp_path / "out")
     assert main(["explain", str(tiny_checkpoint), str(path), "--points", "5", "--out", "x"]) == 2
     assert main(["explain", str(tiny_checkpoint), str(path), "--out", str(tmp_path / "o"), "--json"]) == 0
     out, err = capfd.readouterr()

@@ -103,7 +103,7 @@ def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def on_canvas(detector, image, minimal=False):
-    canvas, at = detector.preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal)
+    canvas, at = detector.preprocess.to_canvas(torch.from_numpy(image).permute(2, 0, 1), minimal)
     padding = torch.ones(1, *canvas.shape[1:], dtype=torch.bool)
     padding[:, at.top : at.top + at.height, at.left : at.left + at.width] = False
     return detector.preprocess.normalise(canvas)[None], padding
@@ -197,7 +197,7 @@ def test_preprocessing_in_the_graph_is_that_of_the_detector_bit_for_bit(resize, 
         for height, width in [(64, 96), (97, 61), (33, 210), (200, 300), (1, 7), (480, 64)]:
             image = photograph(height, width)
             canvas, content, size = session.run(None, {"images": image[None]})
-            expected, place = preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal)
+            expected, place = preprocess.to_canvas(torch.from_numpy(image).permute(2, 0, 1), minimal)
             assert tuple(content) == tuple(place) and tuple(size) == (height, width)
             np.testing.assert_allclose(canvas[0], preprocess.normalise(expected), atol=1e-6)
 
@@ -429,15 +429,15 @@ def test_predict_and_val_take_an_artifact_as_they_take_a_checkpoint(path, detect
 
 
 def test_a_rejected_artifact_takes_no_other_formats_weights_along(tmp_path):
-    from hsvdet.runtime.artifact import hand_over
+    from hsvdet.runtime.artifact import accept
 
     for name in ("a.rejected.onnx", "a.rejected.xml", "a.rejected.bin", "a.bin"):
         (tmp_path / name).write_text(name)
-    hand_over(tmp_path / "a.onnx")
+    accept(tmp_path / "a.onnx")
     assert (tmp_path / "a.onnx").read_text() == "a.rejected.onnx" and (
         tmp_path / "a.bin"
     ).read_text() == "a.bin"
-    hand_over(tmp_path / "a.xml")
+    accept(tmp_path / "a.xml")
     assert (tmp_path / "a.bin").read_text() == "a.rejected.bin"
 
 

@@ -57,7 +57,10 @@ def test_every_part_of_the_large_form_has_the_parameters_of_its_description():
     assert counts["extractor"] == 990_979
     assert counts["fusion"] == 3_159_040
     assert counts["head"] == 1_041_072
-    assert sum(counts[name] for name in ("place", "decoder", "norm", "classes", "boxes")) + own == 6_657_909
+    assert (
+        sum(counts[name] for name in ("query_position", "decoder", "norm", "classes", "boxes")) + own
+        == 6_657_909
+    )
     assert sum(counts.values()) + own == 38_502_569
 
 
@@ -70,10 +73,10 @@ def test_what_lies_in_padding_reaches_no_query(make):
     maps = net.maps(images, padding)
     cells = tile_maps(maps, padding, content_extents(images, padding), (8, 16, 32))
     noise = [torch.randn_like(level) * 7 for level in maps]
-    hidden = [part.view(2, 1, *size) for part, size in zip(
+    mask = [part.view(2, 1, *size) for part, size in zip(
         cells.padding.split([h * w for h, w in cells.sizes], 1), cells.sizes, strict=True
     )]  # fmt: skip
-    noisy = [torch.where(out, level + n, level) for level, n, out in zip(maps, noise, hidden, strict=True)]
+    noisy = [torch.where(out, level + n, level) for level, n, out in zip(maps, noise, mask, strict=True)]
 
     answers, heads = [], []
     for seen in (maps, noisy):
@@ -149,8 +152,8 @@ def test_no_token_is_of_padding_while_there_are_others():
         for scorer in net.extractor.scorers:
             torch.nn.init.normal_(scorer.score.weight, std=1.0)
         tokens = net.extractor(maps, cells)
-    assert not tokens.hidden[1, 0, :24].any()  # of the coarsest map, only six cells are picture
-    assert tokens.hidden[1, 0, 24:36].sum() == 6
+    assert not tokens.mask[1, 0, :24].any()  # of the coarsest map, only six cells are picture
+    assert tokens.mask[1, 0, 24:36].sum() == 6
 
 
 def padded_cells(padding):
@@ -219,8 +222,8 @@ def test_fed_back_tokens_start_without_effect_and_then_reach_the_dense_head():
     fed = net.feed_back(maps, tokens, net.feedback)
     for number, (level, changed, chosen) in enumerate(zip(maps, fed, tokens.chosen, strict=True)):
         moved = (changed - level).flatten(2).abs().sum(1) > 0
-        hidden = cells.padding.split([h * w for h, w in cells.sizes], 1)[number]
-        expected = torch.zeros_like(moved).scatter(1, chosen, True) & ~hidden
+        mask = cells.padding.split([h * w for h, w in cells.sizes], 1)[number]
+        expected = torch.zeros_like(moved).scatter(1, chosen, True) & ~mask
         assert torch.equal(moved, expected)
 
 

@@ -49,7 +49,7 @@ def test_bf16_is_picked_where_the_processor_multiplies_it_and_nowhere_else(capab
 def test_every_family_runs_in_bf16_and_answers_nearly_the_same(name):
     detector = tiny(name)
     image = photograph()
-    canvas, content = detector.preprocess.place(image, minimal=True)
+    canvas, content = detector.preprocess.to_canvas(image, minimal=True)
     accelerated = detector.accelerate("bf16")
     detector.net.eval()
     expected, got = (one.answer([(canvas, content)]) for one in (detector, accelerated))

@@ -36,7 +36,7 @@ def picture(path: Path, width: int = 40, height: int = 30, **options) -> Path:
     return path
 
 
-def film(path: Path, frames: int = 5, height: int = 32, width: int = 48) -> Path:
+def video(path: Path, frames: int = 5, height: int = 32, width: int = 48) -> Path:
     pytest.importorskip("av")
     writer = VideoWriter(path)
     for i in range(frames):
@@ -212,19 +212,19 @@ def test_a_pattern_takes_images_and_keeps_their_folders(tmp_path):
 
 
 def test_a_film_has_a_row_and_a_drawn_frame_for_each_frame(tmp_path, predict):
-    path = film(tmp_path / "a film.mp4", height=31, width=47)
+    path = video(tmp_path / "a video.mp4", height=31, width=47)
     predict(path, tmp_path / "out", batch=2)
     rows = table(tmp_path / "out")["images"]
     assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["seconds"] for row in rows] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-3)
-    drawn = list(read_video(str(tmp_path / "out/a film.mp4"), "drawn"))
+    drawn = list(read_video(str(tmp_path / "out/a video.mp4"), "drawn"))
     assert [frame.seconds for frame in drawn] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-3)
     assert drawn[0].image.shape == (3, 32, 48)  # video wants even sides
-    assert {row["picture"] for row in rows} == {"a film.mp4"}
+    assert {row["picture"] for row in rows} == {"a video.mp4"}
 
 
 def test_a_film_from_a_phone_is_turned_upright(tmp_path):
-    path = film(tmp_path / "phone.mp4")
+    path = video(tmp_path / "phone.mp4")
     content = path.read_bytes()
     as_it_is = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
     clockwise = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
@@ -284,7 +284,7 @@ def test_without_pyav_a_film_says_what_to_install(monkeypatch, predict, tmp_path
 
 
 def test_a_broken_film_is_skipped_and_one_that_breaks_off_keeps_its_frames(tmp_path, predict):
-    whole = film(tmp_path / "whole.mp4").read_bytes()
+    whole = video(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "in").mkdir()
     (tmp_path / "in/broken.mp4").write_bytes(whole[: len(whole) // 2])
     picture(tmp_path / "in/good.png")
@@ -323,7 +323,7 @@ def test_urls_of_images_and_films(tmp_path, predict, server, monkeypatch):
     answers["/video"] = (
         200,
         {"Content-Type": "application/octet-stream"},
-        film(tmp_path / "a.mp4").read_bytes(),
+        video(tmp_path / "a.mp4").read_bytes(),
     )
     answers["/gone.png"] = 404, {}, b""
     answers["/page"] = 200, {"Content-Type": "text/html"}, b"<html>"

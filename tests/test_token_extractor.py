@@ -16,7 +16,7 @@ def test_tokens_are_the_best_cells_and_carry_their_place_and_score():
         scorer.forward = lambda x, salience=None, score=score: score
     cells = tile_maps(maps, None, torch.tensor([[0.0, 0.0, 48.0, 32.0]]), (8, 16))
     tokens = extractor(maps, cells)
-    assert tokens.features.shape == (1, 3 + 3 + 4, 16) and tokens.hidden is None
+    assert tokens.features.shape == (1, 3 + 3 + 4, 16) and tokens.mask is None
     assert [s.stride for s in tokens.selections] == [8, 16]
     for level, (feature_map, score, chosen) in enumerate(zip(maps, scores, tokens.chosen, strict=True)):
         assert chosen[0].tolist() == score.flatten().argsort(descending=True)[:3].tolist()

@@ -64,7 +64,7 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, header). Raises CheckpointError, in words for the user, for anything that is not sound."""
+    """(tensors, header). Raises CheckpointError, in words for the user, for anything that is not valid."""
     return _read(Path(path), tensors=True)
 
 
@@ -120,12 +120,12 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
     """A strict load: CheckpointError as `check_tensors`, and for values that are not finite."""
     check_tensors(net, tensors, path)
-    spoilt = [
+    not_finite = [
         name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()
     ]
-    if spoilt:
+    if not_finite:
         raise CheckpointError(
-            f"{path}: NaN or infinity in {len(spoilt)} tensors ({spoilt[0]}): a training that diverged."
+            f"{path}: NaN or infinity in {len(not_finite)} tensors ({not_finite[0]}): a training that diverged."
             " Take an earlier checkpoint."
         )
     net.load_state_dict(tensors)

@@ -87,7 +87,7 @@ class Detector:
         placed, sizes = [], []
         for number, image in enumerate(images):
             pixels = read_image(image)
-            canvas, content = self.preprocess.place(pixels, minimal=True)
+            canvas, content = self.preprocess.to_canvas(pixels, minimal=True)
             placed.append((canvas, content))
             sizes.append((pixels.shape[-2], pixels.shape[-1]))
             groups.setdefault((canvas.shape[-2], canvas.shape[-1]), []).append(number)
@@ -110,7 +110,7 @@ class Detector:
 
     @torch.inference_mode()
     def answer(self, placed: Sequence[tuple[Tensor, Rectangle]]) -> Prediction:
-        """The network's answer to images on canvases of one size, as `preprocess.place` gives them."""
+        """The network's answer to images on canvases of one size, as `preprocess.to_canvas` gives them."""
         stacked = torch.stack([canvas for canvas, _ in placed]).to(self.device)
         padding = torch.ones(len(placed), *stacked.shape[-2:], dtype=torch.bool, device=self.device)
         for i, (_, at) in enumerate(placed):

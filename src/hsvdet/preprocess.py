@@ -85,7 +85,7 @@ class Preprocess:
             left, top = (canvas[1] - new_width) // 2, (canvas[0] - new_height) // 2
         return canvas, Rectangle(left, top, new_width, new_height)
 
-    def place(self, image: Tensor, minimal: bool = False) -> tuple[Tensor, Rectangle]:
+    def to_canvas(self, image: Tensor, minimal: bool = False) -> tuple[Tensor, Rectangle]:
         """image: [3, H, W] uint8 to its canvas [3, H', W'] uint8, and where the picture lies on it."""
         canvas, content = self.geometry(image.shape[-2], image.shape[-1], minimal)
         size = [content.height, content.width]

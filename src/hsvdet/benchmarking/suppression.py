@@ -175,7 +175,7 @@ def benchmark_nms(
     for number, (id_, image) in enumerate(_pictures(data, detector)):
         shape = image.shape[1], image.shape[2]
         start = time.perf_counter()
-        answer = detector.answer([detector.preprocess.place(image, minimal=True)])
+        answer = detector.answer([detector.preprocess.to_canvas(image, minimal=True)])
         _finish(answer.logits)
         network.append(1e3 * (time.perf_counter() - start))
         alone = Prediction(*(part[0] for part in answer))

@@ -47,7 +47,7 @@ class Agreement(NamedTuple):
     displacement: float
 
     @property
-    def badness(self) -> tuple[float, float, float]:
+    def severity(self) -> tuple[float, float, float]:
         """For sorting: the largest difference, then the largest error."""
         worst = max((difference.size for difference in self.differences), default=0.0)
         return worst, self.score_error, 1 - self.overlap

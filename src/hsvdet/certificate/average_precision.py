@@ -65,8 +65,8 @@ def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float, classes
     for start in range(0, len(images), _AT_ONCE):
         for detections in attempt(artifact, images[start : start + _AT_ONCE], score):
             boxes, scores, labels = _NOTHING if isinstance(detections, str) else as_found(detections)
-            sound = np.isfinite(boxes).all(1) & np.isfinite(scores) & (labels >= 0) & (labels < classes)
-            found.append(_tensors(Found(boxes[sound], scores[sound], labels[sound])))
+            valid = np.isfinite(boxes).all(1) & np.isfinite(scores) & (labels >= 0) & (labels < classes)
+            found.append(_tensors(Found(boxes[valid], scores[valid], labels[valid])))
     return found
 
 

@@ -54,7 +54,7 @@ def compare_all(
 
 
 def _worst(agreements: Iterable[Agreement]) -> Agreement:
-    return max(agreements, key=lambda agreement: agreement.badness)
+    return max(agreements, key=lambda agreement: agreement.severity)
 
 
 class _Bench(NamedTuple):

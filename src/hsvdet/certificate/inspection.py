@@ -126,7 +126,7 @@ def examine(
         _check(probe, agreement) for probe, agreement in zip(tried, compared.agreements, strict=True)
     )
     ties = _ties(checks, compared.rounding, tolerance)
-    worst = Worst(*max(zip(tried, compared.agreements, strict=True), key=lambda pair: pair[1].badness))
+    worst = Worst(*max(zip(tried, compared.agreements, strict=True), key=lambda pair: pair[1].severity))
     against = [
         *reasons.of_class_map(detector, header),
         *reasons.of_preprocessing(detector, header),

@@ -66,11 +66,11 @@ def of_differences(
 ) -> list[str]:
     """name: of the image with the worst agreement."""
     wrong = [check for check in checks if check.differences]
-    if not wrong or not (tolerance.boxes or math.isinf(worst.badness[0])):
+    if not wrong or not (tolerance.boxes or math.isinf(worst.severity[0])):
         return []
     count = sum(len(check.differences) for check in wrong)
     total = sum(check.reference for check in checks)
-    if count <= tolerance.differing * total and not math.isinf(worst.badness[0]):
+    if count <= tolerance.differing * total and not math.isinf(worst.severity[0]):
         return []
     return [
         f"{count} differences in {len(wrong)} of {len(checks)} images, {total} detections; {name}:"

@@ -73,7 +73,7 @@ class Reference:
 
 def network_input(detector: Detector, image: np.ndarray, minimal: bool) -> NetworkInput:
     """image: [H, W, 3] uint8. minimal: see `Preprocess.geometry`."""
-    canvas, at = detector.preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal=minimal)
+    canvas, at = detector.preprocess.to_canvas(torch.from_numpy(image).permute(2, 0, 1), minimal=minimal)
     padding = torch.ones(1, *canvas.shape[-2:], dtype=torch.bool, device=detector.device)
     padding[:, at.top : at.top + at.height, at.left : at.left + at.width] = False
     images = detector.preprocess.normalise(canvas[None]).to(detector.device)

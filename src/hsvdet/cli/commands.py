@@ -59,7 +59,7 @@ app.command(epilog=example("hsvdet val runs/street/best.safetensors --data stree
 )
 app.command(
     epilog=example(
-        "hsvdet predict best.safetensors street.jpg films/ --out runs/street-seen",
+        "hsvdet predict best.safetensors street.jpg videos/ --out runs/street-seen",
         "hsvdet predict best.safetensors 'night/**/*.png' https://example.org/a.jpg --out runs/night",
         "hsvdet predict best.safetensors 0 --out runs/camera      (Ctrl-C ends a camera)",
     )

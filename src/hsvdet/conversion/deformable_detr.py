@@ -160,7 +160,7 @@ DN_ORIGINAL = [
     Rule(r"refpoint_embed\.weight", "anchors"),
     Rule(r"tgt_embed\.weight", "contents"),
     Rule(r"label_enc\.weight", "labels.weight"),
-    mlp(r"transformer\.decoder\.ref_point_head", "place"),
+    mlp(r"transformer\.decoder\.ref_point_head", "query_position"),
     mlp(r"transformer\.decoder\.query_scale", "scale"),
 ]
 

@@ -58,14 +58,14 @@ class SoftmaxLoss:
         logits, last = logits.float(), logits.shape[-1] - 1
         wanted = torch.where(labels < 0, last, labels)
         weight = torch.where(labels < 0, self.no_object, 1.0)
-        surprise = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(
+        cross_entropy = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view(
             labels.shape
         )
         if unknown is not None:
             possible = unknown.index_fill(-1, unknown.new_tensor([last], dtype=torch.int64), True)
             either = logits.logsumexp(-1) - logits.masked_fill(~possible, -torch.inf).logsumexp(-1)
-            surprise = torch.where(labels < 0, either, surprise)
-        return (surprise * weight).sum()
+            cross_entropy = torch.where(labels < 0, either, cross_entropy)
+        return (cross_entropy * weight).sum()
 
     def total(self, counts: Counts) -> Tensor:
         weights = counts.matched + self.no_object * (counts.queries - counts.matched)
@@ -90,8 +90,8 @@ class FocalLoss:
         p = logits.float().sigmoid()
         right = torch.where(wanted > 0, p, 1 - p)
         weight = torch.where(wanted > 0, self.alpha, 1 - self.alpha) * (1 - right) ** self.gamma
-        surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return _known(weight * surprise, wanted, unknown).sum()
+        cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+        return _known(weight * cross_entropy, wanted, unknown).sum()
 
     def total(self, counts: Counts) -> Tensor:
         return counts.objects
@@ -115,8 +115,8 @@ class VarifocalLoss:
         wanted = hot * quality.detach().unsqueeze(-1)
         p = logits.detach().float().sigmoid()
         weight = torch.where(hot > 0, wanted, self.alpha * p**self.gamma)
-        surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return _known(weight * surprise, hot, unknown).sum()
+        cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+        return _known(weight * cross_entropy, hot, unknown).sum()
 
     def total(self, counts: Counts) -> Tensor:
         return counts.objects
@@ -140,8 +140,8 @@ class MatchabilityLoss:
         wanted = hot * quality.detach().unsqueeze(-1) ** self.gamma
         p = logits.detach().float().sigmoid()
         weight = torch.where(hot > 0, 1.0, p**self.gamma)
-        surprise = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-        return _known(weight * surprise, hot, unknown).sum()
+        cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
+        return _known(weight * cross_entropy, hot, unknown).sum()
 
     def total(self, counts: Counts) -> Tensor:
         return counts.objects

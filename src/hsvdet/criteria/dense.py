@@ -82,8 +82,8 @@ class DenseCriterion(Criterion):
             apart = (distances.squeeze(-1) - reach).abs().mean(-1)
             parts["l1"] = Part(self.l1_gain * (apart * weight).sum(), total)
         else:
-            surprise = distribution_focal_loss(distances, reach).mean(-1)
-            parts["distribution"] = Part(self.distribution_gain * (surprise * weight).sum(), total)
+            cross_entropy = distribution_focal_loss(distances, reach).mean(-1)
+            parts["distribution"] = Part(self.distribution_gain * (cross_entropy * weight).sum(), total)
         if output.selections:
             assigned = AnchorScores(assignment.score, output.strides)
             found = self.selection(output.selections, targets, output.extents, assigned)

@@ -39,10 +39,12 @@ class SelectionLoss:
         losses = []
         for (logits, stride), wanted in zip(selections, maps, strict=True):
             logits = logits.float()
-            surprise = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-            surprise = (wanted - logits.sigmoid()).square() * surprise
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+            cross_entropy = (wanted - logits.sigmoid()).square() * cross_entropy
             unknown = _unknown_cells((logits.shape[-2], logits.shape[-1]), stride, targets, extents)
-            losses.append((surprise if unknown is None else surprise.masked_fill(unknown, 0.0)).sum())
+            losses.append(
+                (cross_entropy if unknown is None else cross_entropy.masked_fill(unknown, 0.0)).sum()
+            )
         return self.gain * sum(losses[1:], losses[0])
 
 

@@ -38,7 +38,7 @@ class Letterbox(NamedTuple):
 
     def __call__(self, sample: Sample) -> Sample:
         height, width = sample.image.shape[-2:]
-        image, content = self.preprocess.place(sample.image, self.minimal)
+        image, content = self.preprocess.to_canvas(sample.image, self.minimal)
         scale = sample.boxes.new_tensor([content.width / width, content.height / height] * 2)
         offset = sample.boxes.new_tensor([content.left, content.top] * 2)
         return sample.with_boxes(lambda boxes: boxes * scale + offset)._replace(image=image, content=content)

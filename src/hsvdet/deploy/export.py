@@ -23,7 +23,7 @@ from ..detector import Detector
 from ..errors import ConfigError, SaveError
 from ..layers.selection import selectors_of
 from ..loading import load
-from ..runtime.artifact import ArtifactHeader, hand_over, parts, rejected_path, write_header
+from ..runtime.artifact import ArtifactHeader, accept, parts, rejected_path, write_header
 from ..targets import PRECISIONS, RUNNABLE, TARGETS, Target
 from .graph import ExportGraph
 
@@ -161,7 +161,7 @@ def export(
 
         certificate = compare(detector, written, calibrate if data is None and precision == "int8" else data)
         if certificate.passed:
-            hand_over(path)
+            accept(path)
             written = path
     seconds = time.monotonic() - started
     return ExportReport(str(written), header, _bytes(written), seconds, certificate, tuple(notes))
@@ -255,7 +255,7 @@ def _kept_in_float32(
 
 def _graph_input(detector: Detector, image: np.ndarray, minimal: bool) -> tuple[torch.Tensor, ...]:
     """One image as `ExportGraph` takes it."""
-    canvas, content = detector.preprocess.place(torch.from_numpy(image).permute(2, 0, 1), minimal)
+    canvas, content = detector.preprocess.to_canvas(torch.from_numpy(image).permute(2, 0, 1), minimal)
     return detector.preprocess.normalise(canvas)[None], torch.tensor(content), torch.tensor(image.shape[:2])
 
 

@@ -1,4 +1,4 @@
-"""`Preprocess.place` and `normalise` as an ONNX graph: uint8 images of any size to the network's canvas, bit for
+"""`Preprocess.to_canvas` and `normalise` as an ONNX graph: uint8 images of any size to the network's canvas, bit for
 bit what PyTorch makes of them.
 
 Written in elementary operators, not with ONNX's Resize: its antialiasing in ONNX Runtime is up to 15 of 255 grey

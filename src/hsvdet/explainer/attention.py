@@ -1,4 +1,4 @@
-"""What was heard of a network's attention, as numbers about one query at a time, in pixels of the image."""
+"""What was recorded of a network's attention, as numbers about one query at a time, in pixels of the image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..layers.selection import TokenSelector
 from ..layers.sparse_global import Diagnosis, SparseGlobalConfig
-from .capture import Call, as_heard
+from .capture import Call, as_recorded
 from .view import Cells, View, inside
 
 
@@ -117,11 +117,11 @@ def samples_of(call: Call, queries: Sequence[int], view: View) -> list[Samples]:
 
 def real_cells(call: Call, cells: Cells) -> np.ndarray | None:
     """Which cells of the first map that a call looks at are picture, [h, w] bool; None for all."""
-    name = "hidden" if "hidden" in call.inputs else "padding"
-    hidden: Tensor | None = call.inputs[name]
-    if hidden is None:
+    name = "mask" if "mask" in call.inputs else "padding"
+    mask: Tensor | None = call.inputs[name]
+    if mask is None:
         return None
-    return ~hidden[0].flatten()[: cells[0] * cells[1]].reshape(cells).cpu().numpy()
+    return ~mask[0].flatten()[: cells[0] * cells[1]].reshape(cells).cpu().numpy()
 
 
 def selection_of(call: Call) -> Selected:
@@ -130,8 +130,8 @@ def selection_of(call: Call) -> Selected:
     padding: Tensor | None = call.inputs["padding"]
     cells = x.shape[-2], x.shape[-1]
     with torch.inference_mode():
-        index, weights = as_heard(call, module.weights)
-        diagnosis = as_heard(call, module.diagnose)
+        index, weights = as_recorded(call, module.weights)
+        diagnosis = as_recorded(call, module.diagnose)
     chosen = np.ones(cells, dtype=bool) if padding is None else ~padding[0].cpu().numpy()
     if index is not None:
         taken = np.zeros(cells, dtype=bool)

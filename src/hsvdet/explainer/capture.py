@@ -1,4 +1,4 @@
-"""One image through a network, with an ear to its attention: forward hooks, gone afterwards."""
+"""One image through a network, recording its attention: forward hooks, gone afterwards."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class Seen(NamedTuple):
 
 
 @contextmanager
-def listening(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
+def recording(modules: Iterable[nn.Module]) -> Iterator[list[Call]]:
     """Calls of these modules while the context lasts, in the order they end."""
     calls: list[Call] = []
 
-    def hear(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    def record(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         bound = inspect.signature(module.forward).bind(*args, **kwargs)
         bound.apply_defaults()
         calls.append(Call(module, dict(bound.arguments), output))
 
-    handles = [module.register_forward_hook(hear, with_kwargs=True) for module in modules]
+    handles = [module.register_forward_hook(record, with_kwargs=True) for module in modules]
     try:
         yield calls
     finally:
@@ -86,18 +86,18 @@ def watch(detector: Detector, image: Tensor, name: str = "the image", *, score: 
     first.sort()
     found = Detections(*(part.cpu()[torch.from_numpy(first)] for part in chosen[:3]))
 
-    heard = {call.module: call for call in calls}
+    recorded = {call.module: call for call in calls}
     encoder, decoder = layers_of(net)
-    backbone = heard.get(getattr(net, "backbone", None))
+    backbone = recorded.get(getattr(net, "backbone", None))
     coarsest = backbone.output[-1].shape[-2:] if backbone else None
     return Seen(
         view,
         output,
         found,
         predictions[first],
-        [heard[module] for module in encoder if module in heard],
-        [heard[module] for module in decoder if module in heard],
-        {name: heard[module] for name, module in blocks_of(net).items()},
+        [recorded[module] for module in encoder if module in recorded],
+        [recorded[module] for module in decoder if module in recorded],
+        {name: recorded[module] for name, module in blocks_of(net).items()},
         (coarsest[0], coarsest[1]) if coarsest else None,
     )
 
@@ -105,7 +105,7 @@ def watch(detector: Detector, image: Tensor, name: str = "the image", *, score: 
 def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOutput, list[Call]]:
     """One image through the network, alone, and every call of a module that attends."""
     net = detector.net
-    canvas, content = detector.preprocess.place(image, minimal=True)
+    canvas, content = detector.preprocess.to_canvas(image, minimal=True)
     size, input_size = ((pixels.shape[-2], pixels.shape[-1]) for pixels in (image, canvas))
     view = View(size, input_size, content)
     empty = Sample(
@@ -122,7 +122,7 @@ def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOut
     handles = [block.register_forward_pre_hook(the_same_chance) for block in blocks]
     devices = [detector.device] if detector.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), listening([*encoder, *decoder, *blocks, *backbone]) as calls:
+        with torch.random.fork_rng(devices), recording([*encoder, *decoder, *blocks, *backbone]) as calls:
             output = net(batch.images, batch.padding)
     finally:
         for handle in handles:
@@ -150,8 +150,8 @@ def _declared(net: nn.Module, role: str) -> list[Any]:
     ]
 
 
-def as_heard(call: Call, method: Callable) -> Any:
-    """A method of a block, with the arguments of a call that was heard and, where it selects tokens by chance, the
+def as_recorded(call: Call, method: Callable) -> Any:
+    """A method of a block, with the arguments of a call that was recorded and, where it selects tokens by chance, the
     same chance."""
     devices = [call.output.map.device] if call.output.map.device.type == "cuda" else []
     with torch.random.fork_rng(devices):

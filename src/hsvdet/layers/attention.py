@@ -13,35 +13,35 @@ def attend(
     key: Tensor,
     value: Tensor,
     heads: int,
-    hidden: Tensor | None = None,
+    mask: Tensor | None = None,
     dropout: float = 0.0,
     bias: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v, head by head (Vaswani et al. 2017, arXiv 1706.03762, section 3.2).
 
     query: [B, Q, heads * d]. key: [B, S, heads * d]. value: [B, S, heads * e]; e may differ from d.
-    hidden: bool, [Q, S] or [B, Q, S] or anything that broadcasts to it, e.g. [B, 1, S] for padded keys; every
+    mask: bool, [Q, S] or [B, Q, S] or anything that broadcasts to it, e.g. [B, 1, S] for padded keys; every
     query must be left at least one key. dropout: chance for a weight to be dropped. bias: [B, heads, Q, S], or
     none. Returns [B, Q, heads * e].
     """
     query, key, value = (_split(x, heads) for x in (query, key, value))
-    mask = _allowed(hidden)
+    allowed = _allowed(mask)
     if bias is not None:
         bias = bias.to(query.dtype)
-        mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
-    attended = F.scaled_dot_product_attention(query, key, value, mask, dropout)
+        allowed = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
+    attended = F.scaled_dot_product_attention(query, key, value, allowed, dropout)
     return attended.transpose(1, 2).flatten(2)
 
 
 def attention_weights(
-    query: Tensor, key: Tensor, heads: int, hidden: Tensor | None = None, bias: Tensor | None = None
+    query: Tensor, key: Tensor, heads: int, mask: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
     """The weights that `attend` gives to the values, to be looked at: [B, heads, Q, S], float32, rows sum to 1."""
     query, key = _split(query, heads).float(), _split(key, heads).float()
     logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     if bias is not None:
         logits = logits + bias.float()
-    allowed = _allowed(hidden)
+    allowed = _allowed(mask)
     return (logits if allowed is None else logits.masked_fill(~allowed, -math.inf)).softmax(-1)
 
 
@@ -49,9 +49,9 @@ def _split(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _allowed(hidden: Tensor | None) -> Tensor | None:
+def _allowed(mask: Tensor | None) -> Tensor | None:
     """The one place where masks turn round: `scaled_dot_product_attention` has True = may be looked at."""
-    return None if hidden is None else ~hidden.unsqueeze(-3)
+    return None if mask is None else ~mask.unsqueeze(-3)
 
 
 class MultiHeadAttention(nn.Module):
@@ -79,21 +79,21 @@ class MultiHeadAttention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        hidden: Tensor | None = None,
+        mask: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """query: [B, Q, D]. key, value: [B, S, D]. hidden, bias: as in `attend`. Returns [B, Q, D]."""
+        """query: [B, Q, D]. key, value: [B, S, D]. mask, bias: as in `attend`. Returns [B, Q, D]."""
         dropout = self.dropout if self.training else 0.0
         projected = self.query(query), self.key(key), self.value(value)
-        return self.output(attend(*projected, self.heads, hidden, dropout, bias))
+        return self.output(attend(*projected, self.heads, mask, dropout, bias))
 
     def weights(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        hidden: Tensor | None = None,
+        mask: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
         """[B, heads, Q, S]: where a call of `forward` with the same arguments looks."""
-        return attention_weights(self.query(query), self.key(key), self.heads, hidden, bias)
+        return attention_weights(self.query(query), self.key(key), self.heads, mask, bias)

@@ -29,15 +29,15 @@ class ConditionalSelfAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
         _xavier(self)
 
-    def forward(self, content: Tensor, position: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """content, position: [B, Q, D]. hidden: [Q, Q] bool. Returns [B, Q, D]."""
+    def forward(self, content: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """content, position: [B, Q, D]. mask: [Q, Q] bool. Returns [B, Q, D]."""
         query, key = self._project(content, position)
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(query, key, self.value(content), self.heads, hidden, dropout))
+        return self.output(attend(query, key, self.value(content), self.heads, mask, dropout))
 
-    def weights(self, content: Tensor, position: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def weights(self, content: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, heads, Q, Q]: where a call of `forward` with the same arguments looks."""
-        return attention_weights(*self._project(content, position), self.heads, hidden)
+        return attention_weights(*self._project(content, position), self.heads, mask)
 
     def _project(self, content: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         query = self.query_content(content) + self.query_position(position)
@@ -72,13 +72,13 @@ class ConditionalCrossAttention(nn.Module):
         sine: Tensor,
         memory: Tensor,
         memory_position: Tensor,
-        hidden: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """content, position, sine: [B, Q, D], sine = where to look. memory: [B, S, D]. memory_position:
-        [B or 1, S, D]. hidden: [B, 1, S] bool, True = padding. Returns [B, Q, D]."""
+        [B or 1, S, D]. mask: [B, 1, S] bool, True = padding. Returns [B, Q, D]."""
         query, key = self._project(content, position, sine, memory, memory_position)
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(query, key, self.value(memory), self.heads, hidden, dropout))
+        return self.output(attend(query, key, self.value(memory), self.heads, mask, dropout))
 
     def weights(
         self,
@@ -87,11 +87,11 @@ class ConditionalCrossAttention(nn.Module):
         sine: Tensor,
         memory: Tensor,
         memory_position: Tensor,
-        hidden: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """[B, heads, Q, S]: where a call of `forward` with the same arguments looks."""
         query, key = self._project(content, position, sine, memory, memory_position)
-        return attention_weights(query, key, self.heads, hidden)
+        return attention_weights(query, key, self.heads, mask)
 
     def _project(self, content, position, sine, memory, memory_position) -> tuple[Tensor, Tensor]:
         query, key = self.query_content(content), self.key_content(memory)
@@ -140,13 +140,13 @@ class ConditionalDecoderLayer(nn.Module):
         sine: Tensor,
         memory: Tensor,
         memory_position: Tensor,
-        hidden: Tensor | None = None,
-        hidden_queries: Tensor | None = None,
+        mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
     ) -> Tensor:
-        """As the two attentions; hidden_queries: [Q, Q] bool, which queries may not look at which."""
-        attended = self.self_attention(content, position, hidden_queries)
+        """As the two attentions; query_mask: [Q, Q] bool, which queries may not look at which."""
+        attended = self.self_attention(content, position, query_mask)
         content = self.norm_self(content + self.dropout(attended))
-        seen = self.cross_attention(content, position, sine, memory, memory_position, hidden)
+        seen = self.cross_attention(content, position, sine, memory, memory_position, mask)
         content = self.norm_cross(content + self.dropout(seen))
         return self.norm_feed_forward(content + self.dropout(self.feed_forward(content)))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
-from .initialise import start_classes
+from .initialise import init_class_prior
 from .relative_boxes import RelativeBoxBias
 from .transformer import FeedForward
 
@@ -58,7 +58,7 @@ class Deduplication(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, feed_forward)
         self.norm = nn.LayerNorm(dim)
-        self.classes = start_classes(nn.Linear(dim, num_classes))
+        self.classes = init_class_prior(nn.Linear(dim, num_classes))
 
     def forward(
         self, features: Tensor, boxes: Tensor, scores: Tensor, padding: Tensor | None = None
@@ -68,16 +68,16 @@ class Deduplication(nn.Module):
         them, and their answers mean nothing."""
         batch, queries = scores.shape
         nulls = self.null_tokens.expand(batch, -1, -1)
-        hidden = ~stronger(scores.detach())
+        mask = ~stronger(scores.detach())
         if padding is not None:
-            hidden = torch.logical_or(hidden, padding[:, None])
-        hidden = torch.cat([hidden, hidden.new_zeros(batch, queries, nulls.shape[1])], 2)
+            mask = torch.logical_or(mask, padding[:, None])
+        mask = torch.cat([mask, mask.new_zeros(batch, queries, nulls.shape[1])], 2)
         bias = self.relation(boxes)
         null_bias = self.null_bias[:, :, None].expand(batch, -1, queries, nulls.shape[1])
         bias = torch.cat([bias, null_bias.to(bias.dtype)], 3)
 
         normed = self.norm_attention(features)
         seen = torch.cat([normed, nulls.to(normed.dtype)], 1)
-        features = features + self.attention(normed, seen, seen, hidden, bias)
+        features = features + self.attention(normed, seen, seen, mask, bias)
         features = features + self.feed_forward(self.norm_feed_forward(features))
         return self.classes(self.norm(features))

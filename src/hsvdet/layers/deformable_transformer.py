@@ -72,12 +72,12 @@ class DeformableDecoderLayer(nn.Module):
         place: Tensor,
         reference: Tensor,
         memory: Tokens,
-        hidden_queries: Tensor | None = None,
+        query_mask: Tensor | None = None,
     ) -> Tensor:
         """content, place: [B, Q, D]. reference: [B, Q, 2 or 4] points or boxes, fractions of the picture.
-        hidden_queries: [Q, Q] bool, which queries may not look at which. Returns the content [B, Q, D]."""
+        query_mask: [Q, Q] bool, which queries may not look at which. Returns the content [B, Q, D]."""
         placed = content + place
-        attended = self.self_attention(placed, placed, content, hidden_queries)
+        attended = self.self_attention(placed, placed, content, query_mask)
         content = self.norm_self(content + self.dropout(attended))
         seen = self.cross_attention(
             content + place, on_maps(reference, memory), memory.features, memory.sizes, memory.padding

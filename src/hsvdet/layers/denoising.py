@@ -38,8 +38,8 @@ class NoisedQueries(NamedTuple):
         ones. eps: how near to 0 and 1 the numbers of noised boxes can come.
         """
         noised = inverse_sigmoid(self.boxes, eps).sigmoid()
-        hidden = hide_groups(known.shape[1], self.groups.groups, content.shape[1], content.device)
-        return torch.cat([known, content], 1), torch.cat([noised, boxes], 1), hidden
+        mask = hide_groups(known.shape[1], self.groups.groups, content.shape[1], content.device)
+        return torch.cat([known, content], 1), torch.cat([noised, boxes], 1), mask
 
 
 def noise_labels(labels: Tensor, rate: float, num_classes: int) -> Tensor:
@@ -85,7 +85,7 @@ def noised_queries(
     # Labels are drawn before boxes, group by group and image by image.
     labels = noise_labels(labels.repeat(groups), label_noise, num_classes)
     boxes = noise_boxes(boxes.repeat(groups, 1), box_noise)
-    return _place(targets, labels, boxes, torch.ones_like(labels, dtype=torch.bool), groups, filler=0.5)
+    return _arrange(targets, labels, boxes, torch.ones_like(labels, dtype=torch.bool), groups, filler=0.5)
 
 
 def contrastive_queries(
@@ -112,7 +112,7 @@ def contrastive_queries(
     positive = torch.tensor([True, False], device=labels.device).repeat(groups).repeat_interleave(len(labels))
     labels = noise_labels(labels.repeat(2 * groups), label_noise, num_classes)
     boxes = move_corners(boxes.repeat(2 * groups, 1), box_noise, ~positive)
-    return _place(targets, labels, boxes, positive, groups, filler)
+    return _arrange(targets, labels, boxes, positive, groups, filler)
 
 
 def _all_objects(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
@@ -120,7 +120,7 @@ def _all_objects(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
     return torch.cat([target.labels for target in targets]), torch.cat([target.boxes for target in targets])
 
 
-def _place(
+def _arrange(
     targets: Sequence[Target],
     labels: Tensor,
     boxes: Tensor,

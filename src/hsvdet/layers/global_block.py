@@ -27,8 +27,8 @@ class GlobalBlock(nn.Module):
         height, width = x.shape[-2:]
         rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
         grid = torch.broadcast_tensors(columns, rows[:, None])  # [h, w] each
-        hidden = None if padding is None else cell_padding(padding, (height, width)).flatten(1).unsqueeze(1)
+        mask = None if padding is None else cell_padding(padding, (height, width)).flatten(1).unsqueeze(1)
         tokens = self.narrow(x).flatten(2).transpose(1, 2)
         position = sincos_2d(torch.stack(grid, -1).flatten(0, 1), tokens.shape[2]).unsqueeze(0)
-        tokens = self.attention(tokens, position, hidden)
+        tokens = self.attention(tokens, position, mask)
         return x + self.gate * self.widen(tokens.transpose(1, 2).unflatten(2, (height, width)))

@@ -14,26 +14,26 @@ _PRIOR = 0.01
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
-def start_classes(head: nn.Linear) -> nn.Linear:
+def init_class_prior(head: nn.Linear) -> nn.Linear:
     """Every class starts at probability 0.01 (focal loss, Lin et al. 2017, arXiv 1708.02002, section 3.3)."""
     nn.init.constant_(head.bias, -math.log((1 - _PRIOR) / _PRIOR))
     return head
 
 
-def start_still(head: Mlp) -> Mlp:
+def init_zero_last(head: Mlp) -> Mlp:
     """A box head that starts by changing nothing: its last layer is 0."""
     nn.init.zeros_(head.last.weight)
     nn.init.zeros_(head.last.bias)
     return head
 
 
-def start_small(head: Mlp) -> Mlp:
-    """A box head after `start_still` whose boxes start at sigmoid(-2), an eighth of the picture, wide and high."""
+def init_small_boxes(head: Mlp) -> Mlp:
+    """A box head after `init_zero_last` whose boxes start at sigmoid(-2), an eighth of the picture, wide and high."""
     nn.init.constant_(head.last.bias[2:], -2.0)
     return head
 
 
-def start_xavier(layer: Layer) -> Layer:
+def init_xavier(layer: Layer) -> Layer:
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -38,7 +38,7 @@ def sine_of_coordinates(coordinates: Tensor, dim: int = 128, temperature: float 
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-3)
 
 
-def place_cells(
+def cell_positions(
     features: Tensor, padding: Tensor | None, temperature: float = 10000.0, offset: float = 0.0
 ) -> tuple[Tensor, Tensor | None]:
     """What a dense transformer must know about the cells of a map [B, D, h, w], row by row as tokens.

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .initialise import start_xavier
-from .position import place_cells
+from .initialise import init_xavier
+from .position import cell_positions
 from .tokens import cell_padding, content_extents, sampled_padding
 
 
@@ -28,13 +28,11 @@ def flatten_maps(maps: list[Tensor], padding: Tensor | None) -> Tokens:
     """maps: [B, D, h, w] each, finest first. padding: [B, H, W] bool over pixels, or None."""
     sizes = tuple((features.shape[-2], features.shape[-1]) for features in maps)
     cells = [None if padding is None else sampled_padding(padding, size) for size in sizes]
-    extents = [content_extents(features, hidden) for features, hidden in zip(maps, cells, strict=True)]
+    extents = [content_extents(features, mask) for features, mask in zip(maps, cells, strict=True)]
     return Tokens(
         torch.cat([features.flatten(2).transpose(1, 2) for features in maps], 1),
         sizes,
-        None
-        if padding is None
-        else torch.cat([hidden.flatten(1) for hidden in cells if hidden is not None], 1),
+        None if padding is None else torch.cat([mask.flatten(1) for mask in cells if mask is not None], 1),
         torch.stack(extents, 1),
     )
 
@@ -87,7 +85,7 @@ class Pyramid(nn.Module):
                 convolution = nn.Conv2d(channels[level], dim, 1)
             else:
                 convolution = nn.Conv2d(channels[-1] if level == len(channels) else dim, dim, 3, 2, 1)
-            start_xavier(convolution)
+            init_xavier(convolution)
             self.project.append(_Projection(convolution, nn.GroupNorm(32, dim)))
         self.levels = nn.Parameter(torch.randn(levels, dim))
 
@@ -100,7 +98,7 @@ class Pyramid(nn.Module):
             coarse = project(coarse)
             projected.append(coarse)
         positions = [
-            place_cells(features, padding, self.temperature, self.offset)[0] + level
+            cell_positions(features, padding, self.temperature, self.offset)[0] + level
             for features, level in zip(projected, self.levels, strict=True)
         ]
         return flatten_maps(projected, padding), torch.cat(positions, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..boxes import cxcywh_to_xyxy
-from .initialise import start_still
+from .initialise import init_zero_last
 from .position import sine_of_coordinates
 from .transformer import Mlp
 
@@ -44,7 +44,7 @@ class RelativeBoxBias(nn.Module):
     def __init__(self, heads: int, width: int = 128):
         super().__init__()
         self.width = width
-        self.mlp = start_still(Mlp(width, width, heads, depth=2))
+        self.mlp = init_zero_last(Mlp(width, width, heads, depth=2))
 
     def forward(self, boxes: Tensor) -> Tensor:
         boxes = boxes.detach()

@@ -198,7 +198,7 @@ class SparseAttention(nn.Module):
             place = torch.arange(height * width, device=x.device)[None] if index is None else index
             row = place // width
             place = torch.stack([place - row * width, row], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
-            hidden = None if padding is None else tokens_at(padding.flatten(1), index)
+            mask = None if padding is None else tokens_at(padding.flatten(1), index)
             extra = self._extra(x, padding, tokens.dtype)
             # Places in units of 32 pixels, so that a model trained at one size works at another.
             scale = self.stride / 32
@@ -209,8 +209,8 @@ class SparseAttention(nn.Module):
                 more, more_place, more_hidden = extra
                 keys = torch.cat([keys, self._project(self.key, more, more_place * scale)], 2)
                 values = torch.cat([values, self._values(more)], 2)
-                hidden = None if hidden is None else torch.cat([hidden, more_hidden], 1)
-        return AttentionInput(queries, keys, values, None if hidden is None else ~hidden[:, None, None])
+                mask = None if mask is None else torch.cat([mask, more_hidden], 1)
+        return AttentionInput(queries, keys, values, None if mask is None else ~mask[:, None, None])
 
     def _project(self, layer: nn.Linear, tokens: Tensor, place: Tensor) -> Tensor:
         """To normalised queries or keys [B, heads, k, C / heads]."""
@@ -232,20 +232,20 @@ class SparseAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Pooled and learned tokens [B, extra, C], their places in cells, and which are padding; None for none."""
         batch, _, height, width = x.shape
-        tokens, places, hidden = [], [], []
+        tokens, places, mask = [], [], []
         if self.config.context:
             means, middles, empty = pooled_cells(x, padding, self.config.context)
             tokens.append(means.to(dtype))
             places.append(middles[None])
-            hidden.append(empty)
+            mask.append(empty)
         if self.config.registers:
             tokens.append(self.registers.to(dtype).expand(batch, -1, -1))
             centre = x.new_tensor([width / 2, height / 2], dtype=torch.float32)
             places.append(centre.expand(1, self.config.registers, 2))
-            hidden.append(torch.zeros(batch, self.config.registers, dtype=torch.bool, device=x.device))
+            mask.append(torch.zeros(batch, self.config.registers, dtype=torch.bool, device=x.device))
         if not tokens:
             return None
-        return torch.cat(tokens, 1), torch.cat(places, 1), torch.cat(hidden, 1)
+        return torch.cat(tokens, 1), torch.cat(places, 1), torch.cat(mask, 1)
 
 
 class SparseGlobal(SparseAttention):
@@ -288,15 +288,13 @@ class SparseGlobal(SparseAttention):
         scores = self._logits(x)
         index = self._select(x, scores, padding, salience)
         delta = self._attention_delta(x, scores, index, padding)  # [B, C, k]
-        hidden = None if padding is None else tokens_at(padding.flatten(1), index)
-        if index is None and hidden is None:
+        mask = None if padding is None else tokens_at(padding.flatten(1), index)
+        if index is None and mask is None:
             return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
         dense = self._dense(x).flatten(2)
         place = None if index is None else index.unsqueeze(1).expand(-1, self.channels, -1)
-        if hidden is not None:  # an image with fewer than k real tokens: the rest are not selected
-            delta = torch.where(
-                hidden.unsqueeze(1), dense if place is None else dense.gather(2, place), delta
-            )
+        if mask is not None:  # an image with fewer than k real tokens: the rest are not selected
+            delta = torch.where(mask.unsqueeze(1), dense if place is None else dense.gather(2, place), delta)
         delta = delta if place is None else dense.scatter(2, place, delta)
         return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
 

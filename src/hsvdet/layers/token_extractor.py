@@ -17,12 +17,12 @@ from .transformer import FeedForward
 
 
 class ExtractedTokens(NamedTuple):
-    """features, position: [B, S, D]. hidden: [B, 1, S] bool, True = padding, or None. chosen: the cells of each
+    """features, position: [B, S, D]. mask: [B, 1, S] bool, True = padding, or None. chosen: the cells of each
     map that the tokens are, best first, [B, k] int64; the pooled ones come after. selections: of each map."""
 
     features: Tensor
     position: Tensor
-    hidden: Tensor | None
+    mask: Tensor | None
     chosen: tuple[Tensor, ...]
     selections: tuple[Selection, ...]
 
@@ -49,7 +49,7 @@ class TokenExtractor(nn.Module):
         counts = [height * width for height, width in cells.sizes]
         centres = token_centres(cells).split(counts, 1)
         padding = None if cells.padding is None else cells.padding.split(counts, 1)
-        features, places, hidden, chosen, selections = [], [], [], [], []
+        features, positions, mask, chosen, selections = [], [], [], [], []
         for number, tokens in enumerate(cells.features.split(counts, 1)):
             scores = self.scorers[number](maps[number])
             selections.append(Selection(scores, self.strides[number]))
@@ -58,26 +58,26 @@ class TokenExtractor(nn.Module):
             token = pick(tokens, best)
             token = token + self.mlps[number](self.norms[number](token))
             features.append(token * scores.flatten(1).gather(1, best).sigmoid().unsqueeze(-1).to(token.dtype))
-            places.append(self._place(pick(centres[number], best), number))
+            positions.append(self._position(pick(centres[number], best), number))
             if outside is not None:
-                hidden.append(outside.gather(1, best))
+                mask.append(outside.gather(1, best))
             chosen.append(best)
         coarse = None if padding is None else padding[-1].unflatten(1, cells.sizes[-1])
         means, middles, empty = pooled_cells(maps[-1], coarse, self.context)
         corner, size = cells.extents[:, None, -1].split(2, -1)  # [B, 1, 2] each
         features.append(means)
-        places.append(self._place((middles - corner) / size, len(maps)))
-        hidden.append(empty)
-        position = torch.cat(places, 1)
+        positions.append(self._position((middles - corner) / size, len(maps)))
+        mask.append(empty)
+        position = torch.cat(positions, 1)
         return ExtractedTokens(
             torch.cat(features, 1) + position.to(means.dtype),
             position,
-            None if padding is None else torch.cat(hidden, 1).unsqueeze(1),
+            None if padding is None else torch.cat(mask, 1).unsqueeze(1),
             tuple(chosen),
             tuple(selections),
         )
 
-    def _place(self, centres: Tensor, level: int) -> Tensor:
+    def _position(self, centres: Tensor, level: int) -> Tensor:
         """Points in fractions of the picture [B, k, 2] to [B, k, D]."""
         return sine_of_coordinates(centres, self.levels.shape[1] // 2) + self.levels[level]
 

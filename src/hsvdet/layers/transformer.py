@@ -30,18 +30,18 @@ class Mlp(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear to `hidden` values, activation, dropout, linear back: the same for every token."""
+    """Linear to `hidden_dim` values, activation, dropout, linear back: the same for every token."""
 
     HALF_PRECISION = True
 
     def __init__(
-        self, dim: int, hidden: int, dropout: float = 0.0, activation: Callable[[], nn.Module] = nn.ReLU
+        self, dim: int, hidden_dim: int, dropout: float = 0.0, activation: Callable[[], nn.Module] = nn.ReLU
     ):
         super().__init__()
-        self.expand = nn.Linear(dim, hidden)
+        self.expand = nn.Linear(dim, hidden_dim)
         self.activation = activation()
         self.dropout = nn.Dropout(dropout)
-        self.contract = nn.Linear(hidden, dim)
+        self.contract = nn.Linear(hidden_dim, dim)
         nn.init.xavier_uniform_(self.expand.weight)
         nn.init.xavier_uniform_(self.contract.weight)
 
@@ -72,10 +72,10 @@ class EncoderLayer(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, position: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """tokens: [B, S, D]. position: [B or 1, S, D]. hidden: [B, 1, S] bool, True = padding."""
+    def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """tokens: [B, S, D]. position: [B or 1, S, D]. mask: [B, 1, S] bool, True = padding."""
         placed = tokens + position
-        tokens = self.norm_attention(tokens + self.dropout(self.attention(placed, placed, tokens, hidden)))
+        tokens = self.norm_attention(tokens + self.dropout(self.attention(placed, placed, tokens, mask)))
         return self.norm_feed_forward(tokens + self.dropout(self.feed_forward(tokens)))
 
 
@@ -92,11 +92,11 @@ class PreNormEncoderLayer(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, feed_forward)
 
-    def forward(self, tokens: Tensor, position: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """tokens: [B, S, D]. position: [B or 1, S, D], added to queries and keys. hidden: [B, 1, S] bool."""
+    def forward(self, tokens: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """tokens: [B, S, D]. position: [B or 1, S, D], added to queries and keys. mask: [B, 1, S] bool."""
         normed = self.norm_attention(tokens)
         placed = normed + position.to(normed.dtype)
-        tokens = tokens + self.attention(placed, placed, normed, hidden)
+        tokens = tokens + self.attention(placed, placed, normed, mask)
         return tokens + self.feed_forward(self.norm_feed_forward(tokens))
 
 
@@ -115,13 +115,18 @@ class PreNormDecoderLayer(nn.Module):
         self.feed_forward = FeedForward(dim, feed_forward)
 
     def forward(
-        self, content: Tensor, place: Tensor, memory: Tensor, position: Tensor, hidden: Tensor | None = None
+        self,
+        content: Tensor,
+        query_position: Tensor,
+        memory: Tensor,
+        position: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """content, place: [B, Q, D], of queries. memory, position: [B, S, D], of tokens. hidden: [B, 1, S] bool,
+        """content, query_position: [B, Q, D], of queries. memory, position: [B, S, D], of tokens. mask: [B, 1, S] bool,
         tokens that may not be looked at. Returns the content."""
         normed = self.norm_self(content)
-        placed = normed + place
+        placed = normed + query_position
         content = content + self.self_attention(placed, placed, normed)
-        asked = self.norm_cross(content) + place
-        content = content + self.cross_attention(asked, memory + position, memory, hidden)
+        asked = self.norm_cross(content) + query_position
+        content = content + self.cross_attention(asked, memory + position, memory, mask)
         return content + self.feed_forward(self.norm_feed_forward(content))

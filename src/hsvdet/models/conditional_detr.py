@@ -18,8 +18,8 @@ from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion
 from ..layers.conditional import ConditionalDecoderLayer
-from ..layers.initialise import start_classes, start_still, xavier
-from ..layers.position import place_cells, sine_of_coordinates
+from ..layers.initialise import init_class_prior, init_zero_last, xavier
+from ..layers.position import cell_positions, sine_of_coordinates
 from ..layers.transformer import EncoderLayer, Mlp
 from ..structures import Prediction, QueryOutput
 from .tiny import TINY
@@ -74,15 +74,15 @@ class ConditionalDetr(nn.Module):
             for number in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.classes = start_classes(nn.Linear(dim, num_classes))
-        self.boxes = start_still(Mlp(dim, dim, 4, depth=3))
+        self.classes = init_class_prior(nn.Linear(dim, num_classes))
+        self.boxes = init_zero_last(Mlp(dim, dim, 4, depth=3))
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         features = self.project(self.backbone(images, padding)[-1])  # [B, D, h, w]
-        position, hidden = place_cells(features, padding)
+        position, mask = cell_positions(features, padding)
         memory = features.flatten(2).transpose(1, 2)  # [B, S, D]
         for layer in self.encoder:
-            memory = layer(memory, position, hidden)
+            memory = layer(memory, position, mask)
 
         queries = self.queries.expand(images.shape[0], -1, -1)
         reference = self.reference(queries).float().sigmoid()  # [B, Q, 2] (x, y), fractions
@@ -92,7 +92,7 @@ class ConditionalDetr(nn.Module):
         for number, layer in enumerate(self.decoder):
             # The spatial query: the reference point's embedding, scaled by what was found so far (3.3).
             spatial = sine if number == 0 else sine * self.scale(content)
-            content = layer(content, queries, spatial, memory, position, hidden)
+            content = layer(content, queries, spatial, memory, position, mask)
             normalised = self.norm(content)
             change = self.boxes(normalised).float()
             centre = change[..., :2] + inverse_sigmoid(reference)

@@ -17,8 +17,8 @@ from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion, SetWeights
 from ..layers.conditional import ConditionalDecoderLayer
-from ..layers.initialise import start_classes, start_still, xavier
-from ..layers.position import place_cells, sine_of_coordinates
+from ..layers.initialise import init_class_prior, init_zero_last, xavier
+from ..layers.position import cell_positions, sine_of_coordinates
 from ..layers.transformer import EncoderLayer, Mlp
 from ..structures import Prediction, QueryOutput
 from .tiny import TINY
@@ -81,7 +81,7 @@ class DabDetr(nn.Module):
         self.encoder_scale = xavier(Mlp(dim, dim, dim, depth=2))
         self.anchors = nn.Parameter(torch.randn(config.queries, 4))  # before the sigmoid
         self.patterns = nn.Parameter(torch.randn(config.patterns, dim)) if config.patterns else None
-        self.place = xavier(Mlp(2 * dim, dim, dim, depth=2))
+        self.query_position = xavier(Mlp(2 * dim, dim, dim, depth=2))
         self.scale = xavier(Mlp(dim, dim, dim, depth=2))
         self.size = xavier(Mlp(dim, dim, 2, depth=2))
         self.decoder = nn.ModuleList(
@@ -91,8 +91,8 @@ class DabDetr(nn.Module):
             for number in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.classes = start_classes(nn.Linear(dim, num_classes))
-        self.boxes = start_still(Mlp(dim, dim, 4, depth=3))
+        self.classes = init_class_prior(nn.Linear(dim, num_classes))
+        self.boxes = init_zero_last(Mlp(dim, dim, 4, depth=3))
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         anchors = self.anchors.sigmoid()  # [Q, 4]
@@ -106,11 +106,11 @@ class DabDetr(nn.Module):
     def encode(self, images: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens of the image [B, S, D], their position [B or 1, S, D], and which are padding [B, 1, S]."""
         features = self.project(self.backbone(images, padding)[-1])  # [B, D, h, w]
-        position, hidden = place_cells(features, padding, self.config.temperature)
+        position, mask = cell_positions(features, padding, self.config.temperature)
         memory = features.flatten(2).transpose(1, 2)
         for layer in self.encoder:
-            memory = layer(memory, position * self.encoder_scale(memory), hidden)
-        return memory, position, hidden
+            memory = layer(memory, position * self.encoder_scale(memory), mask)
+        return memory, position, mask
 
     def decode(
         self,
@@ -118,11 +118,11 @@ class DabDetr(nn.Module):
         anchors: Tensor,
         memory: Tensor,
         position: Tensor,
-        hidden: Tensor | None,
-        hidden_queries: Tensor | None = None,
+        mask: Tensor | None,
+        query_mask: Tensor | None = None,
     ) -> tuple[Prediction, ...]:
-        """content: [B, Q, D]. anchors: [B, Q, 4] boxes. memory, position, hidden: as `encode` gives them.
-        hidden_queries: [Q, Q] bool, which queries may not look at which. The predictions of every layer."""
+        """content: [B, Q, D]. anchors: [B, Q, 4] boxes. memory, position, mask: as `encode` gives them.
+        query_mask: [Q, Q] bool, which queries may not look at which. The predictions of every layer."""
         dim, eps = self.config.dim, self.config.eps
         reference, predictions = anchors, []
         for number, layer in enumerate(self.decoder):
@@ -140,7 +140,9 @@ class DabDetr(nn.Module):
             stretch_y, stretch_x = stretch[..., 1:], stretch[..., :1]
             half = dim // 2
             spatial = torch.cat([spatial[..., :half] * stretch_y, spatial[..., half:] * stretch_x], -1)
-            content = layer(content, self.place(embedded), spatial, memory, position, hidden, hidden_queries)
+            content = layer(
+                content, self.query_position(embedded), spatial, memory, position, mask, query_mask
+            )
             normalised = self.norm(content)
             boxes = refine(self.boxes(normalised), reference, eps)
             predictions.append(Prediction(self.classes(normalised), boxes))

@@ -23,7 +23,7 @@ from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion
 from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
-from ..layers.initialise import start_classes, start_small, start_still, start_xavier
+from ..layers.initialise import init_class_prior, init_small_boxes, init_xavier, init_zero_last
 from ..layers.position import sine_of_coordinates
 from ..layers.pyramid import Pyramid
 from ..layers.queries import pick, token_boxes, top_tokens
@@ -83,10 +83,10 @@ class DeformableDetr(nn.Module):
         # Where a query looks, and what it is at first.
         self.places = nn.Parameter(torch.randn(config.queries, dim))
         self.contents = nn.Parameter(torch.randn(config.queries, dim))
-        self.reference = start_xavier(nn.Linear(dim, 2))
+        self.reference = init_xavier(nn.Linear(dim, 2))
         self.decoder = decoder_of(config)
-        self.classes = start_classes(nn.Linear(dim, num_classes))
-        self.boxes = start_small(start_still(Mlp(dim, dim, 4, depth=3)))
+        self.classes = init_class_prior(nn.Linear(dim, num_classes))
+        self.boxes = init_small_boxes(init_zero_last(Mlp(dim, dim, 4, depth=3)))
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
@@ -115,11 +115,11 @@ class RefiningDeformableDetr(nn.Module):
         self.encoder = encoder_of(config)
         self.places = nn.Parameter(torch.randn(config.queries, dim))
         self.contents = nn.Parameter(torch.randn(config.queries, dim))
-        self.reference = start_xavier(nn.Linear(dim, 2))
+        self.reference = init_xavier(nn.Linear(dim, 2))
         self.decoder = decoder_of(config)
-        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
-        boxes = [start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers)]
-        start_small(boxes[0])
+        self.classes = nn.ModuleList(init_class_prior(nn.Linear(dim, num_classes)) for _ in range(layers))
+        boxes = [init_zero_last(Mlp(dim, dim, 4, depth=3)) for _ in range(layers)]
+        init_small_boxes(boxes[0])
         self.boxes = nn.ModuleList(boxes)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
@@ -155,13 +155,13 @@ class TwoStageDeformableDetr(nn.Module):
         self.backbone = backbone_of(config)
         self.pyramid = Pyramid(self.backbone.channels, dim, config.levels)
         self.encoder = encoder_of(config)
-        self.propose = nn.Sequential(start_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))
-        self.proposal_classes = start_classes(nn.Linear(dim, num_classes))
-        self.proposal_boxes = start_still(Mlp(dim, dim, 4, depth=3))
-        self.query = nn.Sequential(start_xavier(nn.Linear(2 * dim, 2 * dim)), nn.LayerNorm(2 * dim))
+        self.propose = nn.Sequential(init_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))
+        self.proposal_classes = init_class_prior(nn.Linear(dim, num_classes))
+        self.proposal_boxes = init_zero_last(Mlp(dim, dim, 4, depth=3))
+        self.query = nn.Sequential(init_xavier(nn.Linear(2 * dim, 2 * dim)), nn.LayerNorm(2 * dim))
         self.decoder = decoder_of(config)
-        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
-        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
+        self.classes = nn.ModuleList(init_class_prior(nn.Linear(dim, num_classes)) for _ in range(layers))
+        self.boxes = nn.ModuleList(init_zero_last(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))

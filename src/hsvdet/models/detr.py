@@ -18,7 +18,7 @@ from ..criteria.matching import MatchingCosts
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion, SetWeights
 from ..layers.attention import MultiHeadAttention
-from ..layers.position import place_cells
+from ..layers.position import cell_positions
 from ..layers.transformer import EncoderLayer, FeedForward, Mlp
 from ..structures import Prediction, QueryOutput
 from .tiny import TINY
@@ -85,17 +85,17 @@ class Detr(nn.Module):
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         features = self.project(self.backbone(images, padding)[-1])  # [B, D, h, w]
-        position, hidden = place_cells(features, padding)
+        position, mask = cell_positions(features, padding)
         memory = features.flatten(2).transpose(1, 2)  # [B, S, D]
         for layer in self.encoder:
-            memory = layer(memory, position, hidden)
+            memory = layer(memory, position, mask)
 
         # A query is a learned place to which every layer adds what it found; at the start, nothing.
         queries = self.queries.expand(images.shape[0], -1, -1)
         content = torch.zeros_like(queries)
         predictions = []
         for layer in self.decoder:
-            content = layer(content, queries, memory, position, hidden)
+            content = layer(content, queries, memory, position, mask)
             # The heads see the normalised content, the next layer sees it as it is.
             normalised = self.norm(content)
             boxes = self.boxes(normalised).float().sigmoid()
@@ -124,11 +124,11 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, content: Tensor, queries: Tensor, memory: Tensor, position: Tensor, hidden: Tensor | None
+        self, content: Tensor, queries: Tensor, memory: Tensor, position: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """content, queries: [B, Q, D]. memory: [B, S, D]. position: [B or 1, S, D]. hidden: [B, 1, S] bool."""
+        """content, queries: [B, Q, D]. memory: [B, S, D]. position: [B or 1, S, D]. mask: [B, 1, S] bool."""
         placed = content + queries
         content = self.norm_self(content + self.dropout(self.self_attention(placed, placed, content)))
-        seen = self.cross_attention(content + queries, memory + position, memory, hidden)
+        seen = self.cross_attention(content + queries, memory + position, memory, mask)
         content = self.norm_cross(content + self.dropout(seen))
         return self.norm_feed_forward(content + self.dropout(self.feed_forward(content)))

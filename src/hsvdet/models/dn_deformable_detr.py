@@ -21,7 +21,7 @@ from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion, SetWeights
 from ..layers.deformable_transformer import DeformableDecoderLayer, DeformableEncoder
 from ..layers.denoising import indicated, noised_queries, separate
-from ..layers.initialise import start_classes, start_small, start_still
+from ..layers.initialise import init_class_prior, init_small_boxes, init_zero_last
 from ..layers.position import sine_of_coordinates
 from ..layers.pyramid import Pyramid, Tokens
 from ..layers.queries import on_maps
@@ -85,12 +85,12 @@ class DnDeformableDetr(nn.Module):
         # One channel less than a token: the last one says whether the query is a noised object.
         self.contents = nn.Parameter(torch.randn(config.queries, dim - 1))
         self.labels = nn.Embedding(num_classes + 1, dim - 1)  # the last, of an unknown class, is not used
-        self.place = Mlp(2 * dim, dim, dim, depth=2)
+        self.query_position = Mlp(2 * dim, dim, dim, depth=2)
         self.scale = Mlp(dim, dim, dim, depth=2)
         self.decoder = nn.ModuleList(DeformableDecoderLayer(*sizes) for _ in range(layers))
-        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
-        boxes = [start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers)]
-        start_small(boxes[0])  # anchors are too large at first
+        self.classes = nn.ModuleList(init_class_prior(nn.Linear(dim, num_classes)) for _ in range(layers))
+        boxes = [init_zero_last(Mlp(dim, dim, 4, depth=3)) for _ in range(layers)]
+        init_small_boxes(boxes[0])  # anchors are too large at first
         self.boxes = nn.ModuleList(boxes)
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
@@ -111,22 +111,24 @@ class DnDeformableDetr(nn.Module):
                 content = content + 0 * self.labels.weight.sum()
             return QueryOutput(self.decode(content, anchors, memory))
         known = indicated(self.labels, noised)
-        content, anchors, hidden_queries = noised.before(known, content, anchors, config.eps)
-        return separate(self.decode(content, anchors, memory, hidden_queries), noised)
+        content, anchors, query_mask = noised.before(known, content, anchors, config.eps)
+        return separate(self.decode(content, anchors, memory, query_mask), noised)
 
     def decode(
-        self, content: Tensor, anchors: Tensor, memory: Tokens, hidden_queries: Tensor | None = None
+        self, content: Tensor, anchors: Tensor, memory: Tokens, query_mask: Tensor | None = None
     ) -> tuple[Prediction, ...]:
-        """content: [B, Q, D]. anchors: [B, Q, 4] boxes. hidden_queries: [Q, Q] bool, which queries may not look
+        """content: [B, Q, D]. anchors: [B, Q, 4] boxes. query_mask: [Q, Q] bool, which queries may not look
         at which. The predictions of every layer."""
         predictions = []
         for number, layer in enumerate(self.decoder):
             # Anchors are fractions of the picture; their sines are taken where they lie on the finest map.
             on_canvas = on_maps(anchors, memory)[:, :, 0]
-            place = self.place(sine_of_coordinates(on_canvas[..., [1, 0, 2, 3]], self.config.dim // 2))
+            query_position = self.query_position(
+                sine_of_coordinates(on_canvas[..., [1, 0, 2, 3]], self.config.dim // 2)
+            )
             if number > 0:
-                place = place * self.scale(content)
-            content = layer(content, place, anchors, memory, hidden_queries)
+                query_position = query_position * self.scale(content)
+            content = layer(content, query_position, anchors, memory, query_mask)
             boxes = refine(self.boxes[number](content), anchors, self.config.eps)
             predictions.append(Prediction(self.classes[number](content), boxes))
             anchors = boxes.detach()

@@ -69,8 +69,8 @@ class DnDetr(DabDetr):
         if noised is None:
             return QueryOutput(self.decode(content, anchors, *encoded))
         known = indicated(self.labels, noised)
-        content, anchors, hidden_queries = noised.before(known, content, anchors, config.eps)
-        return separate(self.decode(content, anchors, *encoded, hidden_queries), noised)
+        content, anchors, query_mask = noised.before(known, content, anchors, config.eps)
+        return separate(self.decode(content, anchors, *encoded, query_mask), noised)
 
     def matching_queries(self) -> tuple[Tensor, Tensor]:
         """Content [Q, D] and anchors [Q, 4] of the ordinary queries."""

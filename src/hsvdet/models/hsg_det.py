@@ -29,7 +29,7 @@ from ..layers.conv import ConvNormAct, double
 from ..layers.csp import C2f, PyramidPooling
 from ..layers.dense_head import OneToOneConfig, OneToOneHead, separable_tower
 from ..layers.global_block import GlobalBlock
-from ..layers.initialise import start_classes, start_still
+from ..layers.initialise import init_class_prior, init_zero_last
 from ..layers.position import sine_of_coordinates
 from ..layers.pyramid import Tokens, tile_maps
 from ..layers.token_extractor import ExtractedTokens, TokenExtractor
@@ -148,20 +148,22 @@ class HsgTrunk(nn.Module):
         tokens = self.extractor(maps, cells)
         features = tokens.features
         for layer in self.fusion:
-            features = layer(features, tokens.position, tokens.hidden)
+            features = layer(features, tokens.position, tokens.mask)
         return tokens._replace(features=features)
 
     def feed_back(self, maps: list[Tensor], tokens: ExtractedTokens, gates: Tensor) -> list[Tensor]:
         """The maps with the tokens, times gates [L, D], added where they were taken from."""
         features = tokens.features
-        if tokens.hidden is not None:
-            features = features.masked_fill(tokens.hidden.transpose(1, 2), 0.0)
+        if tokens.mask is not None:
+            features = features.masked_fill(tokens.mask.transpose(1, 2), 0.0)
         fed, start = [], 0
         for level, gate, chosen in zip(maps, gates, tokens.chosen, strict=True):
             added = (features[:, start : start + chosen.shape[1]] * gate).transpose(1, 2).to(level.dtype)
             start += chosen.shape[1]
-            place = chosen.unsqueeze(1).expand_as(added)
-            fed.append(level + torch.zeros_like(level).flatten(2).scatter(2, place, added).view_as(level))
+            query_position = chosen.unsqueeze(1).expand_as(added)
+            fed.append(
+                level + torch.zeros_like(level).flatten(2).scatter(2, query_position, added).view_as(level)
+            )
         return fed
 
     def see(
@@ -191,13 +193,13 @@ class HsgDet(HsgTrunk):
         dim = config.dim
         self.content = nn.Parameter(torch.randn(config.queries, dim))
         self.anchors = nn.Parameter(torch.randn(config.queries, 4))  # before the sigmoid
-        self.place = Mlp(dim, dim, dim, depth=2)
+        self.query_position = Mlp(dim, dim, dim, depth=2)
         self.decoder = nn.ModuleList(
             PreNormDecoderLayer(dim, config.heads, 4 * dim) for _ in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.classes = start_classes(nn.Linear(dim, num_classes))
-        self.boxes = start_still(Mlp(dim, dim, 4, depth=3))
+        self.classes = init_class_prior(nn.Linear(dim, num_classes))
+        self.boxes = init_zero_last(Mlp(dim, dim, 4, depth=3))
         self.temperature = nn.Parameter(torch.zeros(1))  # its logarithm
 
     def forward(
@@ -217,8 +219,8 @@ class HsgDet(HsgTrunk):
         """content: [B, Q, D]. reference: [B, Q, 4] boxes. The predictions of every layer."""
         predictions = []
         for layer in self.decoder:
-            place = self.place(sine_of_coordinates(reference, self.config.dim // 4))
-            content = layer(content, place, tokens.features, tokens.position, tokens.hidden)
+            query_position = self.query_position(sine_of_coordinates(reference, self.config.dim // 4))
+            content = layer(content, query_position, tokens.features, tokens.position, tokens.mask)
             normed = self.norm(content)
             boxes = refine(self.boxes(normed), reference)
             predictions.append(Prediction(self.classes(normed) * (-self.temperature).exp(), boxes))

@@ -24,7 +24,7 @@ from ..criteria.numbers import LossNumbers
 from ..layers.attention import MultiHeadAttention
 from ..layers.deduplication import Deduplication
 from ..layers.deformable import DeformableAttention
-from ..layers.initialise import start_classes, start_still
+from ..layers.initialise import init_class_prior, init_zero_last
 from ..layers.position import sine_of_coordinates
 from ..layers.pyramid import Tokens
 from ..layers.queries import on_maps, pick, top_tokens
@@ -71,13 +71,13 @@ class HsgDetPlus(HsgTrunk):
             config.share,
         )
         self.start = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
-        self.place = Mlp(dim, dim, dim, depth=2)
+        self.query_position = Mlp(dim, dim, dim, depth=2)
         self.decoder = nn.ModuleList(
             LocalDecoderLayer(dim, config.heads, 4 * dim, config.points) for _ in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(dim)
-        self.classes = start_classes(nn.Linear(dim, num_classes))
-        self.boxes = start_still(Mlp(dim, dim, 4, depth=3))
+        self.classes = init_class_prior(nn.Linear(dim, num_classes))
+        self.boxes = init_zero_last(Mlp(dim, dim, 4, depth=3))
         self.deduplication = Deduplication(
             dim, num_classes, config.heads, feed_forward=4 * dim, relation=dim // 2
         )
@@ -109,11 +109,11 @@ class HsgDetPlus(HsgTrunk):
     ) -> tuple[Prediction, ...]:
         """content: [B, Q, D]. reference: [B, Q, 4] boxes. empty: [B, Q] bool, queries of cells of padding, which
         nobody looks at. The predictions of every layer, and of the deduplication."""
-        hidden = None if empty is None else empty.unsqueeze(1)
+        mask = None if empty is None else empty.unsqueeze(1)
         start, predictions = reference, []
         for layer in self.decoder:
-            place = self.place(sine_of_coordinates(reference, self.config.dim // 4))
-            content = layer(content, place, reference, cells, tokens, hidden)
+            query_position = self.query_position(sine_of_coordinates(reference, self.config.dim // 4))
+            content = layer(content, query_position, reference, cells, tokens, mask)
             normed = self.norm(content)
             change = self.boxes(normed)
             # As in RT-DETR, a prediction passes gradient to the layer before, from whose box it starts.
@@ -145,29 +145,29 @@ class LocalDecoderLayer(nn.Module):
     def forward(
         self,
         content: Tensor,
-        place: Tensor,
+        query_position: Tensor,
         reference: Tensor,
         cells: Tokens,
         tokens: ExtractedTokens,
-        hidden: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
-        """content, place: [B, Q, D]. reference: [B, Q, 4] boxes, fractions of the picture. hidden: [B, 1, Q] bool,
-        queries that nobody looks at. Returns the content."""
+        """content, query_position: [B, Q, D]. reference: [B, Q, 4] boxes, fractions of the picture. mask: [B, 1, Q]
+        bool, queries that nobody looks at. Returns the content."""
         memory = tokens.features
         content = content + self.cross_attention(
-            self.norm_cross(content) + place, memory + tokens.position, memory, tokens.hidden
+            self.norm_cross(content) + query_position, memory + tokens.position, memory, tokens.mask
         )
         if self.norm_local is not None and self.local_attention is not None:
             content = content + self.local_attention(
-                self.norm_local(content) + place,
+                self.norm_local(content) + query_position,
                 on_maps(reference, cells),
                 cells.features,
                 cells.sizes,
                 cells.padding,
             )
         normed = self.norm_self(content)
-        placed = normed + place
-        content = content + self.self_attention(placed, placed, normed, hidden)
+        placed = normed + query_position
+        content = content + self.self_attention(placed, placed, normed, mask)
         return content + self.feed_forward(self.norm_feed_forward(content))
 
 

@@ -89,8 +89,8 @@ class HsvDet(YoloV8):
             ranking = None
             if self.ranks_by_objects and targets is not None:
                 ranking = gaussian_salience(targets, content_extents(images, padding), size, STRIDES[name])
-            hidden = None if padding is None else cell_padding(padding, size)
-            output = self.sparse_global[name](level, hidden, ranking)
+            mask = None if padding is None else cell_padding(padding, size)
+            output = self.sparse_global[name](level, mask, ranking)
             if output.scores is not None:
                 selections.append(Selection(output.scores, STRIDES[name]))
             return output.map

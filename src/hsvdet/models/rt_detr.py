@@ -28,7 +28,7 @@ from ..errors import ConfigError
 from ..layers.conv import ConvNorm
 from ..layers.deformable_transformer import DeformableDecoderLayer
 from ..layers.denoising import contrastive_queries, separate
-from ..layers.initialise import start_classes, start_still, start_xavier
+from ..layers.initialise import init_class_prior, init_xavier, init_zero_last
 from ..layers.position import sincos_2d
 from ..layers.pyramid import Tokens, flatten_maps
 from ..layers.queries import pick, token_boxes, top_tokens
@@ -105,20 +105,20 @@ class RtDetr(nn.Module):
         self.backbone = backbones.build(config.backbone, frozen=0 if config.frozen else None)
         self.neck = HybridEncoder(self.backbone.channels, config)
         self.project = nn.ModuleList(ConvNorm(config.neck, dim) for _ in range(levels))
-        self.propose = nn.Sequential(start_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))
-        self.proposal_classes = start_classes(nn.Linear(dim, num_classes))
-        self.proposal_boxes = start_still(Mlp(dim, dim, 4, depth=3))
-        self.place = Mlp(4, 2 * dim, dim, depth=2)
+        self.propose = nn.Sequential(init_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))
+        self.proposal_classes = init_class_prior(nn.Linear(dim, num_classes))
+        self.proposal_boxes = init_zero_last(Mlp(dim, dim, 4, depth=3))
+        self.query_position = Mlp(4, 2 * dim, dim, depth=2)
         self.decoder = nn.ModuleList(
             DeformableDecoderLayer(dim, levels, config.heads, config.points, config.feed_forward, dropout=0.0)
             for _ in range(layers)
         )
-        self.classes = nn.ModuleList(start_classes(nn.Linear(dim, num_classes)) for _ in range(layers))
-        self.boxes = nn.ModuleList(start_still(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
+        self.classes = nn.ModuleList(init_class_prior(nn.Linear(dim, num_classes)) for _ in range(layers))
+        self.boxes = nn.ModuleList(init_zero_last(Mlp(dim, dim, 4, depth=3)) for _ in range(layers))
         self.labels = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)  # the last: no object
-        for layer in self.place.layers.children():
+        for layer in self.query_position.layers.children():
             if isinstance(layer, nn.Linear):
-                start_xavier(layer)
+                init_xavier(layer)
         self.answer_after(config.answer_layer or layers)
 
     def answer_after(self, layer: int) -> None:
@@ -161,19 +161,21 @@ class RtDetr(nn.Module):
                 content = content + 0 * self.labels.weight.sum()
             return QueryOutput(self.decode(content, reference, memory), proposals)
         known = self.labels(noised.labels.masked_fill(noised.empty, no_object))
-        content, reference, hidden_queries = noised.before(known, content, reference)
-        layers = self.decode(content, reference, memory, hidden_queries)
+        content, reference, query_mask = noised.before(known, content, reference)
+        layers = self.decode(content, reference, memory, query_mask)
         return separate(layers, noised)._replace(proposals=proposals)
 
     def decode(
-        self, content: Tensor, reference: Tensor, memory: Tokens, hidden_queries: Tensor | None = None
+        self, content: Tensor, reference: Tensor, memory: Tokens, query_mask: Tensor | None = None
     ) -> tuple[Prediction, ...]:
-        """content: [B, Q, D]. reference: [B, Q, 4] boxes. hidden_queries: [Q, Q] bool, which queries may not
+        """content: [B, Q, D]. reference: [B, Q, 4] boxes. query_mask: [Q, Q] bool, which queries may not
         look at which. The predictions of every layer up to the answer; in training, of all."""
         layers = self.config.decoder_layers if self.training else self.answer_layer
         start, predictions = reference, []
         for number in range(layers):
-            content = self.decoder[number](content, self.place(reference), reference, memory, hidden_queries)
+            content = self.decoder[number](
+                content, self.query_position(reference), reference, memory, query_mask
+            )
             change = self.boxes[number](content)
             # Each prediction also passes gradient to the layer before, from whose box it starts ("look forward
             # twice", Zhang et al. 2022, arXiv 2203.03605); what layers look from passes none.
@@ -225,10 +227,10 @@ class HybridEncoder(nn.Module):
         cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
         # Rows before columns: the order in which the published weights know them.
         position = sincos_2d(cells, features.shape[1]).unsqueeze(0)
-        hidden = None
+        mask = None
         if padding is not None:
-            hidden = sampled_padding(padding, (height, width)).flatten(1).unsqueeze(1)
-        tokens = self.attention(features.flatten(2).transpose(1, 2), position, hidden)
+            mask = sampled_padding(padding, (height, width)).flatten(1).unsqueeze(1)
+        tokens = self.attention(features.flatten(2).transpose(1, 2), position, mask)
         return tokens.transpose(1, 2).unflatten(-1, (height, width))
 
 

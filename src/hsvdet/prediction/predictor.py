@@ -1,4 +1,4 @@
-"""A detector on images, films and cameras: frame by frame (`stream`), or into a folder of pictures and JSON
+"""A detector on images, videos and cameras: frame by frame (`stream`), or into a folder of pictures and JSON
 (`predict`)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PIXELS_AT_ONCE = 64_000_000  # of frames that wait for the network, however lar
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What `predict` did. images: with frames of films. objects: per class. failures: {"source", "reason"} of
+    """What `predict` did. images: with frames of videos. objects: per class. failures: {"source", "reason"} of
     what could not be read. seconds: from the first file opened to the last written. settings: how the network was
     run, in words. complete: False where Ctrl-C ended it."""
 
@@ -71,7 +71,7 @@ def stream(
     compile: bool = False,
     failed: Callable[[Failure], None] | None = None,
 ) -> Iterator[tuple[Frame, Detections]]:
-    """Detections frame by frame, for films of any length: only a batch of frames is in memory.
+    """Detections frame by frame, for videos of any length: only a batch of frames is in memory.
 
     detector: or the path of a checkpoint, or of an artifact of `hsvdet export`, for which size, device, precision
     and compile are settled. sources: see `find_sources`. score: weaker detections are left out.
@@ -108,15 +108,15 @@ def predict(
     detections.json is COCO's results format, a list of {"image_id", "category_id", "bbox": [left, top, width,
     height], "score"}, with the category ids of the data set the detector was trained on, and boxes in pixels
     of the upright image. images.json is COCO's image table: for each image id the file, its size, its picture,
-    and frame number and seconds in a film; the categories; and "failures". An image id is the number in the
+    and frame number and seconds in a video; the categories; and "failures". An image id is the number in the
     file's name where all sources are images named by different numbers (as COCO's own are), else 1, 2, 3, ...
 
     pictures: also draw. Pictures keep their path inside the folder they come from; where two have the same,
-    one gets "-2". JPEG and PNG stay what they are, other images become PNG, films MP4 (without sound). `out`
+    one gets "-2". JPEG and PNG stay what they are, other images become PNG, videos MP4 (without sound). `out`
     must be new, empty, or made by an earlier `predict`, whose files are then replaced; other files are never.
     progress: show a bar on stderr.
 
-    What cannot be read is skipped with a warning and counted. Ctrl-C is the way to end a camera's film; in
+    What cannot be read is skipped with a warning and counted. Ctrl-C is the way to end a camera's video; in
     other runs it stops them. In both, what was found until then is written first. Raises DataError if no
     source could be read, SaveError if `out` cannot be written, and as `stream`.
     """
@@ -274,5 +274,5 @@ def _count(sources: Sequence[Source]) -> int | None:
 def _frames_of(source: Source) -> int | None:
     try:
         return frame_count(source.location) if source.kind == "video" else None
-    except DataError:  # without PyAV; said when the film is opened
+    except DataError:  # without PyAV; said when the video is opened
         return None

@@ -1,4 +1,4 @@
-"""The folder that `predict` writes: pictures, films, detections.json and images.json."""
+"""The folder that `predict` writes: pictures, videos, detections.json and images.json."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KEEP_SUFFIX = (".jpg", ".jpeg", ".png")
 class ResultFolder:
     """Within `with`: `add` each frame, then `finish`. Without `finish` no JSON file is left behind.
 
-    The JSON files grow under another name in the same folder, so memory does not grow with a film.
+    The JSON files grow under another name in the same folder, so memory does not grow with a video.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class ResultFolder:
         self._list = _JsonList(folder / "detections.json", "[")
         self._pool = ThreadPoolExecutor(_SAVED_AT_ONCE)
         self._saving: deque[Future[None]] = deque()
-        self._film: tuple[Source, VideoWriter] | None = None
+        self._video: tuple[Source, VideoWriter] | None = None
 
     def __enter__(self) -> ResultFolder:
         return self
 
     def __exit__(self, *_) -> None:
         self._pool.shutdown(cancel_futures=True)
-        if self._film is not None:
-            self._film[1].discard()
+        if self._video is not None:
+            self._video[1].discard()
         self._table.discard()
         self._list.discard()
 
@@ -113,7 +113,7 @@ class ResultFolder:
 
     def finish(self, failures: Sequence[Mapping[str, str]], complete: bool) -> None:
         """Write what is pending. complete: False when the run was interrupted. Raises SaveError."""
-        self._close_film()
+        self._close_video()
         while self._saving:
             self._saving.popleft().result()
         self._list.close("]")
@@ -121,9 +121,9 @@ class ResultFolder:
         self._table.close(f"],\n{rest[1:]}")
 
     def _draw(self, frame: Frame, detections: Detections, name: str) -> str:
-        """Into a film, or a picture by another thread. The name it really has."""
+        """Into a video, or a picture by another thread. The name it really has."""
         if frame.number is None:
-            self._close_film()
+            self._close_video()
             if frame.source.kind == "url" and not name.lower().endswith(_KEEP_SUFFIX):
                 name += ".png"
             if len(self._saving) == _SAVED_AT_ONCE:
@@ -132,16 +132,16 @@ class ResultFolder:
             self._saving.append(self._pool.submit(_save_picture, path, frame.image, detections, self.labels))
             return name
         name = name if name.endswith(".mp4") else f"{name}.mp4"
-        if self._film is None or self._film[0] != frame.source:
-            self._close_film()
-            self._film = frame.source, VideoWriter(self.folder / name)
+        if self._video is None or self._video[0] != frame.source:
+            self._close_video()
+            self._video = frame.source, VideoWriter(self.folder / name)
         drawn = draw_detections(frame.image, detections, self.labels)
-        self._film[1].write(np.asarray(drawn), frame.seconds or 0.0)
+        self._video[1].write(np.asarray(drawn), frame.seconds or 0.0)
         return name
 
-    def _close_film(self) -> None:
-        if self._film is not None:
-            (_, writer), self._film = self._film, None
+    def _close_video(self) -> None:
+        if self._video is not None:
+            (_, writer), self._video = self._video, None
             writer.close()
 
 
@@ -201,7 +201,7 @@ def _save_picture(path: Path, image: Tensor, detections: Detections, labels: Seq
 
 
 def _output_names(sources: Sequence[Source]) -> dict[Source, str]:
-    """Where each source's picture or film goes, no two the same, also where letter case does not count."""
+    """Where each source's picture or video goes, no two the same, also where letter case does not count."""
     names: dict[Source, str] = {}
     taken: set[str] = set()
     for source in sources:

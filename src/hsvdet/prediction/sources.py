@@ -36,10 +36,10 @@ _AT_ONCE = 4  # images that are decoded while the network works
 
 
 class Source(NamedTuple):
-    """One image, film, camera or stream, not opened yet.
+    """One image, video, camera or stream, not opened yet.
 
     location: a path or URL. name: for the results: the path inside the folder it was found in, or the last
-    part of the location. kind: "url" is known as image or film only when it is fetched; "live" never ends.
+    part of the location. kind: "url" is known as image or video only when it is fetched; "live" never ends.
     """
 
     location: str
@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """image: [3, H, W] uint8 RGB, upright. number (from 0) and seconds (from the first frame on): of films
+    """image: [3, H, W] uint8 RGB, upright. number (from 0) and seconds (from the first frame on): of videos
     and cameras, None for images."""
 
     image: Tensor
@@ -71,7 +71,7 @@ class Failure(NamedTuple):
 
 
 def find_sources(sources: SourceLike | Sequence[SourceLike]) -> list[Source]:
-    """Images and films in the order they are given, those of a folder or a pattern sorted as people count.
+    """Images and videos in the order they are given, those of a folder or a pattern sorted as people count.
 
     sources: one or several of: an image or video file of any name; a folder, searched with all below it
     (hidden names left out, link loops entered once); a pattern with *, ? or ** that names files; the number
@@ -117,10 +117,10 @@ def _open(source: Source) -> Iterator[Frame]:
     if source.kind == "url":
         yield from _fetch(source)
     else:
-        yield from _film(source, source.location, live=source.kind == "live")
+        yield from _video(source, source.location, live=source.kind == "live")
 
 
-def _film(source: Source, location: str, live: bool = False) -> Iterator[Frame]:
+def _video(source: Source, location: str, live: bool = False) -> Iterator[Frame]:
     for number, (image, seconds) in enumerate(read_video(location, str(source), live=live)):
         yield Frame(image, source, number, seconds)
 
@@ -225,7 +225,7 @@ def _name_of_url(url: str) -> str:
 
 
 def _fetch(source: Source) -> Iterator[Frame]:
-    """An image or a film behind a URL, through a temporary file; what never ends is read as a stream."""
+    """An image or a video behind a URL, through a temporary file; what never ends is read as a stream."""
     from importlib.metadata import version
 
     try:
@@ -241,11 +241,11 @@ def _fetch(source: Source) -> Iterator[Frame]:
                 _download(response, file, str(source), _LARGEST_IMAGE if image else _LARGEST_VIDEO)
             response.close()
             if streamed:
-                yield from _film(source, source.location, live=True)
+                yield from _video(source, source.location, live=True)
             elif image or _kind(Path(file.name)) == "image":
                 yield Frame(_read_named(file.name, source), source)
             else:
-                yield from _film(source, file.name)
+                yield from _video(source, file.name)
     except HTTPError as error:
         raise DataError(
             f"{source} cannot be fetched: the server says {error.code} {error.reason}."

@@ -1,4 +1,4 @@
-"""Films and cameras, by PyAV (the extra `video`): frames in, MP4 out, one frame in memory at a time."""
+"""Videos and cameras, by PyAV (the extra `video`): frames in, MP4 out, one frame in memory at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 # The first that the installed FFmpeg can write. H.264 plays everywhere; MPEG-4 part 2 nearly.
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")
-_CLOCK = 90_000  # ticks per second of the films we write: any frame rate fits, also a changing one
+_CLOCK = 90_000  # ticks per second of the videos we write: any frame rate fits, also a changing one
 _PATIENCE = 15.0  # seconds without an answer from a camera on the network
 
 

@@ -84,7 +84,7 @@ class ArtifactHeader:
 
 
 def read_header(path: str | PathLike[str]) -> ArtifactHeader:
-    """The header of an artifact. Raises CheckpointError, naming the file, where there is none or it is unsound."""
+    """The header of an artifact. Raises CheckpointError, naming the file, where there is none or it is not valid."""
     path = existing(path)
     match path.suffix:
         case ".onnx":
@@ -194,7 +194,7 @@ def rejected_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.rejected{path.suffix}")
 
 
-def hand_over(path: Path) -> None:
+def accept(path: Path) -> None:
     """Give the artifact at `rejected_path(path)`, with its certificate, the name it was asked for, instead of one
     that may be there; what an earlier rejection left is gone with it. Raises OSError."""
     rejected = rejected_path(path)

@@ -32,7 +32,7 @@ def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
         size = torch.tensor(images.shape[1:3])
         rows = []
         for image in images:  # the program's shapes are fixed, and so is a batch of one
-            canvas, content = preprocess.place(torch.from_numpy(image).permute(2, 0, 1))
+            canvas, content = preprocess.to_canvas(torch.from_numpy(image).permute(2, 0, 1))
             # The program reads memory row by row, whatever strides a tensor has: a resized image has an image's.
             canvas = canvas[None].float().contiguous()
             outputs = detect.execute([canvas, torch.tensor(content), size])

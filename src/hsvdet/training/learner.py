@@ -31,7 +31,7 @@ from .optimizer import (
 )
 from .plan import Plan
 from .processes import gather, largest
-from .record.state import Position, State
+from .record.state import Position, SavedState
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -162,9 +162,9 @@ class Learner:
         losses = gradient.losses()
         total = torch.stack(list(losses.values())).sum()
         # One look at the device for both, and in several processes one exchange.
-        sound = torch.stack([total.isfinite(), norm.isfinite()]).tolist()
+        finite = torch.stack([total.isfinite(), norm.isfinite()]).tolist()
         bad_loss, bad_norm, any_signal = largest(
-            [float(not sound[0]), float(not sound[1]), float(signal)], self.device
+            [float(not finite[0]), float(not finite[1]), float(signal)], self.device
         )
         self._overflows = self._overflows + 1 if bad_norm else 0
         scaled = self.plan.precision == "fp16"
@@ -230,7 +230,7 @@ class Learner:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
 
-    def restore(self, state: State, path: str) -> None:
+    def restore(self, state: SavedState, path: str) -> None:
         """path: for messages."""
         load_tensors(self.net, state.tensors["net"], path)
         load_tensors(self.average.net, state.tensors["average"], path)

@@ -22,7 +22,7 @@ from .processes import agree, average_in_place, largest
 from .record.folder import Folder
 from .record.log import Row
 from .record.progress import Progress
-from .record.state import Diary, Position, State, read_state
+from .record.state import Position, RunState, SavedState, read_state
 from .stability import Stability
 from .validator import Validator, columns
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 class Run:
     """One run. What it does is here; the parts do it: `learner` a step, `validator` the verdict, `stability` that
-    of matching, `folder` the files, `progress` the lines on stderr. Where it is and what it noted is its `diary`."""
+    of matching, `folder` the files, `progress` the lines on stderr. Where it is and what it noted is its `state`."""
 
     def __init__(self, fabric: Fabric, plan: Plan, interrupts: Interrupts, progress: bool):
         self.fabric, self.plan, self.interrupts = fabric, plan, interrupts
@@ -46,7 +46,7 @@ class Run:
         self.stability = Stability(fabric, plan, criterion) if isinstance(criterion, SetCriterion) else None
         self.folder = Folder(plan)
         self.progress = Progress(plan.epochs, len(self.loader), progress and self.rank == 0)
-        self.diary = Diary()
+        self.state = RunState()
         self.signal = 0  # what every process agreed to stop for
         self.saved = time.monotonic()
 
@@ -58,7 +58,7 @@ class Run:
             self.progress.say(f"{self.folder.path} holds nothing to resume; starting from the beginning.")
         try:
             self._begin()
-            while self.diary.position.epoch < self.plan.epochs:
+            while self.state.position.epoch < self.plan.epochs:
                 self._train_epoch()
                 self._finish_epoch()
             return self._finish()
@@ -77,8 +77,8 @@ class Run:
             "steps": learner.steps,
             "warmup_steps": learner.warmup,
         }
-        self.folder.begin(self.diary.history, described)
-        if self.diary.position == Position():
+        self.folder.begin(self.state.history, described)
+        if self.state.position == Position():
             self._save()
         validated = len(plan.validation_data) if plan.validation_data is not None else "no"
         self.progress.say(
@@ -89,7 +89,7 @@ class Run:
 
     def _train_epoch(self) -> None:
         """From the position to the end of the epoch's batches."""
-        epoch, done, _ = self.diary.position
+        epoch, done, _ = self.state.position
         if done >= len(self.loader):
             return  # resumed before its validation
         self.loader.load_state_dict({"epoch": epoch, "batches": done})
@@ -106,46 +106,46 @@ class Run:
             self._step(window)
             done, window = done + len(window), []
             now = time.monotonic()
-            self.diary.seconds, since = self.diary.seconds + now - since, now
+            self.state.seconds, since = self.state.seconds + now - since, now
             if now - self.saved >= self.plan.save_every:
                 self._save()
             self._stop_if_asked()
         self.progress.stop()
 
     def _step(self, window: list[Batch]) -> None:
-        epoch, done, step = self.diary.position
+        epoch, done, step = self.state.position
         try:
-            losses, self.signal = self.learner.step(window, self.diary.position, self.interrupts.received)
+            losses, self.signal = self.learner.step(window, self.state.position, self.interrupts.received)
         except NotFinite as failure:
             self._give_up(window, failure)
-        self.diary.add(losses, len(window))
-        self.diary.position = Position(epoch, done + len(window), step + 1)
+        self.state.add(losses, len(window))
+        self.state.position = Position(epoch, done + len(window), step + 1)
         self.progress.advance(losses, len(window))
 
     def _finish_epoch(self) -> None:
         """Validate; then the row and the checkpoints, the state, and last what can be written again from it."""
         started = time.monotonic()
-        diary = self.diary
+        state = self.state
         evaluation = self._validate()
-        row: Row = {"epoch": diary.position.epoch + 1}
-        row["learning_rate"] = self.learner.rate(diary.position.step - 1)
-        for name, total in sorted(diary.losses.items()):  # by name: a state on disk knows no other order
+        row: Row = {"epoch": state.position.epoch + 1}
+        row["learning_rate"] = self.learner.rate(state.position.step - 1)
+        for name, total in sorted(state.losses.items()):  # by name: a state on disk knows no other order
             row[f"loss/{name}"] = average_in_place(total / len(self.loader)).item()
         assignment = None
         if self.stability is not None:
-            row["instability"], assignment = self.stability(self.learner.net, diary.assignment)
+            row["instability"], assignment = self.stability(self.learner.net, state.assignment)
         if self.rank == 0:
             self._record(row, evaluation, started)
-        diary.turn(assignment)
+        state.turn(assignment)
         if self.rank == 0:
             self._save()
-            self.folder.log(diary.history)
+            self.folder.log(state.history)
         self.signal = int(largest([float(self.interrupts.received)], self.fabric.device)[0])
         self._stop_if_asked()
 
     def _record(self, row: Row, evaluation: Evaluation | None, started: float) -> None:
         """Complete the row, add it to the history, and save the checkpoints."""
-        history, average = self.diary.history, self.learner.average.net
+        history, average = self.state.history, self.learner.average.net
         before = [past["ap"] for past in history if past.get("ap") is not None]
         best = True
         if evaluation is not None:
@@ -153,8 +153,8 @@ class Run:
             best = not before or (row["ap"] is not None and row["ap"] > max(before))
         if self.validator is not None:
             row |= self.validator.diagnose(self.learner.net)
-        row["images_per_second"] = self.loader.sampler.per_epoch / max(self.diary.seconds, 1e-9)
-        row["seconds"] = self.diary.seconds + time.monotonic() - started
+        row["images_per_second"] = self.loader.sampler.per_epoch / max(self.state.seconds, 1e-9)
+        row["seconds"] = self.state.seconds + time.monotonic() - started
         history.append(row)
         for name in ("last", "best") if best else ("last",):
             self.folder.save_checkpoint(name, average, row)
@@ -171,7 +171,7 @@ class Run:
             return self.validator(self.learner.average.net, self._stop_within_validation)
         except NonFiniteError as error:
             raise NonFiniteError(
-                f"Epoch {self.diary.position.epoch + 1}, validation of the averaged weights: {error}"
+                f"Epoch {self.state.position.epoch + 1}, validation of the averaged weights: {error}"
             ) from None
 
     def _finish(self) -> dict[str, float]:
@@ -187,7 +187,7 @@ class Run:
         evaluation = self._validate()
         if self.rank:
             return {}
-        self.folder.finish(self.diary.history, evaluation)
+        self.folder.finish(self.state.history, evaluation)
         self.progress.say(f"Done. Best weights: {best}")
         return dict(evaluation.stats) if evaluation is not None else {}
 
@@ -198,20 +198,20 @@ class Run:
             self.folder.save_state(self._state(), name)
         self.saved = time.monotonic()
 
-    def _state(self) -> State:
-        diary = self.diary
-        return State(
-            self.learner.tensors() | diary.tensors(),
-            diary.position,
+    def _state(self) -> SavedState:
+        state = self.state
+        return SavedState(
+            self.learner.tensors() | state.tensors(),
+            state.position,
             self.plan.settings,
-            self.learner.numbers() | diary.numbers(),
+            self.learner.numbers() | state.numbers(),
         )
 
     def _restore(self) -> None:
         path = self.folder.state_path
         state = read_state(path)
         self.learner.restore(state, str(path))
-        self.diary = Diary.restored(state, self.fabric.device)
+        self.state = RunState.restored(state, self.fabric.device)
         epoch, batch, _ = state.position
         self.progress.say(
             f"Resuming {path.parent} at epoch {epoch + 1}, batch {batch + 1} of {len(self.loader)}."
@@ -228,7 +228,7 @@ class Run:
         self._save()
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         raise Interrupted(
-            f"Stopped by {name} in epoch {self.diary.position.epoch + 1} of {self.plan.epochs}; the run is saved."
+            f"Stopped by {name} in epoch {self.state.position.epoch + 1} of {self.plan.epochs}; the run is saved."
             f" Continue with resume, on {self.folder.path}.",
             number,
         )
@@ -237,7 +237,7 @@ class Run:
         """Save the state before this step, and name its losses and images."""
         self._save("nonfinite.safetensors")
         what, paths = failure.explain(window)
-        epoch, _, step = self.diary.position
+        epoch, _, step = self.state.position
         raise NonFiniteError(
             f"Epoch {epoch + 1}, step {step + 1}: {what} The state before this step is in"
             f" {self.folder.path / 'nonfinite.safetensors'}. Its images: {', '.join(paths)}"

@@ -14,7 +14,7 @@ from .processes import largest, several
 
 
 class FailedElsewhere(Exception):
-    """Another process has predictions that are not finite, so no process can go on; those here are sound."""
+    """Another process has predictions that are not finite, so no process can go on; those here are finite."""
 
 
 class Objective:
@@ -60,8 +60,8 @@ def check_together(output: Output, device: torch.device) -> None:
         for name, prediction in output.predictions()
         for part, tensor in prediction._asdict().items()
     ]
-    sound = torch.stack([tensor.isfinite().all() for _, tensor in parts]).tolist()
-    bad = [name for (name, _), fine in zip(parts, sound, strict=True) if not fine]
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in parts]).tolist()
+    bad = [name for (name, _), fine in zip(parts, finite, strict=True) if not fine]
     if not largest([float(len(bad))], device)[0]:
         return
     if not bad:

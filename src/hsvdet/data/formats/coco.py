@@ -205,17 +205,17 @@ class _Reader:
             fields = _fields(annotations)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             # Something in the file is not as it should be: look at every annotation by itself.
-            sound = []
+            valid = []
             for i, annotation in enumerate(annotations):
                 reason = _defect(annotation)
                 if reason is None:
-                    sound.append(annotation)
+                    valid.append(annotation)
                 else:
                     where = f"annotation {_name(annotation, i)}: {reason}"
                     image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
                     self.findings.count(MALFORMED, file_of(image_id), where)
-            annotations = sound
-            fields = _fields([_with_sound_area(annotation) for annotation in sound])
+            annotations = valid
+            fields = _fields([_with_sound_area(annotation) for annotation in valid])
         image_ids, category_ids, xywh, crowd, area = fields
 
         number = np.array([_name(annotation, i) for i, annotation in enumerate(annotations)], dtype=np.int64)
@@ -302,7 +302,7 @@ def _without_masks(item: dict) -> dict:
 
 def _fields(annotations: list[dict]) -> tuple[list, list, np.ndarray, np.ndarray, np.ndarray]:
     """image ids, category ids, xywh [N, 4] float64, crowd [N] bool, area [N] float64 (NaN where not given).
-    Raises what Python raises if any annotation is not sound."""
+    Raises what Python raises if any annotation is not valid."""
     number = len(annotations)
     image_ids = [annotation["image_id"] for annotation in annotations]
     category_ids = [annotation["category_id"] for annotation in annotations]

@@ -15,8 +15,8 @@ from ...evaluate import Evaluation, write_report
 from ...structures import Batch
 from ..plan import Plan
 from .curves import Curves
-from .log import Board, Row, versions, write_json, write_results, write_training_pictures
-from .state import State, check_settings, read_state, unwritten, write_state
+from .log import Row, TensorBoardLog, versions, write_json, write_results, write_training_pictures
+from .state import SavedState, check_settings, read_state, unwritten, write_state
 
 
 class Folder:
@@ -26,7 +26,7 @@ class Folder:
         self.plan, self.path = plan, plan.out
         self.state_path = plan.out / "resume.safetensors"
         self._curves = Curves(plan.out / "curves.png")
-        self._board: Board | None = None
+        self._tensorboard: TensorBoardLog | None = None
 
     def open(self, resume: bool) -> bool:
         """Whether there is a run to go on with. Refuses what would overwrite one, or change its settings."""
@@ -62,11 +62,11 @@ class Folder:
                 write_division(self.path / "split.json", division, data, split)
             except OSError as error:
                 raise SaveError(unwritten(self.path / "split.json", error)) from error
-        self._board = Board(self.path / "tensorboard", len(history) + 1)
+        self._tensorboard = TensorBoardLog(self.path / "tensorboard", len(history) + 1)
         if history:
             write_results(self.path / "results.csv", history)
 
-    def save_state(self, state: State, name: str = "resume.safetensors") -> None:
+    def save_state(self, state: SavedState, name: str = "resume.safetensors") -> None:
         write_state(self.path / name, state)
 
     def save_checkpoint(self, name: str, net: nn.Module, row: Row) -> None:
@@ -86,7 +86,7 @@ class Folder:
     def log(self, history: list[Row]) -> None:
         """After an epoch: the table, TensorBoard, the curves."""
         write_results(self.path / "results.csv", history)
-        self._board.add(history[-1])
+        self._tensorboard.add(history[-1])
         self._curves.draw(history)
 
     def picture(self, epoch: int, batch: Batch) -> None:
@@ -113,5 +113,5 @@ class Folder:
             raise SaveError(f"{self.path / 'val'} cannot be written: {error.strerror or error}.") from error
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()

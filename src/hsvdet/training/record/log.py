@@ -57,14 +57,14 @@ def write_training_pictures(
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
     pictures = []
     padding = batch.padding if batch.padding is not None else [None] * len(batch.images)
-    for image, target, hidden in list(zip(batch.images, batch.targets, padding, strict=True))[:_PICTURES]:
+    for image, target, padded in list(zip(batch.images, batch.targets, padding, strict=True))[:_PICTURES]:
         pixels = ((image.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         left = top = 0
         height, width = pixels.shape[-2:]
-        if hidden is not None:
+        if padded is not None:
             rows, columns = (
-                (~hidden).any(1).nonzero()[:, 0].tolist(),
-                (~hidden).any(0).nonzero()[:, 0].tolist(),
+                (~padded).any(1).nonzero()[:, 0].tolist(),
+                (~padded).any(0).nonzero()[:, 0].tolist(),
             )
             top, height, left, width = rows[0], len(rows), columns[0], len(columns)
         cx, cy, w, h = (target.boxes * torch.tensor([width, height, width, height])).unbind(-1)
@@ -76,7 +76,7 @@ def write_training_pictures(
     write_file(path, content.getvalue())
 
 
-class Board:
+class TensorBoardLog:
     """The TensorBoard log. Rows of a resumed run replace those of the same epochs."""
 
     def __init__(self, folder: Path, first_epoch: int):

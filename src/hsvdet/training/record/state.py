@@ -28,7 +28,7 @@ class Position(NamedTuple):
 
 
 @dataclass
-class Diary:
+class RunState:
     """Where a run is and what it has noted; with the learner's tensors, all that a state on disk holds.
 
     history: a row of results.csv for each epoch done. losses: sums over the batches of the epoch under way,
@@ -62,13 +62,13 @@ class Diary:
         return {"history": self.history, "seconds": self.seconds}
 
     @classmethod
-    def restored(cls, state: State, device: torch.device) -> Diary:
+    def restored(cls, state: SavedState, device: torch.device) -> RunState:
         losses = {name: value.to(device) for name, value in state.tensors["losses"].items()}
         history, seconds = state.header["history"], state.header["seconds"]
         return cls(state.position, history, losses, seconds, state.tensors["matching"].get("assignment"))
 
 
-class State(NamedTuple):
+class SavedState(NamedTuple):
     """tensors: {"net" | "average" | "optimizer" | "losses" | "matching": {name: tensor}}. settings: what must not
     change. header: everything else, as JSON."""
 
@@ -78,7 +78,7 @@ class State(NamedTuple):
     header: dict[str, Any]
 
 
-def write_state(path: Path, state: State) -> None:
+def write_state(path: Path, state: SavedState) -> None:
     """Atomic. Raises SaveError."""
     tensors = {
         f"{part}:{name}": tensor for part, named in state.tensors.items() for name, tensor in named.items()
@@ -95,7 +95,7 @@ def write_state(path: Path, state: State) -> None:
         raise SaveError(unwritten(path, error)) from error
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path) -> SavedState:
     """Raises CheckpointError."""
     tensors, header = read_checkpoint(path)
     if header.get("kind") != KIND:
@@ -108,7 +108,7 @@ def read_state(path: Path) -> State:
     for key, tensor in tensors.items():
         part, name = key.split(":", 1)
         parts[part][name] = tensor
-    return State(parts, Position(**header["position"]), header["settings"], header["state"])
+    return SavedState(parts, Position(**header["position"]), header["settings"], header["state"])
 
 
 def check_settings(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
