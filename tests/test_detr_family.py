@@ -122,7 +122,7 @@ def test_refined_anchors_pass_gradient_to_one_layer_back_only():
     """DAB-DETR, section 4.3: layer 2's box teaches layers 1 and 2 directly, but not through the place they look."""
     net, (images, _) = tiny("dab-detr-tiny").train(), padded()
     seen = []
-    net.place.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].requires_grad))
+    net.query_position.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].requires_grad))
     net(images)
     assert seen == [True, False, False]
 

@@ -93,7 +93,7 @@ class HsgDetPlus(HsgTrunk):
         best = dense.prediction.logits.amax(-1)
         parents = top_tokens(best, count, cells.padding)
         content = self.start(pick(cells.features, parents))
-        reference = pick(dense.prediction.boxes, parents).detach().clamp(_SMALLEST, 1.0)
+        reference = pick(dense.prediction.boxes, parents).detach().clamp(_SMALLEST, 1)
         empty = None if cells.padding is None else cells.padding.gather(1, parents)
         query = QueryOutput(self.decode(content, reference, cells, tokens, empty))
         answer = merge(dense.prediction, query.answer, parents, self.temperatures, self.share)
