@@ -198,7 +198,10 @@ def test_boxes_of_rt_detr_pass_gradient_to_one_layer_back_and_content_to_all():
     output.layers[2].boxes.sum().backward()
     assert all(head.layers[-1].bias.grad is not None for head in net.boxes[1:])
     assert net.boxes[0].layers[-1].bias.grad is None  # two layers back
-    assert net.proposal_boxes.layers[-1].bias.grad is None and net.query_position.layers[0].weight.grad is not None
+    assert (
+        net.proposal_boxes.layers[-1].bias.grad is None
+        and net.query_position.layers[0].weight.grad is not None
+    )
 
 
 def test_rt_detr_is_told_rows_from_columns_when_the_map_is_not_square():
