@@ -52,7 +52,7 @@ def by_hand(given, iou):
     boxes = box_convert(given.boxes[0], "cxcywh", "xyxy") * torch.tensor([200.0, 100, 200, 100])
     keep = batched_nms(boxes, scores, labels, iou)
     cut = clip_boxes_to_image(boxes[keep], SIZE)
-    real = (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
+    real = (cut[:, 2:] - cut[:, :2]).amin(1) > 0.01
     crossing = (cut != boxes[keep]).any(-1)
     return (cut[real], scores[keep][real], labels[keep][real]), int(crossing.sum()), int((~real).sum())
 
@@ -71,9 +71,13 @@ def test_boxes_are_suppressed_whole_and_then_cut_off_at_the_edges():
 
 def test_two_objects_cut_by_the_edge_stay_two_and_what_lies_beyond_it_is_none():
     # Their visible parts are nearly the same; the objects overlap by a third.
-    boxes = torch.tensor([[-90.0, 0, 10, 50], [-40, 0, 10, 50], [-90, 0, -1, 50], [30, -9, 60, -1]])
+    boxes = torch.tensor(
+        [[-90.0, 0, 10, 50], [-40, 0, 10, 50], [-90, 0, -1, 50], [30, -9, 60, -1], [199.9999, 0, 250, 50]]
+    )  # the last ends at the edge, but for rounding
     boxes = box_convert(boxes / torch.tensor([200.0, 100, 200, 100]), "xyxy", "cxcywh")[None]
-    logits = torch.tensor([[[3.0, -9, -9, -9], [2, -9, -9, -9], [-9, 4, -9, -9], [5, -9, -9, -9]]])
+    logits = torch.tensor(
+        [[[3.0, -9, -9, -9], [2, -9, -9, -9], [-9, 4, -9, -9], [5, -9, -9, -9], [-9, -9, 6, -9]]]
+    )
     sigmoids, softmax = Prediction(logits[..., :3], boxes), Prediction(logits, boxes)
     for reading, given in ((Suppressed(), sigmoids), (TopPairs(), sigmoids), (BestClass(), softmax)):
         (found,) = reading.detections(given, [SIZE], score=0.5)

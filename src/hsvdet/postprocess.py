@@ -22,6 +22,9 @@ from .structures import Detections, Prediction
 
 MOST_CANDIDATES = 30_000  # of an image, so that a network that knows nothing yet is read in bounded time
 
+# Pixels. A box that ends at the image's edge is this wide by rounding alone, which each runtime has its own.
+_THINNEST = 0.01
+
 # Boxes up to which one call for all classes is faster than one a class: it compares each with each.
 _FEW, _FEW_ON_GPU = 1_000, 25_000
 
@@ -287,9 +290,9 @@ def clip(xyxy: Tensor, scale: Tensor) -> Tensor:
 
 
 def has_area(xyxy: Tensor) -> Tensor:
-    """[..., 4] clipped boxes to [...] bool: False for what lies wholly beyond an edge."""
+    """[..., 4] clipped boxes, pixels, to [...] bool: False for what lies wholly beyond an edge."""
     left, top, right, bottom = xyxy.unbind(-1)
-    return torch.logical_and(right > left, bottom > top)
+    return torch.logical_and(right - left > _THINNEST, bottom - top > _THINNEST)
 
 
 def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
