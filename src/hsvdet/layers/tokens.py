@@ -65,17 +65,26 @@ def content_extents(images: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def pooled_cells(x: Tensor, padding: Tensor | None, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A map [B, C, h, w] in coarse, as at most `side` x `side` means over the cells that are not padding [B, h, w].
+    """A map [B, C, h, w] in coarse, as P = `side` x `side` means over the cells that are not padding [B, h, w]. On a
+    map of fewer cells the means share them.
 
-    Returns P means [B, P, C], the places of their middles in cells of the map [P, 2] (x, y), and which of them are
+    Returns the means [B, P, C], the places of their middles in cells of the map [P, 2] (x, y), and which of them are
     of padding alone [B, P] bool.
     """
     batch, _, height, width = x.shape
-    size = (min(side, height), min(side, width))
     real = x.new_ones(batch, 1, height, width) if padding is None else (~padding)[:, None].to(x.dtype)
-    share = F.adaptive_avg_pool2d(real, size)
-    means = F.adaptive_avg_pool2d(x * real, size) / share.clamp(min=1e-6)
-    rows = (torch.arange(size[0], device=x.device) + 0.5) * (height / size[0])
-    columns = (torch.arange(size[1], device=x.device) + 0.5) * (width / size[1])
+    share = _means(_means(real, side, 2), side, 3)
+    means = _means(_means(x * real, side, 2), side, 3) / share.clamp(min=1e-6)
+    middles = torch.arange(side, device=x.device) + 0.5
+    rows, columns = middles * (height / side), middles * (width / side)
+    size = (side, side)
     places = torch.stack([columns[None].expand(size), rows[:, None].expand(size)], -1).flatten(0, 1)
     return means.flatten(2).transpose(1, 2), places, share.flatten(1) == 0
+
+
+def _means(x: Tensor, parts: int, dim: int) -> Tensor:
+    """The mean over each of `parts` parts of a dimension, as adaptive average pooling has them: those at a seam belong
+    to both sides. Spelled out, because a graph for maps of any size cannot hold that where a map has fewer cells."""
+    length = x.shape[dim]
+    ends = [(i * length // parts, ((i + 1) * length + parts - 1) // parts) for i in range(parts)]
+    return torch.stack([x.narrow(dim, first, last - first).mean(dim) for first, last in ends], dim)
