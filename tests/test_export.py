@@ -40,11 +40,22 @@ from hsvdet.runtime import artifact  # noqa: E402
 LABELS = ["car", "person", "tree"]
 SIZE = (64, 96)
 THIN = {"width": 0.0625}
+HYBRID = {
+    "width": 0.0625,
+    "dim": 32,
+    "heads": 4,
+    "fusion_layers": 1,
+    "decoder_layers": 1,
+    "tokens": 12,
+    "context": 2,
+}
 SHORT = {"encoder_layers": 1, "decoder_layers": 1}
 FAMILIES = {
     "yolov8-n": THIN,
     "hsv-det-n+": THIN | {"context": 2},
     "yolov8-n-e2e": THIN,
+    "hsg-det-n": HYBRID | {"queries": 20},
+    "hsg-det-n+": HYBRID | {"queries": 40},
     "detr-tiny": SHORT,
     "conditional-detr-tiny": SHORT,
     "dn-deformable-detr-tiny": SHORT | {"levels": 2},
@@ -60,8 +71,8 @@ def lively(name: str, options=None, **preprocess) -> hsvdet.Detector:
     net, (height, width) = detector.net, detector.preprocess.size
     with torch.no_grad():
         for path, parameter in net.named_parameters():
-            last = path.endswith("2.weight") and "towers" in path
-            if path.endswith("2.bias") and "class_towers" in path:
+            last = path.endswith(("2.weight", "4.weight")) and "towers" in path
+            if path.endswith(("2.bias", "4.bias")) and "class_towers" in path:
                 parameter.fill_(-1.0)
             elif path.endswith("2.bias") and "box_towers" in path:  # short distances, so that boxes differ
                 parameter.copy_(-0.7 * torch.arange(len(parameter) // 4).repeat(4))
@@ -162,6 +173,7 @@ def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_p
     "name, options, resize",
     [
         ("hsv-det-n", THIN | {"k": 6, "insert": ("P5",)}, "letterbox"),
+        ("hsg-det-n+", HYBRID | {"queries": 20}, "letterbox"),
         ("detr-tiny", SHORT, "shortest"),
         ("deformable-detr-two-stage-tiny", SHORT | {"levels": 2}, "shortest"),
     ],

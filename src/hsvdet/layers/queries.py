@@ -65,7 +65,7 @@ def top_tokens(scores: Tensor, count: int, unusable: Tensor | None = None) -> Te
     scores = scores.detach().float()
     if unusable is not None:
         scores = scores.masked_fill(unusable, torch.finfo(torch.float32).min)
-    count = min(count, scores.shape[1])
+    count = torch.sym_min(count, scores.shape[1])  # in a graph for images of any size, not one of the two
     # ONNX defines the order of equal scores in TopK, and has no stable sort.
     if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return scores.topk(count, 1).indices

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import refine
@@ -93,7 +92,7 @@ class HsgDetPlus(HsgTrunk):
         best = dense.prediction.logits.amax(-1)
         parents = top_tokens(best, count, cells.padding)
         content = self.start(pick(cells.features, parents))
-        reference = pick(dense.prediction.boxes, parents).detach().clamp(_SMALLEST, 1)
+        reference = pick(dense.prediction.boxes, parents).detach().clamp(_SMALLEST, 1.0)
         empty = None if cells.padding is None else cells.padding.gather(1, parents)
         query = QueryOutput(self.decode(content, reference, cells, tokens, empty))
         answer = merge(dense.prediction, query.answer, parents, self.temperatures, self.share)
@@ -179,13 +178,18 @@ def merge(
     A query brings its box, and a score s_dense^(1 - share) s_query^share in each class.
     """
     own, asked = dense.logits.float() / temperatures[0], query.logits.float() / temperatures[1]
-    score = (1 - share) * F.logsigmoid(pick(own, parents)) + share * F.logsigmoid(asked)
+    score = (1 - share) * _log_sigmoid(pick(own, parents)) + share * _log_sigmoid(asked)
     logits = score - (-score.expm1()).clamp(min=1e-7).log()
     row = parents.unsqueeze(-1)
     return Prediction(
         own.scatter(1, row.expand_as(logits), logits),
         dense.boxes.scatter(1, row.expand_as(query.boxes), query.boxes),
     )
+
+
+def _log_sigmoid(logits: Tensor) -> Tensor:
+    # torch's own becomes log(sigmoid(x)) in a graph, which is minus infinity below -88.
+    return logits.clamp(max=0.0) - (1 + (-logits.abs()).exp()).log()
 
 
 def criterion(numbers: LossNumbers = LossNumbers()) -> DualCriterion:
