@@ -1,7 +1,6 @@
 # make demo   the whole path in a few minutes: install, draw scenes, train, evaluate, detect
 # make test   all that CI runs: make check, then the test suite
-# make check  the quick part of it: ruff, its formatter
-# make types  pyright
+# make check  the quick part of it: ruff, its formatter, pyright
 # make clean  remove what these made, except runs/
 
 VENV := .venv
@@ -16,7 +15,7 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Each is also a pre-commit hook (.pre-commit-config.yaml).
-check: lint format
+check: lint format types
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
@@ -24,8 +23,9 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff format --check
 
+# By itself it asks the package index each time whether there is a newer one.
 types: $(VENV)/.test
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from .inference.fold import FoldReport, fold
 from .inference.settings import Settings, arrange, settings_for
 from .preprocess import Preprocess
 from .structures import Detections, Prediction, Rectangle
+
+if TYPE_CHECKING:
+    from .data.images import ImageSource
 
 # What of a detector's weights was trained before: nothing, its backbone, all of it.
 Start = Literal["random", "backbone", "trained"]
@@ -55,6 +58,30 @@ class Detector:
     def to(self, device: str | torch.device) -> Detector:
         self.net.to(device)
         return self
+
+    @overload
+    def __call__(
+        self,
+        images: ImageSource,
+        *,
+        score: float = 0.25,
+        iou: float = 0.7,
+        max_detections: int | None = None,
+        batch: int = 16,
+        names: Sequence[str] | None = None,
+    ) -> Detections: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        score: float = 0.25,
+        iou: float = 0.7,
+        max_detections: int | None = None,
+        batch: int = 16,
+        names: Sequence[str] | None = None,
+    ) -> list[Detections]: ...
 
     @torch.inference_mode()
     def __call__(

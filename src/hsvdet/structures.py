@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # `hsvdet.runtime` has Detections of numpy arrays, and no PyTorch
+if TYPE_CHECKING:  # `hsvdet.runtime` has no PyTorch
     from collections.abc import Callable
 
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -244,3 +245,11 @@ class Detections(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+class ArrayDetections(NamedTuple):
+    """`Detections` as numpy arrays: of an artifact, which is run without PyTorch."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray

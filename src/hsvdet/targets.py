@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")  # what makes the graph that others are made from
 

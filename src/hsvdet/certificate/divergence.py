@@ -104,9 +104,11 @@ def first_divergence(
     outputs = _module_outputs(net, images, padding)
     values = _values_of_modules(model, list(outputs))
     first = _first_input(model)
-    wanted = list(dict.fromkeys([*([first] if first else []), *(v for vs in values.values() for v in vs)]))
+    wanted = [v for vs in values.values() for v in vs]
+    if first is not None:
+        wanted.insert(0, first)
     try:
-        came = _run(model, feed, wanted)
+        came = _run(model, feed, list(dict.fromkeys(wanted)))
     except Exception as error:  # ONNX Runtime has an exception class for every status
         return _stopped(model, str(error))
     if first is not None and first in came:
@@ -161,13 +163,13 @@ def largest_float16(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> L
         measured.graph.output.append(
             onnx.helper.make_tensor_value_info(f"peak_{i}", onnx.TensorProto.FLOAT, [])
         )
-    peaks = _session(measured).run([f"peak_{i}" for i in range(len(halves))], dict(feed))
+    peaks = [float(peak) for peak in _tensors(measured, feed, [f"peak_{i}" for i in range(len(halves))])]
     origin = {output: node for node in model.graph.node for output in node.output}
     for name, peak in zip(halves, peaks, strict=True):
-        if not float(peak) <= _FLOAT16_LARGEST:
-            return Largest(_layer_of(origin[name]), float(peak))
+        if not peak <= _FLOAT16_LARGEST:
+            return Largest(_layer_of(origin[name]), peak)
     best = int(np.argmax(peaks))
-    return Largest(_layer_of(origin[halves[best]]), float(peaks[best]))
+    return Largest(_layer_of(origin[halves[best]]), peaks[best])
 
 
 def scopes(node: onnx.NodeProto) -> tuple[str, ...]:
@@ -252,17 +254,19 @@ def _run(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], wanted: list[st
     del opened.graph.output[:]
     for name in wanted:
         opened.graph.output.append(onnx.helper.make_tensor_value_info(name, kinds[name], None))
-    answers = _session(opened).run(wanted, dict(feed))
+    answers = _tensors(opened, feed, wanted)
     return {name: answer.astype(np.float32) for name, answer in zip(wanted, answers, strict=True)}
 
 
-def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def _tensors(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+    """Outputs of a graph, which ONNX Runtime types as anything that a graph may give."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    return [np.asarray(answer) for answer in session.run(wanted, dict(feed))]
 
 
 def _with_types(model: onnx.ModelProto) -> onnx.ModelProto:

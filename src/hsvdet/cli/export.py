@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ..targets import PRECISIONS, TARGETS
+from ..targets import TARGETS, Precision
 from .answer import Answer
 from .options import Checkpoint, Iou, Json, MaxDetections, Size
 
-# Choices for typer, out of the table; type checkers want them spelled.
-Target = StrEnum("Target", {name: name for name in TARGETS})  # pyright: ignore[reportCallIssue]
-ArtifactPrecision = StrEnum("ArtifactPrecision", {name: name for name in PRECISIONS})
-_FULL = ArtifactPrecision("fp32")
+# Choices for typer, out of the table; type checkers want them spelled out.
+Target = StrEnum("Target", {name: name for name in TARGETS})
 
 
 def export(
@@ -27,7 +25,7 @@ def export(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="The smallest canvas for each image, not one of --size.")
     ] = False,
-    precision: Annotated[ArtifactPrecision, typer.Option(help="Of the trunk.")] = _FULL,  # pyright: ignore[reportInvalidTypeForm]
+    precision: Annotated[Precision, typer.Option(help="Of the trunk.")] = "fp32",
     calibrate: Annotated[
         str | None, typer.Option(metavar="DATA", help="Your images, for int8: a data set.")
     ] = None,
@@ -49,7 +47,7 @@ def export(
         out,
         size=size,
         dynamic=dynamic,
-        precision=precision.value,
+        precision=precision,
         calibrate=calibrate,
         data=data,
         score=score,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import models
 from ..data.dataset import DetectionData
@@ -253,7 +254,7 @@ def _kept_in_float32(
     return ()
 
 
-def _graph_input(detector: Detector, image: np.ndarray, minimal: bool) -> tuple[torch.Tensor, ...]:
+def _graph_input(detector: Detector, image: np.ndarray, minimal: bool) -> tuple[Tensor, Tensor, Tensor]:
     """One image as `ExportGraph` takes it."""
     canvas, content = detector.preprocess.to_canvas(torch.from_numpy(image).permute(2, 0, 1), minimal)
     return detector.preprocess.normalise(canvas)[None], torch.tensor(content), torch.tensor(image.shape[:2])

@@ -1,5 +1,8 @@
 """A detector as a Core ML package."""
 
+# pyright: reportMissingImports=false
+# coremltools is of an extra, and need not be here.
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,8 @@
 """A detector as an ExecuTorch program, with XNNPACK."""
 
+# pyright: reportMissingImports=false
+# executorch is of an extra, and need not be here.
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -7,12 +7,13 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
 from torch.export import Dim
 
 from ..files import write_atomically
@@ -22,6 +23,9 @@ from ..runtime.artifact import ArtifactHeader, set_onnx_header
 from .graph import CANDIDATES, ExportGraph, Rows
 from .graph_canvas import OPSET, canvas_graph
 from .graph_half import to_half
+
+# Annotated for onnxscript's own compiler; while a graph is made, each operator takes and gives values of it.
+op: Any = opset18
 
 
 def build(
@@ -101,6 +105,7 @@ def network_to_onnx(graph: ExportGraph, preprocess: Preprocess, *, dynamic: bool
             output_names=list(Rows._fields),
             custom_translation_table={torch.ops.hsvdet.suppress.default: suppress_onnx},
         )
+    assert model is not None  # it is with dynamo
     return model.model
 
 
@@ -120,7 +125,9 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def suppress_onnx(boxes, scores, labels, classes: int, iou: float, floor: float):
+def suppress_onnx(
+    boxes: ir.Value, scores: ir.Value, labels: ir.Value, classes: int, iou: float, floor: float
+) -> ir.Value:
     """ONNX's own operator, which sorts and compares as above; each class is a row of scores of its own."""
     rows = op.Constant(value=ir.tensor(np.arange(classes)[:, None]))
     axis = op.Constant(value_ints=[1])

@@ -1,5 +1,8 @@
 """An ONNX model as a TensorRT engine. An engine belongs to the GPU and the TensorRT version that built it."""
 
+# pyright: reportMissingImports=false
+# tensorrt is of an extra, and need not be here.
+
 from __future__ import annotations
 
 from collections.abc import Sequence

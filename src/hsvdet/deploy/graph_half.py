@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -93,7 +94,7 @@ def _is_half(
     return scopes[-1] in may and _is_float(node.outputs[0], half)
 
 
-def _is_float(value: ir.Value | None, half: set[ir.Value]) -> bool:
+def _is_float(value: ir.Value | None, half: set[ir.Value]) -> TypeGuard[ir.Value]:
     return value is not None and (value in half or value.dtype == ir.DataType.FLOAT)
 
 

@@ -14,6 +14,9 @@ from .graph import ExportGraph
 class OnCanvas(torch.nn.Module):
     """`ExportGraph` from whole grey levels 0..255, float32 [1, 3, h, w], instead of normalised values."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, graph: ExportGraph, preprocess: Preprocess):
         super().__init__()
         self.detect = graph  # not "graph": the module of an exported program has that name for itself

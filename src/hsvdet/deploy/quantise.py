@@ -7,6 +7,9 @@ comparison of scores), normalisation, box arithmetic, suppression. ONNX files ar
 quantised by ONNX Runtime's own quantiser, OpenVINO models by NNCF. docs/certificate.md has the measurements.
 """
 
+# pyright: reportMissingImports=false
+# nncf is of an extra, and need not be here.
+
 from __future__ import annotations
 
 import logging
@@ -70,7 +73,7 @@ def quantise_onnx(
     class Images(CalibrationDataReader):
         left: Iterator = iter(images)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride] None is the end
             image = next(self.left, None)
             return None if image is None else {model.graph.input[0].name: image[None]}
 

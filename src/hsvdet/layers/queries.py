@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.types import IntLikeType
 
 from .pyramid import Tokens
 from .tokens import sides
@@ -56,7 +57,7 @@ def token_boxes(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return boxes, unusable
 
 
-def top_tokens(scores: Tensor, count: int, unusable: Tensor | None = None) -> Tensor:
+def top_tokens(scores: Tensor, count: IntLikeType, unusable: Tensor | None = None) -> Tensor:
     """Numbers of the `count` best tokens, best first: scores [B, S] to [B, min(count, S)] int64.
 
     Of equal scores the first token comes first, on every device. unusable: [B, S] bool, tokens that are taken
@@ -67,7 +68,7 @@ def top_tokens(scores: Tensor, count: int, unusable: Tensor | None = None) -> Te
         scores = scores.masked_fill(unusable, torch.finfo(torch.float32).min)
     count = torch.sym_min(count, scores.shape[1])  # in a graph for images of any size, not one of the two
     # ONNX defines the order of equal scores in TopK, and has no stable sort.
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] documented
         return scores.topk(count, 1).indices
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
 

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ..detector import Detector
 from ..devices import find_device
@@ -209,8 +209,7 @@ def _detecting(
 
     def detect(frames: list[Frame]) -> list[Detections]:
         images, names = [frame.image for frame in frames], [str(frame) for frame in frames]
-        options = {"score": score, "iou": iou, "max_detections": max_detections, "batch": batch}
-        return cast("list[Detections]", detector(images, names=names, **options))  # a list for a list
+        return detector(images, score=score, iou=iou, max_detections=max_detections, batch=batch, names=names)
 
     return detect
 

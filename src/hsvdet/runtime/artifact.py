@@ -214,4 +214,5 @@ def parts(path: Path) -> list[Path]:
 
 def certificate_files(path: Path) -> tuple[Path, Path]:
     """Where the certificate of an artifact is: JSON and picture."""
-    return tuple(path.with_name(f"{path.name}.certificate.{kind}") for kind in ("json", "png"))
+    name = f"{path.name}.certificate"
+    return path.with_name(f"{name}.json"), path.with_name(f"{name}.png")

@@ -1,5 +1,8 @@
 """NAME.pte through executorch, whose Python runtime brings PyTorch with it."""
 
+# pyright: reportMissingImports=false
+# executorch is of an extra, and need not be here.
+
 from __future__ import annotations
 
 from pathlib import Path

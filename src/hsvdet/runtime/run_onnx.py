@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import CheckpointError, ConfigError
 from .artifact import KEY, ArtifactHeader, Run, parse_header
 
@@ -23,4 +25,8 @@ def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{path}: not an ONNX model that can be run ({reason}).") from None
     header = parse_header(session.get_modelmeta().custom_metadata_map.get(KEY), path)
-    return lambda images: session.run(None, {"images": images}), header
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(part) for part in session.run(None, {"images": images})]
+
+    return run, header

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from os import PathLike
+from typing import Any, overload
 
 import numpy as np
 
 from ..data.pixels import PixelSource, name_of, read_pixels
 from ..errors import CheckpointError, ConfigError, NonFiniteError
-from ..structures import Detections
+from ..structures import ArrayDetections
 from ..targets import RUNNABLE, listed, target_of
 from .artifact import ArtifactHeader, Run, existing
 
@@ -33,7 +34,7 @@ def load(path: str | PathLike[str], *, threads: int | None = None) -> Runner:
     """
     path = existing(path)
     target = target_of(path)
-    if target not in RUNNABLE:
+    if target is None or target not in RUNNABLE:
         raise CheckpointError(
             f"{path}: expected an artifact {listed(RUNNABLE)}; others are run by the programs they are for."
         )
@@ -54,17 +55,41 @@ class Runner:
         self.run, self.header = run, header
         self.labels, self.category_ids = header.labels, header.category_ids
 
+    @overload
     def __call__(
         self,
-        images: PixelSource | Sequence[PixelSource],
+        images: PixelSource,
         *,
         score: float | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
         batch: int = 16,
         names: Sequence[str] | None = None,
-    ) -> Detections | list[Detections]:
-        """Detect objects on one image or a list of them: Detections of numpy arrays, a list for a list.
+    ) -> ArrayDetections: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Sequence[PixelSource],
+        *,
+        score: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        batch: int = 16,
+        names: Sequence[str] | None = None,
+    ) -> list[ArrayDetections]: ...
+
+    def __call__(
+        self,
+        images: Any,
+        *,
+        score: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        batch: int = 16,
+        names: Sequence[str] | None = None,
+    ) -> ArrayDetections | list[ArrayDetections]:
+        """Detect objects on one image or a list of them: a list for a list.
 
         images: path, Pillow image, or array [H, W, 3] uint8 RGB. score: the artifact's own if not given; not below
         its floor. iou: is the artifact's; another is refused. max_detections: at most the artifact's. Images
@@ -97,7 +122,7 @@ class Runner:
         arrays = [read_pixels(image) for image in images]
         for number, array in enumerate(arrays):
             groups.setdefault(array.shape, []).append(number)
-        results: list[Detections | None] = [None] * len(arrays)
+        results: dict[int, ArrayDetections] = {}
         for numbers in groups.values():
             for start in range(0, len(numbers), batch):
                 chunk = numbers[start : start + batch]
@@ -111,5 +136,5 @@ class Runner:
                         )
                     # Not by the artifact's own count: `score` may be another.
                     found = min(int((scores[row] > score).sum()), most)
-                    results[i] = Detections(boxes[row, :found], scores[row, :found], labels[row, :found])
-        return results
+                    results[i] = ArrayDetections(boxes[row, :found], scores[row, :found], labels[row, :found])
+        return [results[i] for i in range(len(arrays))]

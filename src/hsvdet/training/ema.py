@@ -30,6 +30,6 @@ class AveragedNet:
         self.steps += 1
         decay = self.decay * (1 - math.exp(-self.steps / self.ramp))
         averages, sources = zip(*self._averages, strict=True)
-        torch._foreach_lerp_(averages, sources, 1 - decay)
+        torch._foreach_lerp_(averages, sources, 1 - decay)  # pyright: ignore[reportPrivateImportUsage] it has no other name
         for average, source in self._copies:
             average.copy_(source)

@@ -108,7 +108,7 @@ class Learner:
         self.highest_rate = recipe.warm_learning_rate if plan.warm else recipe.learning_rate
 
         # Channels last: a tenth faster on the CPU, and what tensor cores want.
-        net = plan.detector.net.to(device, memory_format=torch.channels_last)
+        net = plan.detector.net.to(device).to(memory_format=torch.channels_last)
         if recipe.sync_norm and fabric.world_size > 1:
             if device.type != "cuda":
                 raise ConfigError("sync_norm expects CUDA devices. Leave it out.")
@@ -199,6 +199,7 @@ class Learner:
         norm = self.fabric.clip_gradients(
             self.wrapped, self.optimizer, max_norm=self.recipe.clip, error_if_nonfinite=False
         )
+        assert norm is not None  # it is for `max_norm`
         return gradient, norm
 
     def _set_norm_momentum(self, batches: int) -> None:
@@ -206,7 +207,8 @@ class Learner:
         these are still felt after a hundred steps, and every short run validates badly."""
         if not self.plan.warm:
             for module, momentum in self._norms:
-                module.momentum = max(momentum, 1 / (batches + 1))
+                if momentum is not None:  # else PyTorch itself takes the mean, always
+                    module.momentum = max(momentum, 1 / (batches + 1))
 
     def _tell_progress(self, step: int) -> None:
         tell_progress(step / self.steps, self.net, self.average.net, self.objective.criterion)
@@ -237,17 +239,19 @@ class Learner:
         load_optimizer_tensors(self.optimizer.optimizer, state.tensors["optimizer"])
         self.average.steps = state.header["average_steps"]
         if state.header["scaler"] is not None:
-            self._scaler().load_state_dict(state.header["scaler"])
+            scaler = self._scaler()
+            assert scaler is not None  # the precision is one of the settings, which are the same
+            scaler.load_state_dict(state.header["scaler"])
         # As after the last step: what is next may be its epoch's validation.
         self._tell_progress(max(0, state.position.step - 1))
 
-    def _scaler(self):
+    def _scaler(self) -> torch.amp.GradScaler | None:
         return getattr(self.fabric.strategy.precision, "scaler", None)
 
 
 def _copy(sources: list[Tensor], to: list[Tensor]) -> None:
     if sources:  # a network may have no buffers
-        torch._foreach_copy_(to, sources)
+        torch._foreach_copy_(to, sources)  # pyright: ignore[reportPrivateImportUsage] it has no other name
 
 
 def _seed(*key: int) -> int:

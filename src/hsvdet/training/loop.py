@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from .loaders import training_loader, validation_loader
 from .plan import Plan
 from .processes import agree, average_in_place, largest
 from .record.folder import Folder
-from .record.log import Row
 from .record.progress import Progress
-from .record.state import Position, RunState, SavedState, read_state
+from .record.state import Position, Row, RunState, SavedState, read_state
 from .stability import Stability
 from .validator import Validator, columns
 
@@ -233,7 +232,7 @@ class Run:
             number,
         )
 
-    def _give_up(self, window: list[Batch], failure: NotFinite) -> None:
+    def _give_up(self, window: list[Batch], failure: NotFinite) -> NoReturn:
         """Save the state before this step, and name its losses and images."""
         self._save("nonfinite.safetensors")
         what, paths = failure.explain(window)

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,11 @@ from ..errors import ConfigError, HsvdetError
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
 
 
 def start_processes(device: str, devices: int, nodes: int, precision: str) -> Fabric:
@@ -37,7 +41,7 @@ def start_processes(device: str, devices: int, nodes: int, precision: str) -> Fa
         # Lightning's import meets deprecations of its own dependencies.
         warnings.simplefilter("ignore", DeprecationWarning)
         from lightning.fabric import Fabric
-        from lightning.fabric.strategies import DDPStrategy
+        from lightning.fabric.strategies.ddp import DDPStrategy
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     places: Any = devices

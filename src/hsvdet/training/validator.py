@@ -18,7 +18,7 @@ from ..structures import Batch
 from ..validation import evaluate_found, find_all
 from .plan import Plan
 from .processes import gather, same_as_first
-from .record.log import Row
+from .record.state import Row
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -57,7 +57,7 @@ class Validator:
                 raise part
         if self.rank:
             return None
-        return evaluate_found(self.plan.validation_data, everything)
+        return evaluate_found(self.loader.dataset.data, everything)
 
     def diagnose(self, net: nn.Module) -> dict[str, float]:
         """What the sparse global blocks of `net` do to the first batch."""

@@ -306,7 +306,8 @@ def _fields(annotations: list[dict]) -> tuple[list, list, np.ndarray, np.ndarray
     number = len(annotations)
     image_ids = [annotation["image_id"] for annotation in annotations]
     category_ids = [annotation["category_id"] for annotation in annotations]
-    set(image_ids), set(category_ids)  # raises TypeError if one is a list or an object
+    set(image_ids)  # raises TypeError if one is a list or an object
+    set(category_ids)
     xywh = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
     if xywh.shape != (number, 4) and number:
         raise ValueError("bbox")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ...draw import class_colour
-from .log import Row, losses_of_the_answer
-from .state import write_file
+from .log import losses_of_the_answer
+from .state import Row, write_file
 
 _EVERY = 30.0  # seconds
 

@@ -15,8 +15,8 @@ from ...evaluate import Evaluation, write_report
 from ...structures import Batch
 from ..plan import Plan
 from .curves import Curves
-from .log import Row, TensorBoardLog, versions, write_json, write_results, write_training_pictures
-from .state import SavedState, check_settings, read_state, unwritten, write_state
+from .log import TensorBoardLog, versions, write_json, write_results, write_training_pictures
+from .state import Row, SavedState, check_settings, read_state, unwritten, write_state
 
 
 class Folder:
@@ -86,6 +86,7 @@ class Folder:
     def log(self, history: list[Row]) -> None:
         """After an epoch: the table, TensorBoard, the curves."""
         write_results(self.path / "results.csv", history)
+        assert self._tensorboard is not None  # `begin` has made it
         self._tensorboard.add(history[-1])
         self._curves.draw(history)
 

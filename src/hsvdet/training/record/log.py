@@ -17,9 +17,7 @@ from ...draw import draw_detections, draw_grid
 from ...errors import SaveError
 from ...preprocess import Preprocess
 from ...structures import Batch, Detections
-from .state import write_file
-
-Row = dict[str, float | int | None]
+from .state import Row, write_file
 
 _PICTURES = 16
 

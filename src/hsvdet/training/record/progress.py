@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from torch import Tensor
 
-from .log import Row, losses_of_the_answer
+from .log import losses_of_the_answer
+from .state import Row
 
 
 class Progress:
@@ -38,7 +40,8 @@ class Progress:
     def advance(self, losses: dict[str, Tensor], batches: int) -> None:
         """losses: of the last step, by name; only looked at when a bar shows their sum."""
         if self._bar is not None:
-            self._bar.update(self._task, advance=batches, note=f"loss {sum(losses.values()).item():.3f}")
+            total = torch.stack(list(losses.values())).sum().item()
+            self._bar.update(self._task, advance=batches, note=f"loss {total:.3f}")
 
     def note(self, text: str) -> None:
         if self._bar is not None:

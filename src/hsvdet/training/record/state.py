@@ -17,6 +17,8 @@ from ...files import write_atomically
 
 KIND = "resume"
 
+Row = dict[str, Any]  # of results.csv: numbers by name, None for what is not defined
+
 
 class Position(NamedTuple):
     """Where a run is: epoch and the batches done of it (all of them: its validation is next), counted from 0,
@@ -37,7 +39,7 @@ class RunState:
     """
 
     position: Position = Position()
-    history: list[dict[str, float | int | None]] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     assignment: Tensor | None = None
