@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -59,6 +60,46 @@ def exported(tmp_path_factory):
     return detector, onnx.load(path)
 
 
+@pytest.fixture(scope="module")
+def small(exported):
+    """A detector of boxes that are small enough to lie within the images, and the model of its artifact."""
+    detector, model = copy.deepcopy(exported[0]), copied(exported[1])
+    towers, weights = (
+        detector.net.head.box_towers,
+        {weight.name: weight for weight in model.graph.initializer},
+    )
+    for i, tower in enumerate(towers):
+        with torch.no_grad():
+            tower[-1].weight.mul_(0.02)
+            tower[-1].bias.copy_(-1.5 * torch.arange(len(tower[-1].bias) // 4).repeat(4))
+        for name, parameter in tower[-1].named_parameters():
+            weight = weights.get(f"net.head.box_towers.{i}.2.{name}")
+            if weight is not None:  # the three have the same bias, and so one in the graph
+                weight.CopyFrom(onnx.numpy_helper.from_array(parameter.detach().numpy(), weight.name))
+    return detector, model
+
+
+@pytest.fixture(scope="module")
+def quantised(small):
+    """The same with three layers of the head truly in INT8: random weights bear no more."""
+    from hsvdet.deploy.quantise import quantise_onnx
+    from hsvdet.runtime.artifact import ArtifactHeader, set_onnx_header
+
+    detector, model = small
+    images = [generate_scene(seed=5, index=i, size=(96, 128)).image for i in range(24)]
+    convolutions = [
+        name for name, m in detector.deploy().net.named_modules() if isinstance(m, torch.nn.Conv2d)
+    ]
+    kept = [
+        f"net.{name}" for name in convolutions if not re.fullmatch(r"head\.box_towers\.\d\.1\.conv", name)
+    ]
+    assert len(kept) == len(convolutions) - 3
+    quantised = quantise_onnx(model, images, kept)
+    header = ArtifactHeader.from_json(header_of(model))
+    set_onnx_header(quantised, dataclasses.replace(header, precision="int8"))
+    return detector, quantised
+
+
 @pytest.fixture
 def certified(exported, tmp_path):
     """Certify a model, with another header if `header` changes it."""
@@ -67,7 +108,7 @@ def certified(exported, tmp_path):
 
     detector, right = exported
 
-    def run(model=None, detector=detector, **header):
+    def run(model=None, /, detector=detector, **header):
         path = tmp_path / "artifact.onnx"
         model = copied(right) if model is None else model
         onnx.save(model, path)
@@ -119,8 +160,8 @@ def with_canvas(exported, **changes):
 
 
 def test_a_right_artifact_is_certified_in_its_own_file_beside_it_and_in_a_picture(certified, tmp_path):
-    from hsvdet.certificate.hashes import artifact_sha256
-    from hsvdet.runtime.artifact import read_header
+    from hsvdet import runtime
+    from hsvdet.runtime.artifact import read_artifact, read_header
 
     certificate = certified()
     assert certificate.passed, certificate
@@ -132,7 +173,8 @@ def test_a_right_artifact_is_certified_in_its_own_file_beside_it_and_in_a_pictur
     beside = json.loads((tmp_path / "artifact.onnx.certificate.json").read_text())
     assert read_header(path).certificate == beside == json.loads(json.dumps(certificate.to_json()))
     assert (tmp_path / "artifact.onnx.certificate.png").read_bytes()[:4] == b"\x89PNG"
-    assert artifact_sha256(path) == certificate.artifact_sha256, "the certificate changes its own hash"
+    assert read_artifact(path).sha256 == certificate.artifact_sha256, "the certificate changes its own hash"
+    assert runtime.load(path, require_certificate=True).certified
 
 
 def test_swapped_channels_are_caught_before_the_network(certified, exported):
@@ -339,7 +381,9 @@ def test_a_token_selected_by_a_hairs_breadth_may_be_another(exported, monkeypatc
             return [other.detections(other.answer(image), score) for image in images]
 
         tolerance = TOLERANCES["fp32"]
-        return examine(one.detector, header, artifact, None, images=2, evaluated=1, tolerance=tolerance)[0]
+        return examine(
+            one.detector, header, artifact, None, images=2, evaluated=1, tolerance=tolerance, precision="fp32"
+        )[0]
 
     certificate = examined(weighted(low), weighted(high))
     assert certificate.passed and certificate.ties.places, certificate
@@ -366,9 +410,9 @@ def test_one_differing_detection_in_fifty_is_borne_in_fp16_and_none_in_fp32():
 
 
 def test_an_artifact_whose_answers_depend_on_the_batch_is_caught_also_where_boxes_are_not_judged(
-    certified, exported
+    certified, quantised
 ):
-    model = copied(exported[1])
+    detector, model = quantised[0], copied(quantised[1])
     repeat_the_first = [
         onnx.helper.make_node("Constant", [], ["one"], value_ints=[1]),
         onnx.helper.make_node("Constant", [], ["begin"], value_ints=[0]),
@@ -376,7 +420,7 @@ def test_an_artifact_whose_answers_depend_on_the_batch_is_caught_also_where_boxe
         onnx.helper.make_node("Shape", ["before"], ["whole"]),
         onnx.helper.make_node("Expand", ["first", "whole"], ["boxes"]),
     ]
-    certificate = certified(rewired(model, "boxes", *repeat_the_first), precision="int8")
+    certificate = certified(rewired(model, "boxes", *repeat_the_first), detector=detector)
     assert not certificate.passed
     assert any("alone the artifact answers otherwise" in reason for reason in certificate.reasons)
 
@@ -397,3 +441,55 @@ def test_int8_leaves_selection_and_answers_in_float32_and_stays_near(exported):
     }
     assert sum(not quantised for quantised in convolutions.values()) == 6
     assert sum(convolutions.values()) > 30
+
+
+def larger(share):
+    """[4, 4] Boxes times this have sides larger by `share`, around the same centre."""
+    half = share / 2
+    return np.eye(4, dtype=np.float32) + np.array(
+        [[half, 0, -half, 0], [0, half, 0, -half], [-half, 0, half, 0], [0, -half, 0, half]], np.float32
+    )
+
+
+@pytest.mark.parametrize(
+    "output, operator, operand, words",
+    [
+        ("scores", "Mul", np.float32(0.5), "scores: the median over"),
+        ("boxes", "MatMul", larger(0.01), "boxes' width: the median over"),
+        ("boxes", "MatMul", larger(0.0), None),
+    ],
+    ids=["halved scores", "boxes one per cent larger", "right"],
+)
+def test_int8_moves_detections_to_all_sides_and_a_fault_to_one(
+    certified, quantised, output, operator, operand, words
+):
+    constant = onnx.numpy_helper.from_array(np.asarray(operand), "operand")
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["operand"], value=constant),
+        onnx.helper.make_node(operator, ["before", "operand"], [output]),
+    ]
+    certificate = certified(rewired(copied(quantised[1]), output, *nodes), detector=quantised[0])
+    assert certificate.precision == "int8" and not certificate.tolerance.boxes
+    assert not any("AP against" in reason for reason in certificate.reasons), "AP alone would have seen it"
+    if words is None:
+        assert certificate.passed, certificate
+    else:
+        assert words in certificate.reasons[0], certificate
+
+
+def test_certify_believes_nothing_that_a_header_says(certified, small):
+    detector, model = small
+    header = header_of(model)
+    lies = {
+        "licence": "MIT", "source": "elsewhere", "model": "yolov8-n", "config": {**header["config"], "k": 9},
+        "precision": "int8", "score": 0.9, "floor": 0.2, "max_detections": 8, "iou": 0.05,
+    }  # fmt: skip
+    certificate = certified(copied(model), detector=detector, **lies)
+    assert certificate.precision == "fp32" and certificate.tolerance == TOLERANCES["fp32"]
+    words = [
+        "its licence is 'MIT'", "its source is 'elsewhere'", "its model is 'yolov8-n'", "its config is",
+        "its precision is int8, its graph is fp32", "rows are counted", "its floor is 0.2", "8 detections an image",
+        "suppression is at IoU 0.05",
+    ]  # fmt: skip
+    for word in words:
+        assert any(word in reason for reason in certificate.reasons), (word, certificate.reasons)

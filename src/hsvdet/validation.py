@@ -28,7 +28,7 @@ from .evaluate import (
 from .layers.selection import selectors_of
 from .loading import load
 from .postprocess import to_pixels
-from .runtime.detector import ArtifactDetector, is_artifact, refuse
+from .runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from .structures import Batch, Detections, Prediction
 
 
@@ -60,6 +60,8 @@ def val(
     multi_label: bool = False,
     precision: str = "fp32",
     diagnose: bool = False,
+    require_certificate: bool = False,
+    trusted_key: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
 ) -> Evaluation:
     """Evaluate a detector, a checkpoint or an artifact on one split of a data set.
@@ -68,7 +70,8 @@ def val(
     detections are left out; COCO's AP wants nearly all. iou: of the suppression. max_detections: of an image, the
     model's own number if not given. multi_label: a suppressed prediction answers with every class over the score, as
     most published tables count, not with its best alone, as in `predict`, training and artifacts. diagnose: also what
-    perfect deduplication of the same predictions would give. out: a folder for the report (numbers and pictures).
+    perfect deduplication of the same predictions would give. require_certificate, trusted_key: of an artifact, as of
+    `runtime.load`. out: a folder for the report (numbers and pictures).
     An image's detections do not depend on the images it shares a batch with. An artifact of `hsvdet export` is run
     by its runtime, for which device, precision and iou are settled; each box has one class, and there are no
     predictions from before suppression to diagnose.
@@ -82,13 +85,16 @@ def val(
             diagnose=diagnose,
             multi_label=multi_label,
         )
-        artifact = ArtifactDetector(detector)
+        artifact = ArtifactDetector(
+            detector, require_certificate=require_certificate, trusted_key=trusted_key
+        )
         data = _of_classes(artifact, data, split)
         detections = artifact.on_data(data, score=score, iou=iou, max_detections=max_detections, batch=batch)
         header = artifact.runner.header
         most = header.max_detections if max_detections is None else max_detections
         evaluation = evaluate_detections(data, detections, suppressed_at=header.iou, max_detections=most)
         return _reported(evaluation, out)
+    require_artifact(require_certificate, trusted_key)
     place = find_device(device)
     if not isinstance(detector, Detector):
         detector = load(detector)

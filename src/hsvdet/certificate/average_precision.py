@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from ..data.dataset import DetectionData, Record
 from ..data.pixels import read_pixels
 from ..detector import Detector
-from ..evaluate import evaluate_detections
+from ..evaluate import Evaluation, evaluate_detections
 from ..structures import Detections
 from .certificate import PrecisionCheck
 from .matching import Found
@@ -21,6 +22,16 @@ from .reference import Answer, Artifact, Reference, as_found, attempt
 
 _AP_SCORE = 0.001
 _AT_ONCE = 8
+
+
+class Evaluated(NamedTuple):
+    """What AP was measured with: both runs in each image, down to a low score. sizes: (height, width)."""
+
+    check: PrecisionCheck
+    expected: list[Found]
+    came: list[Found]
+    sizes: list[tuple[int, int]]
+
 
 _NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
@@ -34,31 +45,35 @@ def average_precision(
     score: float,
     floor: float,
     evaluated: int,
-) -> PrecisionCheck:
+) -> Evaluated:
     """Against the annotations, or, where there are none, against what the detector finds in the images tried."""
     low, classes = max(floor, _AP_SCORE), len(reference.detector.labels)
     if data is None or not any(len(record.labels) for record in data.records):
         truth = {str(i): reference.detections(answer, score) for i, answer in enumerate(answers)}
         as_data = _as_truth(tried, truth, reference.detector)
-        own = [_tensors(reference.detections(answer, min(low, score))) for answer in answers]
+        own = [reference.detections(answer, min(low, score)) for answer in answers]
         came = _all(artifact, [probe.image for probe in tried], min(low, score), classes)
-        both = [evaluate_detections(as_data, dict(zip(truth, found, strict=True))) for found in (own, came)]
-        return PrecisionCheck("detector", len(tried), both[0].objects, both[0].ap, both[1].ap)
+        both = [_evaluated(as_data, list(truth), found) for found in (own, came)]
+        check = PrecisionCheck("detector", len(tried), both[0].objects, both[0].ap, both[1].ap)
+        return Evaluated(check, own, came, [answer.size for answer in answers])
     records = spread(data.records, evaluated)
     part = dataclasses.replace(data, records=records)
-    found: tuple[dict, dict] = {}, {}
+    own, came, sizes = [], [], []
     for start in range(0, len(records), _AT_ONCE):
-        chunk = records[start : start + _AT_ONCE]
-        pictures = [read_pixels(record.path) for record in chunk]
-        came = _all(artifact, pictures, low, classes)
-        for record, picture, detections in zip(chunk, pictures, came, strict=True):
-            found[0][record.id] = _tensors(reference.detections(reference.answer(picture), low))
-            found[1][record.id] = detections
-    both = [evaluate_detections(part, detections) for detections in found]
-    return PrecisionCheck("annotations", len(records), both[0].objects, both[0].ap, both[1].ap)
+        pictures = [read_pixels(record.path) for record in records[start : start + _AT_ONCE]]
+        own += [reference.detections(reference.answer(picture), low) for picture in pictures]
+        came += _all(artifact, pictures, low, classes)
+        sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
+    both = [_evaluated(part, [record.id for record in records], found) for found in (own, came)]
+    check = PrecisionCheck("annotations", len(records), both[0].objects, both[0].ap, both[1].ap)
+    return Evaluated(check, own, came, sizes)
 
 
-def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float, classes: int) -> list[Detections]:
+def _evaluated(data: DetectionData, ids: Sequence[int | str], found: Sequence[Found]) -> Evaluation:
+    return evaluate_detections(data, {i: _tensors(one) for i, one in zip(ids, found, strict=True)})
+
+
+def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float, classes: int) -> list[Found]:
     """Nothing where the runtime stops, and without detections that are none (not finite, of no class): all are
     reasons of their own, and no evaluation takes them."""
     found = []
@@ -66,7 +81,7 @@ def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float, classes
         for detections in attempt(artifact, images[start : start + _AT_ONCE], score):
             boxes, scores, labels = _NOTHING if isinstance(detections, str) else as_found(detections)
             valid = np.isfinite(boxes).all(1) & np.isfinite(scores) & (labels >= 0) & (labels < classes)
-            found.append(_tensors(Found(boxes[valid], scores[valid], labels[valid])))
+            found.append(Found(boxes[valid], scores[valid], labels[valid]))
     return found
 
 

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..runtime.seal import seal_of
+from .bias import BiasCheck
 from .tolerance import Tolerance
 
 if TYPE_CHECKING:
@@ -65,10 +67,12 @@ class Certificate:
     """passed: whether the artifact may be used. reasons: why not, in words; empty where it may.
 
     score: the threshold both were run at; lowered until there was enough to compare. precision: fp32, bf16, fp16
-    or int8, and the tolerance that belongs to it. diverges: the first layer that leaves eager's path, found only
+    or int8, as found in the artifact's graph, and the tolerance that belongs to it. bias: what is off in one
+    direction. diverges: the first layer that leaves eager's path, found only
     where the artifact failed, in formats that can be looked into. largest_float16: the largest value that fp16
     has to hold (65504 is the most it can), and the layer. artifact_sha256: of the artifact without its
-    certificate. weights_sha256: of the detector's tensors. Nothing in it depends on the machine but rounding.
+    certificate. weights_sha256: of the detector's tensors. signature: of the seal, None where nobody signed
+    (runtime/seal.py). Nothing in it depends on the machine but rounding.
     """
 
     passed: bool
@@ -82,21 +86,29 @@ class Certificate:
     images: tuple[ImageCheck, ...]
     ties: TieCheck
     ap: PrecisionCheck
+    bias: BiasCheck
     largest_float16: tuple[str, float] | None
     diverges: Divergence | None
     artifact_sha256: str
     weights_sha256: str
     versions: dict[str, str]
+    signature: str | None = None
+
+    @property
+    def seal(self) -> str:
+        return seal_of(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not a number is None."""
+        """Plain values, its seal last; what is not a number is None."""
         content = dataclasses.asdict(self)
         content["tolerance"] = self.tolerance._asdict()
         content["images"] = [check._asdict() for check in self.images]
         content["ties"] = self.ties._asdict()
+        content["bias"] = self.bias._asdict()
         content["ap"] = {**self.ap._asdict(), "drop": self.ap.drop}
         content["diverges"] = self.diverges and self.diverges._asdict()
-        return _plain(content)
+        plain = _plain(content)
+        return {**plain, "seal": seal_of(plain)}
 
     def __str__(self) -> str:
         compared = sum(check.agree for check in self.images)
@@ -117,6 +129,10 @@ class Certificate:
         lines.append(
             f"AP on {self.ap.images} images against {against}: {self.ap.reference:.4f} eager,"
             f" {self.ap.artifact:.4f} artifact"
+        )
+        lines.append(
+            f"in one direction: scores {self.bias.score - 1:+.2%}, boxes {self.bias.box - 1:+.2%}"
+            f" ({self.bias.quantity}), medians over {self.bias.objects} objects"
         )
         if self.largest_float16:
             layer, value = self.largest_float16

@@ -23,15 +23,20 @@ from ..detector import Detector
 from ..errors import ConfigError
 from ..files import write_atomically
 from ..loading import load
-from ..runtime.artifact import ArtifactHeader, certificate_files, write_header
+from ..runtime.artifact import ArtifactHeader, certificate_files, read_artifact, write_header
+from ..runtime.runner import Runner
+from ..runtime.seal import sign
 from ..targets import TARGETS
 from . import reasons
 from .agreement import Agreement
 from .average_precision import average_precision
+from .bias import measure_bias, of_bias
 from .certificate import Certificate, ImageCheck, TieCheck
 from .comparison import compare_all
-from .hashes import artifact_sha256, weights_sha256
+from .hashes import weights_sha256
+from .matching import Found
 from .picture import draw_worst
+from .precision import precision_of
 from .probes import Probe, probes
 from .reference import Answer, Artifact, Reference
 from .ties import Rounding
@@ -50,13 +55,17 @@ def certify(
     images: int = 12,
     evaluated: int = 200,
     tolerance: Tolerance | None = None,
+    key: str | PathLike[str] | None = None,
 ) -> Certificate:
     """Compare an artifact with the detector it was made of; the certificate goes into the artifact, beside it as
     ARTIFACT.certificate.json, and what differs most as ARTIFACT.certificate.png (eager left, the artifact right).
 
     detector: or its checkpoint. data: validation images of the user's, with which it should be done; drawn scenes
     where none are given. images: how many of them to compare detection by detection, with ten more made of
-    them. evaluated: on how many to measure AP. tolerance: that of the artifact's precision if not given.
+    them. evaluated: on how many to measure AP. tolerance: that of the precision found in the artifact's graph if not
+    given. key: a file with an Ed25519 private key (PEM) to sign the certificate with, so that
+    `runtime.load(trusted_key=)` can tell elsewhere who made it. What the artifact's header says is compared with the
+    detector, the graph or its answers, and never believed.
     An artifact that fails says so in its header. Raises CheckpointError, ConfigError, DataError, SaveError.
     """
     from .. import runtime
@@ -72,25 +81,36 @@ def certify(
     header = runner.header
     if data is not None and not isinstance(data, DetectionData):
         data = read_data(data, split, labels=detector.labels)
-    if tolerance is None:
-        if header.precision not in TOLERANCES:
-            raise ConfigError(
-                f"{path}: no tolerance is known for precision {header.precision!r}; there are"
-                f" {', '.join(TOLERANCES)}."
-            )
-        tolerance = TOLERANCES[header.precision]
-    certificate, tried, worst = examine(
+    precision = precision_of(read_artifact(path))
+    certificate, tried, worst, possible = examine(
         detector,
         header,
         lambda batch, score: runner(list(batch), score=score),
         data,
         images=images,
         evaluated=evaluated,
-        tolerance=tolerance,
+        tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
+        precision=precision,
     )
-    certificate = _sealed(certificate, detector, path, header, [worst.probe, *tried[:2]])
+    against = reasons.of_outputs(_outputs(runner, tried, possible), header)
+    certificate = _sealed(certificate, against, detector, path, header, [worst.probe, *tried[:2]])
+    if key is not None:
+        certificate = dataclasses.replace(certificate, signature=sign(certificate.seal, key))
     _write(certificate, path, header, worst, detector.labels)
     return certificate
+
+
+def _outputs(runner: Runner, tried: Sequence[Probe], possible: Sequence[int]) -> list[reasons.Outputs]:
+    """Of images at which the runtime does not stop; where it does is said elsewhere."""
+    found = []
+    for probe, most in zip(tried, possible, strict=True):
+        try:
+            boxes, scores, labels, count = (np.asarray(part)[0] for part in runner.run(probe.image[None]))
+        except Exception:  # every runtime has its own
+            continue
+        size = probe.image.shape[0], probe.image.shape[1]
+        found.append(reasons.Outputs(boxes, scores, labels, int(count), size, most))
+    return found
 
 
 class Worst(NamedTuple):
@@ -98,6 +118,16 @@ class Worst(NamedTuple):
 
     probe: Probe
     agreement: Agreement
+
+
+class Examination(NamedTuple):
+    """The certificate without hashes; what was compared, and the worst of it; how many detections each of these images
+    could have at most."""
+
+    certificate: Certificate
+    tried: list[Probe]
+    worst: Worst
+    possible: list[int]
 
 
 def examine(
@@ -109,10 +139,12 @@ def examine(
     images: int,
     evaluated: int,
     tolerance: Tolerance,
-) -> tuple[Certificate, list[Probe], Worst]:
-    """The comparison alone, what was compared, and the worst of it.
+    precision: str,
+) -> Examination:
+    """The comparison alone.
 
-    artifact: [H, W, 3] uint8 images and a score to Detections of each, of arrays or tensors.
+    artifact: [H, W, 3] uint8 images and a score to Detections of each, of arrays or tensors. precision: as found in its
+    graph.
     """
     detector = _at_size(detector, header.size)
     iou = 0.7 if header.iou is None else header.iou
@@ -121,7 +153,8 @@ def examine(
     answers = [reference.answer(probe.image) for probe in tried]
     score = _score(reference, answers, header.floor)
     compared = compare_all(reference, [probe.image for probe in tried], answers, artifact, score, tolerance)
-    ap = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
+    both = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
+    bias = measure_bias([_over(found, score) for found in both.expected], both.came, both.sizes)
     checks = tuple(
         _check(probe, agreement) for probe, agreement in zip(tried, compared.agreements, strict=True)
     )
@@ -129,31 +162,39 @@ def examine(
     worst = Worst(*max(zip(tried, compared.agreements, strict=True), key=lambda pair: pair[1].severity))
     against = [
         *reasons.of_class_map(detector, header),
+        *reasons.of_identity(detector, header),
+        *reasons.of_precision(header, precision),
         *reasons.of_preprocessing(detector, header),
         *reasons.of_too_little(checks, score, header.floor),
         *reasons.of_ties(ties),
         *reasons.of_differences(checks, worst.probe.name, worst.agreement, tolerance),
-        *reasons.of_average_precision(ap, tolerance),
+        *reasons.of_average_precision(both.check, tolerance),
+        *of_bias(bias, tolerance),
     ]
     certificate = Certificate(
         passed=not against,
         reasons=tuple(against),
         model=header.model,
         target=header.target,
-        precision=header.precision,
+        precision=precision,
         tolerance=tolerance,
         score=score,
         images_from="drawn scenes" if data is None else f"the data's split {data.split}",
         images=checks,
         ties=ties,
-        ap=ap,
+        ap=both.check,
+        bias=bias,
         largest_float16=None,
         diverges=None,
         artifact_sha256="",
         weights_sha256="",
         versions={**header.versions, **_versions(header.target)},
     )
-    return certificate, tried, worst
+    return Examination(certificate, tried, worst, [reference.most(answer) for answer in answers])
+
+
+def _over(found: Found, score: float) -> Found:
+    return Found(*(part[found.scores > score] for part in found))
 
 
 def _at_size(detector: Detector, size: tuple[int, int]) -> Detector:
@@ -201,13 +242,15 @@ def _ties(checks: Sequence[ImageCheck], rounding: Rounding, tolerance: Tolerance
 
 def _sealed(
     certificate: Certificate,
+    others: Sequence[str],
     detector: Detector,
     path: Path,
     header: ArtifactHeader,
     looked_at: Sequence[Probe],
 ) -> Certificate:
-    """With hashes and, for ONNX, with what can be seen inside the graph; the first probe is searched."""
-    against = list(certificate.reasons)
+    """With hashes and, for ONNX, with what can be seen inside the graph; the first probe is searched. others: reasons
+    that are known already."""
+    against = [*certificate.reasons, *others]
     largest = diverges = None
     if path.suffix == ".onnx":
         from .divergence import look_inside
@@ -231,7 +274,7 @@ def _sealed(
         reasons=tuple(against),
         largest_float16=largest and tuple(largest),
         diverges=diverges,
-        artifact_sha256=artifact_sha256(path),
+        artifact_sha256=read_artifact(path).sha256,
         weights_sha256=weights_sha256(detector),
     )
 

@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
+
+from ..data.overlap import overlaps
 from ..detector import Detector
 from ..runtime.artifact import ArtifactHeader
 from .agreement import Agreement
 from .certificate import ImageCheck, PrecisionCheck, TieCheck
 from .tolerance import Tolerance
 
+# What rounding does to the overlap of small boxes that are computed in float32, and in bfloat16.
+_FINE, _COARSE = 1e-3, 0.05
 # Below this many detections a comparison says nothing.
 _FEWEST = 20
+
+
+class Outputs(NamedTuple):
+    """One image's rows as the artifact gives them. size: its (height, width). most: detections there could be."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    counted: int
+    size: tuple[int, int]
+    most: int
 
 
 def of_class_map(detector: Detector, header: ArtifactHeader) -> list[str]:
@@ -27,6 +44,73 @@ def of_class_map(detector: Detector, header: ArtifactHeader) -> list[str]:
         came, expected, name = next((pair for pair in pairs if pair[0] != pair[1]), (None, None, "?"))
         return [f"class map: {name!r} has category id {came}, the detector's is {expected}"]
     return []
+
+
+def of_identity(detector: Detector, header: ArtifactHeader) -> list[str]:
+    """What an artifact says of its weights is the checkpoint's to say."""
+    expected = json.loads(json.dumps(detector.header()))
+    came = json.loads(json.dumps(header.to_json()))
+    return [
+        f"header: its {name} is {shortened(came[name])}, the detector's is {shortened(expected[name])}"
+        for name in ("model", "config", "licence", "source")
+        if came[name] != expected[name]
+    ]
+
+
+def of_precision(header: ArtifactHeader, found: str) -> list[str]:
+    if header.precision == found:
+        return []
+    return [f"header: its precision is {header.precision}, its graph is {found} and is judged by that"]
+
+
+def of_outputs(outputs: Sequence[Outputs], header: ArtifactHeader) -> list[str]:
+    """What the header promises of every answer."""
+    against = []
+    rows = {len(one.scores) for one in outputs}
+    # Where rows are left, no more are needed: a runtime may have fewer candidates than there are predictions.
+    short = any(
+        len(one.scores) < min(header.max_detections, one.most) and (one.scores > 0).all() for one in outputs
+    )
+    if short or max(rows, default=0) > header.max_detections:
+        against.append(
+            f"header: {header.max_detections} detections an image at most, the artifact has {max(rows)} rows"
+        )
+    finite = [one for one in outputs if np.isfinite(one.scores).all()]  # the others are a reason of their own
+    wrong = [one for one in finite if one.counted != (one.scores > header.score).sum()]
+    if wrong:
+        against.append(
+            f"count: {wrong[0].counted} rows are counted, {(wrong[0].scores > header.score).sum()} pass the header's"
+            f" score of {header.score:g}; so in {len(wrong)} of {len(outputs)} images"
+        )
+    positive = np.concatenate([one.scores[one.scores > 0] for one in finite] or [np.zeros(0)])
+    if len(positive) and positive.min() < header.floor * (1 - 1e-6):
+        against.append(
+            f"header: its floor is {header.floor:g}, a score of {positive.min():.3g} is in the output"
+        )
+    if header.iou is not None:
+        over = max((_most_overlap(one) for one in finite), default=0.0)
+        if over > header.iou + (_COARSE if header.precision == "bf16" else _FINE):
+            against.append(
+                f"header: suppression is at IoU {header.iou:g}, two boxes of a class overlap by {over:.4f}"
+            )
+    return against
+
+
+def _most_overlap(one: Outputs) -> float:
+    """Between two boxes of a class of one answer, those left out that were cut off at an edge after suppression."""
+    used = one.scores > 0
+    boxes, labels = one.boxes[used].astype(np.float64), one.labels[used]
+    height, width = one.size
+    whole = (boxes[:, :2] > 0).all(1) & (boxes[:, 2:] < [width, height]).all(1)
+    boxes, labels = boxes[whole], labels[whole]
+    both = np.where(labels[:, None] == labels, overlaps(boxes, boxes), 0.0)
+    np.fill_diagonal(both, 0.0)
+    return float(both.max(initial=0.0))
+
+
+def shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def of_preprocessing(detector: Detector, header: ArtifactHeader) -> list[str]:

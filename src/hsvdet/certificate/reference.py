@@ -65,6 +65,11 @@ class Reference:
         )
         return Found(*(part.cpu().numpy() for part in found[0]))
 
+    def most(self, answer: Answer) -> int:
+        """Detections there could be: a prediction each, or where it may have several classes, one for each."""
+        _, predictions, classes = answer.prediction.logits.shape
+        return predictions if self.reading.one_class else predictions * classes
+
     def candidates(self, answer: Answer, score: float) -> Candidates:
         alone = Prediction(*(part[0] for part in answer.prediction))
         found = self.reading.candidates(alone, answer.size, score=score)

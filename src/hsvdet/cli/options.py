@@ -49,6 +49,16 @@ MultiLabel = Annotated[
     bool,
     typer.Option("--multi-label", help="A box counts with all its classes, as in most published tables."),
 ]
+RequireCertificate = Annotated[
+    bool,
+    typer.Option(
+        "--require-certificate", help="Run an artifact only if its certificate is sound and its own."
+    ),
+]
+TrustedKey = Annotated[
+    str | None,
+    typer.Option(metavar="PEM", help="The public key that must have signed the artifact's certificate."),
+]
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors) of hsvdet, or hf://owner/name.")
 ]

@@ -17,7 +17,9 @@ from .options import (
     MaxDetections,
     MultiLabel,
     Precision,
+    RequireCertificate,
     Size,
+    TrustedKey,
     Workers,
 )
 
@@ -40,6 +42,8 @@ def val(
             "--diagnose", help="Also: what perfect deduplication of the same predictions would give."
         ),
     ] = False,
+    require_certificate: RequireCertificate = False,
+    trusted_key: TrustedKey = None,
     out: Annotated[str | None, typer.Option(help="A folder for the report: numbers and pictures.")] = None,
     json: Json = False,
 ) -> Answer:
@@ -59,6 +63,8 @@ def val(
         multi_label=multi_label,
         precision=precision.value,
         diagnose=diagnose,
+        require_certificate=require_certificate,
+        trusted_key=trusted_key,
         out=out,
     )
     report = f"\n\nReport: {out}" if out else ""
@@ -87,6 +93,8 @@ def predict(
     compile: Annotated[
         bool, typer.Option("--compile", help="With torch.compile: slow at the first image of each size.")
     ] = False,
+    require_certificate: RequireCertificate = False,
+    trusted_key: TrustedKey = None,
     pictures: Annotated[bool, typer.Option(help="Draw, or write JSON only.")] = True,
     json: Json = False,
 ) -> Answer:
@@ -105,6 +113,8 @@ def predict(
         device=device,
         precision=precision.value,
         compile=compile,
+        require_certificate=require_certificate,
+        trusted_key=trusted_key,
         pictures=pictures,
         progress=True,
     )

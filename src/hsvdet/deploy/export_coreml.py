@@ -15,7 +15,8 @@ import torch
 
 from ..errors import ConfigError
 from ..preprocess import Preprocess
-from ..runtime.artifact import KEY, ArtifactHeader
+from ..runtime.artifact import ArtifactHeader
+from ..runtime.containers import KEY
 from .graph import ExportGraph, Rows
 from .on_canvas import OnCanvas, example
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..preprocess import Preprocess
-from ..runtime.artifact import KEY, ArtifactHeader
+from ..runtime.artifact import ArtifactHeader
+from ..runtime.containers import KEY, open_onnx
 from .graph import ExportGraph
 from .telemetry import unreported
 
@@ -44,8 +45,11 @@ def to_openvino(model: onnx.ModelProto) -> openvino.Model:
     """The same inputs, outputs and precision. Raises RuntimeError where OpenVINO does not know an operator."""
     import openvino
 
+    opened = open_onnx(
+        model.SerializeToString()
+    )  # without a header: the converter would keep it beside the new one
     with unreported():
-        converted = openvino.convert_model(BytesIO(model.SerializeToString()))
+        converted = openvino.convert_model(BytesIO(opened.before + opened.after))
     for name, port in zip([value.name for value in model.graph.output], converted.outputs, strict=True):
         port.tensor.set_names({name})
     return converted

@@ -18,7 +18,7 @@ from ..detector import Detector
 from ..devices import find_device
 from ..errors import ConfigError, DataError
 from ..loading import load
-from ..runtime.detector import ArtifactDetector, is_artifact, refuse
+from ..runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from ..structures import Detections
 from .results import ResultFolder
 from .sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
@@ -69,6 +69,8 @@ def stream(
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
+    require_certificate: bool = False,
+    trusted_key: str | PathLike[str] | None = None,
     failed: Callable[[Failure], None] | None = None,
 ) -> Iterator[tuple[Frame, Detections]]:
     """Detections frame by frame, for videos of any length: only a batch of frames is in memory.
@@ -78,12 +80,14 @@ def stream(
     iou: of the suppression. max_detections: of an image, the model's own number if not given. batch: images at a
     time; one from a camera. size: (height, width) of the network's input, instead of the detector's own.
     precision, compile: as of `Detector.accelerate`, which every detector goes through; what it chose is logged in
-    one line. failed: called with each source that cannot be read; by default it is logged as a warning.
+    one line. require_certificate, trusted_key: of an artifact, as of `runtime.load`. failed: called with each source
+    that cannot be read; by default it is logged as a warning.
     Raises CheckpointError, ConfigError, DataError for a source that does not exist, and NonFiniteError naming an image
     of which the network made NaN or infinity.
     """
     found = find_sources(sources)
-    detect = _detecting(_ready(detector, size, device, precision, compile), score, iou, max_detections, batch)
+    ready = _ready(detector, size, device, precision, compile, require_certificate, trusted_key)
+    detect = _detecting(ready, score, iou, max_detections, batch)
     return _in_batches(found, detect, batch, failed or _warn)
 
 
@@ -100,6 +104,8 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
+    require_certificate: bool = False,
+    trusted_key: str | PathLike[str] | None = None,
     pictures: bool = True,
     progress: bool = False,
 ) -> PredictionReport:
@@ -126,7 +132,7 @@ def predict(
         raise DataError(
             f"All sources are in {folder}, where the results go. Choose another folder for the results."
         )
-    ready = _ready(detector, size, device, precision, compile)
+    ready = _ready(detector, size, device, precision, compile, require_certificate, trusted_key)
     detect = _detecting(ready, score, iou, max_detections, batch)
     failures: list[Failure] = []
 
@@ -178,15 +184,20 @@ def _ready(
     device: str,
     precision: str,
     compile: bool,
+    require_certificate: bool,
+    trusted_key: str | PathLike[str] | None,
 ) -> Detector | ArtifactDetector:
     if is_artifact(detector):
         refuse(
             detector, size=size is not None, device=device not in ("auto", "cpu"),
             precision=precision != "auto", compile=compile,
         )  # fmt: skip
-        artifact = ArtifactDetector(detector)
+        artifact = ArtifactDetector(
+            detector, require_certificate=require_certificate, trusted_key=trusted_key
+        )
         logging.getLogger("hsvdet").info("predicting by %s", artifact.describe())
         return artifact
+    require_artifact(require_certificate, trusted_key)
     place = find_device(device)
     if not isinstance(detector, Detector):
         detector = load(detector)

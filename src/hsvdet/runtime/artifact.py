@@ -7,25 +7,25 @@ text; what other runtimes read has it in a file beside it, `NAME.json`. docs/exp
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import CheckpointError
 from ..targets import target_of
+from .containers import KEY, Opened, close_onnx, close_openvino, open_onnx, open_openvino
 
 # uint8 [B, H, W, 3] to boxes, scores, labels, count, as the artifact gives them.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 FORMAT = 2  # 1 had `limit` for `max_detections`
-KEY = "hsvdet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class ArtifactHeader:
     with `dynamic`, the largest: each image then has the smallest canvas that it fits. score: what a detection
     must pass to be counted; floor: weaker ones are not in the output at all. iou: of the suppression, None for
     models without. max_detections: rows of the output. versions: of the packages that made it. float32: layers
-    that were kept in full precision. certificate: what `deploy/certificate` found, or None.
+    that were kept in full precision. certificate: what the comparison with the detector
+    found, or None; `seal.doubt` says whether it is this artifact's.
     """
 
     model: str
@@ -57,10 +58,6 @@ class ArtifactHeader:
     versions: dict[str, str] = field(default_factory=dict)
     float32: tuple[str, ...] = ()
     certificate: dict[str, Any] | None = None
-
-    @property
-    def certified(self) -> bool:
-        return bool(self.certificate and self.certificate.get("passed"))
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}
@@ -83,49 +80,96 @@ class ArtifactHeader:
         return cls(**values)
 
 
+class Artifact(NamedTuple):
+    """An artifact as it is on the disk, nothing of it run. sha256: of all its files and its header, but for the
+    certificate (see `seal.doubt`). content: of its own file; empty where that is a folder."""
+
+    path: Path
+    header: ArtifactHeader
+    sha256: str
+    content: bytes
+
+
+def read_artifact(path: str | PathLike[str]) -> Artifact:
+    """Raises CheckpointError, naming the file, where there is no artifact or its header is not valid."""
+    path = existing(path)
+    try:
+        content = b"" if path.is_dir() else path.read_bytes()
+        opened = _open(path, content)
+        header = parse_header(opened.header, path)
+        digest = hashlib.sha256()
+        for part in (_bare(header).encode(), opened.before, opened.after, *_beside(path)):
+            digest.update(
+                len(part).to_bytes(8, "little")
+            )  # so that nothing can move from one part to the next
+            digest.update(part)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.filename or path} cannot be read: {error.strerror}.") from None
+    return Artifact(path, header, digest.hexdigest(), content)
+
+
 def read_header(path: str | PathLike[str]) -> ArtifactHeader:
     """The header of an artifact. Raises CheckpointError, naming the file, where there is none or it is not valid."""
-    path = existing(path)
-    match path.suffix:
-        case ".onnx":
-            text = _onnx_metadata(path).get(KEY)
-        case ".xml":
-            text = _openvino_entry(_openvino_tree(path)).get("value")
-        case _:
-            beside = sidecar(path)
-            text = beside.read_text(encoding="utf-8") if beside.is_file() else None
-    return parse_header(text, path)
+    return read_artifact(path).header
 
 
 def write_header(path: str | PathLike[str], header: ArtifactHeader) -> None:
-    """Put the header into an artifact, instead of the one it has. Atomic. Raises OSError and CheckpointError."""
+    """Put the header into an artifact, instead of the one it has; every other byte stays. Atomic. Raises OSError and
+    CheckpointError."""
     from ..files import write_atomically
 
-    path = existing(path)
-    text = json.dumps(header.to_json(), ensure_ascii=False, allow_nan=False)
-    match path.suffix:
-        case ".onnx":
-            import onnx
+    path, text = existing(path), _text(header)
+    close = {".onnx": close_onnx, ".xml": close_openvino}.get(path.suffix)
+    if close is None:
+        write_atomically(sidecar(path), text.encode())
+    else:
+        write_atomically(path, close(_open(path, path.read_bytes()), text))
 
-            model = onnx.load(path)
-            set_onnx_header(model, header)
-            write_atomically(path, model.SerializeToString())
-        case ".xml":
-            tree = _openvino_tree(path)
-            _openvino_entry(tree).set("value", text)
-            write_atomically(path, ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True))
-        case _:
-            write_atomically(sidecar(path), text.encode())
+
+def _open(path: Path, content: bytes) -> Opened:
+    """Raises CheckpointError naming `path`."""
+    try:
+        match path.suffix:
+            case ".onnx":
+                return open_onnx(content)
+            case ".xml":
+                return open_openvino(content)
+            case _:
+                beside = sidecar(path)
+                return Opened(beside.read_text("utf-8") if beside.is_file() else None, content, b"")
+    except ValueError as error:
+        reason = "its header is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise CheckpointError(f"{path}: expected an artifact of `hsvdet export`; {reason}.") from None
+
+
+def _beside(path: Path) -> Iterator[bytes]:
+    """What belongs to an artifact beside its own file: names (which do not change when it is renamed) and contents."""
+    target = target_of(path)
+    if target is not None and target.beside:
+        yield path.with_suffix(target.beside).read_bytes()
+    for file in sorted(path.rglob("*")) if path.is_dir() else ():
+        if file.is_file():
+            yield file.relative_to(path).as_posix().encode()
+            yield file.read_bytes()
+
+
+def _text(header: ArtifactHeader) -> str:
+    return json.dumps(header.to_json(), ensure_ascii=False, allow_nan=False)
+
+
+def _bare(header: ArtifactHeader) -> str:
+    """All that a certificate is about."""
+    content = dataclasses.replace(header, certificate=None).to_json()
+    return json.dumps(content, ensure_ascii=False, sort_keys=True)
 
 
 def set_onnx_header(model, header: ArtifactHeader) -> None:
     """model: an onnx.ModelProto in memory. Also `names`, class names by index, for readers that know only that."""
     from onnx.helper import set_model_props
 
-    text = json.dumps(header.to_json(), ensure_ascii=False, allow_nan=False)
     others = {entry.key: entry.value for entry in model.metadata_props}
     names = json.dumps(dict(enumerate(header.labels)), ensure_ascii=False)
-    set_model_props(model, {**others, KEY: text, "names": names})
+    set_model_props(model, {**others, KEY: _text(header), "names": names})
 
 
 def parse_header(text: str | None, path: str | PathLike[str]) -> ArtifactHeader:
@@ -154,39 +198,6 @@ def existing(path: str | PathLike[str]) -> Path:
 def sidecar(path: Path) -> Path:
     """Where the header of a file is that cannot hold one."""
     return path.with_name(path.name + ".json")
-
-
-def _onnx_metadata(path: Path) -> dict[str, str]:
-    """Through ONNX Runtime, which every place that uses the artifact has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has an exception class for every status, and no common one
-        raise CheckpointError(f"{path}: not an ONNX model that can be read ({_first_line(error)}).") from None
-    return session.get_modelmeta().custom_metadata_map
-
-
-def _openvino_tree(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.fromstring(path.read_bytes())
-    except ElementTree.ParseError as error:
-        raise CheckpointError(f"{path}: not an OpenVINO model that can be read ({error}).") from None
-
-
-def _openvino_entry(tree: ElementTree.Element) -> ElementTree.Element:
-    """<net> ... <rt_info><hsvdet value="..."/></rt_info></net>, made where it is missing."""
-    info = tree.find("rt_info")
-    info = ElementTree.SubElement(tree, "rt_info") if info is None else info
-    entry = info.find(KEY)
-    return ElementTree.SubElement(info, KEY) if entry is None else entry
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def rejected_path(path: Path) -> Path:

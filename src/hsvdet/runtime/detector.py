@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from os import PathLike
 from typing import TypeGuard
@@ -31,11 +32,28 @@ def refuse(path: str | PathLike[str], **options: bool) -> None:
             )
 
 
+def require_artifact(require_certificate: bool, trusted_key: str | PathLike[str] | None) -> None:
+    """Of a checkpoint. Raises ConfigError where a certificate is asked for: only artifacts have one."""
+    if require_certificate or trusted_key is not None:
+        raise ConfigError(
+            "A certificate was asked for, and only artifacts of `hsvdet export` have one; got a checkpoint."
+        )
+
+
 class ArtifactDetector:
     """An artifact, called as a `Detector` is: tensors in, tensors out. Everything else is the header's."""
 
-    def __init__(self, path: str | PathLike[str]):
-        self.runner: Runner = load(path)
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        require_certificate: bool = False,
+        trusted_key: str | PathLike[str] | None = None,
+    ):
+        """Says in a warning where the artifact is not certified. Raises as `runtime.load`."""
+        self.runner: Runner = load(path, require_certificate=require_certificate, trusted_key=trusted_key)
+        if self.runner.doubt is not None:
+            logging.getLogger("hsvdet").warning("%s is not certified: %s.", path, self.runner.doubt)
         header = self.runner.header
         self.name, self.licence = header.model, header.licence
         self.labels, self.category_ids = header.labels, header.category_ids
@@ -61,7 +79,7 @@ class ArtifactDetector:
     def describe(self) -> str:
         """How it is run, in one line."""
         header = self.runner.header
-        return f"{header.target}, {header.precision}, {'' if header.certified else 'not '}certified"
+        return f"{header.target}, {header.precision}, {'' if self.runner.certified else 'not '}certified"
 
     def on_data(
         self, data: DetectionData, *, score: float, iou: float, max_detections: int | None, batch: int

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
-from .artifact import ArtifactHeader, Run, read_header
+from .artifact import Artifact, Run
 
 
-def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
+def start(artifact: Artifact, threads: int | None) -> Run:
+    path, header = artifact.path, artifact.header
     try:
         import torch
         from executorch.runtime import Runtime
@@ -23,7 +22,6 @@ def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
         ) from None
     from ..preprocess import Preprocess
 
-    header = read_header(path)
     preprocess = Preprocess(**{**header.preprocess, "size": header.size})
     try:
         detect = Runtime.get().load_program(path).load_method("forward")
@@ -42,4 +40,4 @@ def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
             rows.append([output.numpy().copy() for output in outputs])  # the program's own memory otherwise
         return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
-    return run, header
+    return run

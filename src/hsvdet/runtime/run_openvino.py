@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
-from .artifact import ArtifactHeader, Run, read_header
+from .artifact import Artifact, Run
 
 
-def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
+def start(artifact: Artifact, threads: int | None) -> Run:
+    path = artifact.path
     try:
         import openvino
     except ImportError:
         raise ConfigError(f"{path}: an OpenVINO artifact needs openvino: pip install openvino") from None
-    header = read_header(path)
     core = openvino.Core()
     # By itself OpenVINO computes in bfloat16 where the CPU has it, and boxes then move by pixels.
-    half = header.precision == "bf16" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    half = artifact.header.precision == "bf16" and "BF16" in core.get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    )
     hint = "bf16" if half else "f32"
     settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     if threads is not None:
@@ -44,4 +44,4 @@ def start(path: Path, threads: int | None) -> tuple[Run, ArtifactHeader]:
         # Copies: the request's own memory is written again by the next call.
         return [np.array(request.get_tensor(name).data) for name in ("boxes", "scores", "labels", "count")]
 
-    return run, header
+    return run

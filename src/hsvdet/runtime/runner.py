@@ -23,14 +23,25 @@ from ..data.pixels import PixelSource, name_of, read_pixels
 from ..errors import CheckpointError, ConfigError, NonFiniteError
 from ..structures import ArrayDetections
 from ..targets import RUNNABLE, listed, target_of
-from .artifact import ArtifactHeader, Run, existing
+from .artifact import ArtifactHeader, Run, existing, read_artifact
+from .seal import doubt, require
 
 
-def load(path: str | PathLike[str], *, threads: int | None = None) -> Runner:
+def load(
+    path: str | PathLike[str],
+    *,
+    threads: int | None = None,
+    require_certificate: bool = False,
+    trusted_key: str | PathLike[str] | None = None,
+) -> Runner:
     """An artifact of `hsvdet export`, ready to run in its runtime: of the targets (targets.py) those that have one.
 
-    threads: of one call; the runtime's own choice if not given. Raises CheckpointError for a file that is not an
-    artifact of hsvdet, ConfigError where the runtime it needs is not installed.
+    threads: of one call; the runtime's own choice if not given. What its certificate says is always held against
+    the file: `doubt` of what comes back says why the artifact may not be called certified, and is None where it may.
+    require_certificate: run nothing else. trusted_key: a file with the Ed25519 public key (PEM) that must have signed
+    the certificate; it requires one.
+    Raises CheckpointError for a file that is not an artifact of hsvdet or lacks the certificate asked for, ConfigError
+    where the runtime it needs is not installed.
     """
     path = existing(path)
     target = target_of(path)
@@ -43,17 +54,31 @@ def load(path: str | PathLike[str], *, threads: int | None = None) -> Runner:
     if threads is not None and not target.threads:
         with_threads = " and ".join(other.title for other in RUNNABLE if other.threads)
         raise ConfigError(f"threads is for {with_threads}; {target.title} chooses its own number.")
-    run, header = import_module(f".run_{target.name}", __package__).start(path, threads)
-    return Runner(run, header)
+    artifact = read_artifact(path)
+    if artifact.header.target != target.name:
+        raise CheckpointError(
+            f"{path}: its header says {artifact.header.target}, its name {target.title}. Give it the name back that it"
+            " was exported with."
+        )
+    why_not = doubt(artifact, trusted_key)
+    if require_certificate or trusted_key is not None:
+        require(artifact, why_not)
+    run = import_module(f".run_{target.name}", __package__).start(artifact, threads)
+    return Runner(run, artifact.header, why_not)
 
 
 class Runner:
     """Call it as a `Detector`. header: what the artifact says about itself. labels: class names, index = label.
-    category_ids: the id of each class in the data set the model was trained on."""
+    category_ids: the id of each class in the data set the model was trained on. doubt: why it may not be called
+    certified; None where it may."""
 
-    def __init__(self, run: Run, header: ArtifactHeader):
-        self.run, self.header = run, header
+    def __init__(self, run: Run, header: ArtifactHeader, doubt: str | None):
+        self.run, self.header, self.doubt = run, header, doubt
         self.labels, self.category_ids = header.labels, header.category_ids
+
+    @property
+    def certified(self) -> bool:
+        return self.doubt is None
 
     @overload
     def __call__(
