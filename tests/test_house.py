@@ -1,6 +1,9 @@
 """The house by floor: what may import what. An import inside a function, or only for types, counts as any other."""
 
 import ast
+import inspect
+import re
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 import hsvdet
+from hsvdet import runtime
 
 ROOT = Path(hsvdet.__file__).parent
 
@@ -97,6 +101,12 @@ def test_the_readme_ends_with_a_line_for_every_room():
 
 def test_no_module_stands_in_the_place_of_a_public_function():
     assert not {path.stem for path in ROOT.iterdir()} & set(hsvdet.__all__)
+
+
+def test_the_types_of_public_names_are_checked_strictly():
+    public = [getattr(hsvdet, name) for name in hsvdet.__all__] + [runtime.Runner, runtime.load]
+    for module in {sys.modules[one.__module__] for one in public}:
+        assert re.search(r"^# pyright: strict\b", inspect.getsource(module), re.M), module
 
 
 def test_no_import_runs_up_a_floor():

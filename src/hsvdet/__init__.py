@@ -10,10 +10,14 @@
 A name is imported when it is first used: `import hsvdet` alone costs a few milliseconds, not PyTorch.
 """
 
+# pyright: strict
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
+
     from .benchmarking.race import benchmark
     from .benchmarking.suppression import benchmark_nms
     from .certificate import Certificate, certify
@@ -116,16 +120,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # which would then believe in any name
 
-        return version("hsvdet")
-    if name not in _HOME:
-        raise AttributeError(f"module 'hsvdet' has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str):
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("hsvdet")
+        if name not in _HOME:
+            raise AttributeError(f"module 'hsvdet' has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -4,9 +4,12 @@
 [..., 4] tensors of any unit and keep gradients.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -89,7 +92,7 @@ def decode_distances(distances: Tensor, anchors: Tensor, strides: Tensor) -> Ten
     The distance is the mean of its distribution over 0 .. R - 1 strides (generalised focal loss, Li et al. 2020,
     arXiv 2006.04388, equation 5); with R = 1 it is the number itself, in strides, and none is negative.
     """
-    bins = distances.float().unflatten(-1, (4, -1))
+    bins = cast(Tensor, distances.float().unflatten(-1, (4, -1)))  # PyTorch does not say
     if bins.shape[-1] == 1:
         reach = bins.squeeze(-1).clamp(min=0)
     else:

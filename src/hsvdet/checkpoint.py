@@ -4,13 +4,16 @@ Nothing in it is executable. Header (metadata key "hsvdet"): format, model, conf
 preprocess, licence, source. docs/checkpoint.md describes it for readers in other languages.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
@@ -46,13 +49,26 @@ def check_file(path: str | PathLike[str]) -> None:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
+class SafetensorsFile(Protocol):
+    """What the library opens, which it does not type."""
+
+    def metadata(self) -> dict[str, str] | None: ...
+    def keys(self) -> list[str]: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+
+
+def open_safetensors(path: str | PathLike[str]) -> AbstractContextManager[SafetensorsFile]:
+    """Its tensors on the CPU. Raises SafetensorError where it is damaged."""
+    return cast("AbstractContextManager[SafetensorsFile]", safe_open(path, framework="pt"))
+
+
 def is_checkpoint(path: str | PathLike[str]) -> bool:
     """Whether the file is, or was meant to be, one of ours; published weights are not. Raises as `check_file`."""
     check_file(path)
     if not looks_like_safetensors(path):
         return False
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             return "hsvdet" in (file.metadata() or {})
     except SafetensorError:
         return True
@@ -71,7 +87,7 @@ def read_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[
 def _read(path: Path, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     check_file(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             header = _header(path, file.metadata() or {})
             return {name: file.get_tensor(name) for name in file.keys()} if tensors else {}, header
     except (SafetensorError, OSError) as error:

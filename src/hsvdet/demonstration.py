@@ -1,5 +1,8 @@
 """The whole path in a few minutes, with nothing downloaded: draw scenes, train, evaluate, detect."""
 
+# pyright: strict, reportUnknownMemberType=false
+# PyTorch's own types leave some of its functions untyped.
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,12 +1,14 @@
 """A Detector: a network and everything needed to use it on photographs. Made by `create`, read by `loading.load`."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,11 @@ from .preprocess import Preprocess
 from .structures import Detections, Prediction, Rectangle
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from .data.images import ImageSource
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 # What of a detector's weights was trained before: nothing, its backbone, all of it.
 Start = Literal["random", "backbone", "trained"]
@@ -47,7 +53,7 @@ class Detector:
     licence: str = "Apache-2.0"
     source: str = "random initialisation"
     start: Start = "random"
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict[str, Any])
     folded: FoldReport | None = None
     settings: Settings = Settings()
 
@@ -107,12 +113,13 @@ class Detector:
         from .data.pixels import name_of
 
         alone = not isinstance(images, list | tuple)
-        images = [images] if alone else images
-        names = names or [name_of(image, number) for number, image in enumerate(images)]
+        given: list[Any] = [images] if alone else list(cast("Sequence[Any]", images))
+        names = names or [name_of(image, number) for number, image in enumerate(given)]
         self.net.eval()
         groups: dict[tuple[int, int], list[int]] = {}
-        placed, sizes = [], []
-        for number, image in enumerate(images):
+        placed: list[tuple[Tensor, Rectangle]] = []
+        sizes: list[tuple[int, int]] = []
+        for number, image in enumerate(given):
             pixels = read_image(image)
             canvas, content = self.preprocess.to_canvas(pixels, minimal=True)
             placed.append((canvas, content))
@@ -133,7 +140,7 @@ class Detector:
                 )
                 for i, detections in zip(chunk, found, strict=True):
                     results[i] = Detections(*(part.cpu() for part in detections))
-        return results[0] if alone else [results[i] for i in range(len(images))]
+        return results[0] if alone else [results[i] for i in range(len(given))]
 
     @torch.inference_mode()
     def answer(self, placed: Sequence[tuple[Tensor, Rectangle]]) -> Prediction:
@@ -237,7 +244,7 @@ def create(
     return Detector(name, net, config, labels, ids, preprocess)
 
 
-def override(config, options: Mapping[str, Any]):
+def override(config: Config, options: Mapping[str, Any]) -> Config:
     """A frozen dataclass with some values changed. Raises ConfigError for names it does not have."""
     known = [item.name for item in dataclasses.fields(config)]
     for name in options:

@@ -1,5 +1,7 @@
 """Where to compute, in which precision, and bringing batches there."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import os
@@ -50,7 +52,7 @@ def move(batch: Batch, device: torch.device, preprocess: Preprocess) -> Batch:
     return moved._replace(images=moved.images.contiguous(memory_format=torch.channels_last))
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object, bool | None]:
     """For inference in "fp32", "bf16" or "fp16"."""
     if precision == "fp32":
         return nullcontext()

@@ -5,6 +5,8 @@ comes with matplotlib), else a font of the system. Where none has them, for exam
 a machine without such fonts, the missing letters give way to the class number: "#3".
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import colorsys
@@ -107,7 +109,7 @@ def draw_grid(images: Sequence[Picture], columns: int | None = None, *, cell: in
     to at most `cell` pixels."""
     if not images:
         raise ConfigError("A contact sheet expects at least one image, got none.")
-    thumbnails = []
+    thumbnails: list[Image.Image] = []
     for image in images:
         thumbnail = _as_pillow(image).copy()
         thumbnail.thumbnail((cell, cell), Image.Resampling.LANCZOS)
@@ -149,7 +151,7 @@ def _bundled_font() -> str:
 
 @lru_cache(maxsize=1)
 def _system_fonts() -> tuple[str, ...]:
-    from matplotlib.font_manager import findSystemFonts
+    from matplotlib.font_manager import findSystemFonts  # pyright: ignore[reportUnknownVariableType] untyped in part
 
     # Upright, regular faces first: the shortest name of a family is the plain one.
     return tuple(sorted(findSystemFonts(), key=lambda path: (len(path.rsplit("/", 1)[-1]), path)))

@@ -1,5 +1,7 @@
 """What users meet. Every error says what was expected, what came, and what to do, in one line."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import difflib

@@ -1,5 +1,7 @@
 """Writing files whole or not at all, and clearing away what an earlier run wrote."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import json
@@ -62,7 +64,7 @@ def remove_earlier_results(
         ours = content["info"]["description"] == made_by
         names = files_of(content)
     except (OSError, ValueError, LookupError, TypeError):
-        ours, names = False, set()
+        ours, names = False, set[str]()
     if not ours:
         raise ConfigError(
             f"{folder} holds other files than results of `{made_by.split()[-1]}`. Choose a new or empty folder."

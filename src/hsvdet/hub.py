@@ -4,6 +4,8 @@ huggingface_hub fetches and caches them, with its own settings (HF_HOME, HF_TOKE
 What was fetched once is found again without a connection.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import re
@@ -82,7 +84,11 @@ def _download(
     file: str | None = None,
     patterns: list[str] | None = None,
 ) -> Path:
-    from huggingface_hub import errors, hf_hub_download, snapshot_download
+    from huggingface_hub import (
+        errors,
+        hf_hub_download,  # pyright: ignore[reportUnknownVariableType] untyped in part
+        snapshot_download,  # pyright: ignore[reportUnknownVariableType] untyped in part
+    )
 
     try:
         if file:

@@ -1,5 +1,7 @@
 """Reading a Detector from its checkpoint, or from the hub."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -5,12 +5,15 @@ written twice, eager for images of any size and answers of any number, and in fi
 which deploy/graph.py exports); tests hold the two together.
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+# PyTorch's own types leave some of its functions untyped, and torchvision has none.
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -127,7 +130,7 @@ class Reading(ABC):
             raise ConfigError(f"max_detections expects a number from 1 on; got {most}.")
         require_finite(prediction, names)
         wanted = Thresholds(score, iou, most, multi_label)
-        found = []
+        found: list[Detections] = []
         for size, logits, boxes in zip(sizes, *prediction, strict=True):
             chosen = self.chosen(Prediction(logits, boxes), size, wanted)
             found.append(Detections(chosen.boxes, chosen.scores, chosen.labels))
@@ -264,7 +267,8 @@ def require_finite(prediction: Prediction, names: Sequence[str] = ()) -> None:
     if all(part.sum(dtype=torch.float32).isfinite() for part in prediction):  # most often, and fast
         return
     sound = torch.stack([part.isfinite().flatten(2).all(2) for part in prediction]).all(0)  # [B, Q]
-    for image, bad in enumerate((~sound).sum(1).tolist()):
+    counts = cast("list[int]", (~sound).sum(1).tolist())
+    for image, bad in enumerate(counts):
         if bad:
             name = names[image] if names else f"image {image + 1} of {len(sound)}"
             raise NonFiniteError(
@@ -307,12 +311,12 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, iou: 
     if len(boxes) <= (_FEW if place.type == "cpu" else _FEW_ON_GPU):
         span = exact.max() - exact.min() + 1 if len(boxes) else 0
         return nms(exact + (own * span)[:, None], strength, iou).to(boxes.device)
-    kept = []
-    for label in own.unique():
+    kept: list[Tensor] = []
+    for label in cast(Tensor, own.unique()):
         of_class = (own == label).nonzero().squeeze(1)
         kept.append(of_class[nms(exact[of_class], strength[of_class], iou)])
-    kept = torch.cat(kept)
-    return kept[strength[kept].sort(descending=True, stable=True).indices].to(boxes.device)
+    every = torch.cat(kept)
+    return every[strength[every].sort(descending=True, stable=True).indices].to(boxes.device)
 
 
 def _best(scores: Tensor, most: int) -> Tensor:

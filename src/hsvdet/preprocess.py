@@ -1,9 +1,11 @@
 """From an image of any size to what a network takes. Travels with the weights, in every checkpoint."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +109,7 @@ class Preprocess:
         std = scaled.new_tensor(self.std)[:, None, None]
         return scaled.sub_(mean).div_(std)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -4,15 +4,18 @@ Operations are those of convolutions and matrix products, two for each multiply-
 them. Memory is the largest sum of tensors that live at one moment.
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+# PyTorch's own types leave some of its functions untyped, and torchvision has none.
+
 from __future__ import annotations
 
 import dataclasses
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +168,7 @@ class ModelRow:
 def model_table() -> list[ModelRow]:
     """Every model of the library. Costs were counted before (models/costs.py); a model that has changed since,
     in its numbers or its size, is counted again."""
-    rows = []
+    rows: list[ModelRow] = []
     for name, entry in models.MODELS.items():
         known = COSTS.get(name)
         cost = known if known and known.of == fingerprint(entry) else count_cost(entry)
@@ -221,9 +224,15 @@ class _LiveMemory(TorchDispatchMode):
     def __init__(self, image: Tensor):
         super().__init__()
         self.live = self.peak = image.untyped_storage().nbytes()
-        self.known: weakref.WeakSet = weakref.WeakSet([image.untyped_storage()])
+        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet([image.untyped_storage()])
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         answer = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(answer):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self.known:
@@ -264,6 +273,10 @@ def block_cost(block: SparseGlobal, height: int, width: int) -> BlockCost:
     return BlockCost(literal, 3 * k * matrix + extra * matrix + attention + scorer, matrix + gate)
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
 class _Count:
     """The operations of one forward pass, for every module that was called, by its path ("" is the network)."""
 
@@ -274,10 +287,11 @@ class _Count:
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
                 # Nothing counts in it, and following it takes most of the time.
-                module.__dict__["forward"] = lambda x: x
+                module.__dict__["forward"] = _unchanged
         self.image = torch.empty(1, 3, *preprocess.size, device="meta")
         self.parameters = sum(parameter.numel() for parameter in self.net.parameters())
-        self.paths = {module: path for path, module in self.net.named_modules()}
+        named = cast("Iterator[tuple[str, nn.Module]]", self.net.named_modules())
+        self.paths = {module: path for path, module in named}
         self.blocks: dict[nn.Module, BlockCost] = {}
 
         def meet(block: Any, inputs: tuple[Any, ...]) -> None:

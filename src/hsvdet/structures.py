@@ -5,6 +5,8 @@ S tokens, Q predictions, N objects. Masks: True always means *no* (padding, igno
 in its name is (centre x, centre y, width, height) in fractions of the unpadded image.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple

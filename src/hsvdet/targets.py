@@ -1,6 +1,8 @@
 """Every runtime that artifacts are made for, in one table. A new one is a row here, deploy/export_NAME.py, which
 builds its artifacts, and, where hsvdet can run them itself, runtime/run_NAME.py."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from os import PathLike

@@ -1,5 +1,7 @@
 """How good a detector is on a data set: the same code for `hsvdet val` and at the end of each epoch."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,5 +1,7 @@
 """Backbones by name."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from ..errors import ConfigError, did_you_mean

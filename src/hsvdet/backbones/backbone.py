@@ -1,5 +1,7 @@
 """What every backbone is: images to maps."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from torch import Tensor, nn

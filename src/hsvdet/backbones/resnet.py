@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .backbone import Backbone, blank
 
 # Blocks in each stage, and channels inside the blocks of the first stage (they double from stage to stage).
-VARIANTS = {
+VARIANTS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] = {
     "resnet-tiny": (BasicBlock, (1, 1, 1, 1), 16),
     "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
     "resnet34": (BasicBlock, (3, 4, 6, 3), 64),

@@ -4,6 +4,8 @@ Interleaved, so that a machine that slows down slows all: a round runs each once
 order. The ratio is the median over rounds of a contender's time divided by the first one's in the same round.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
@@ -244,9 +246,15 @@ class _Racer:
 
     def __enter__(self) -> _Racer:
         self.messages = tempfile.TemporaryFile("w+", errors="replace")
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.messages}
         try:
-            self.process = subprocess.Popen(self.command, text=True, encoding="utf-8", **pipes)
+            self.process = subprocess.Popen(
+                self.command,
+                text=True,
+                encoding="utf-8",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.messages,
+            )
             assert self.process.stdin and self.process.stdout  # pipes
             self.stdin, self.stdout = self.process.stdin, self.process.stdout
         except OSError as error:
@@ -258,7 +266,7 @@ class _Racer:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
         for pipe in (self.stdin, self.stdout, self.messages):

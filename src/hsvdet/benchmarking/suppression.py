@@ -5,6 +5,8 @@ After RT-DETR (Zhao et al. 2023, arXiv 2304.08069), section 3: the boxes that ar
 What crowds lose shows in recall at one false positive an image, by occlusion: the number to tune the threshold by.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,6 +15,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 from typing import Any
@@ -169,9 +172,9 @@ def benchmark_nms(
     cells = {(score, iou): _Measured({}, [], []) for score in scores for iou in ious}
     ways = [*(("linear", iou) for iou in ious), *(("gaussian", sigma) for sigma in SIGMAS)]
     soft: dict[tuple[str, float], dict[int | str, Detections]] = {way: {} for way in ways if data is not None}
-    candidates = {score: [] for score in scores}
+    candidates: dict[float, list[int]] = {score: [] for score in scores}
     most = reading.max_detections if max_detections is None else max_detections
-    network = []
+    network: list[float] = []
     for number, (id_, image) in enumerate(_pictures(data, detector)):
         shape = image.shape[1], image.shape[2]
         start = time.perf_counter()
@@ -182,12 +185,19 @@ def benchmark_nms(
         for score in scores:
             pairs = reading.candidates(alone, shape, score=score, multi_label=multi_label)
             candidates[score].append(len(pairs.scores))
-        options = {"max_detections": max_detections, "multi_label": multi_label, "names": [str(id_)]}
+        read = partial(
+            reading.detections,
+            answer,
+            [shape],
+            max_detections=max_detections,
+            multi_label=multi_label,
+            names=[str(id_)],
+        )
         if number == 0:  # the first call of all is slow
-            reading.detections(answer, [shape], score=scores[0], iou=ious[0], **options)
+            read(score=scores[0], iou=ious[0])
         for (score, iou), cell in cells.items():
             start = time.perf_counter()
-            (found,) = reading.detections(answer, [shape], score=score, iou=iou, **options)
+            (found,) = read(score=score, iou=iou)
             _finish(found.boxes)
             cell.times.append(1e3 * (time.perf_counter() - start))
             cell.kept.append(len(found.scores))

@@ -1,11 +1,13 @@
 """What a certificate says, and how it is written down."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..runtime.seal import seal_of
 from .bias import BiasCheck
@@ -143,9 +145,9 @@ class Certificate:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

@@ -1,5 +1,7 @@
 """Run an artifact in its runtime beside the detector it was made of, and say what differs."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
@@ -102,7 +104,7 @@ def certify(
 
 def _outputs(runner: Runner, tried: Sequence[Probe], possible: Sequence[int]) -> list[reasons.Outputs]:
     """Of images at which the runtime does not stop; where it does is said elsewhere."""
-    found = []
+    found: list[reasons.Outputs] = []
     for probe, most in zip(tried, possible, strict=True):
         try:
             boxes, scores, labels, count = (np.asarray(part)[0] for part in runner.run(probe.image[None]))

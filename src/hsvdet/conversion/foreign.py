@@ -1,18 +1,20 @@
 """Published weights from a file of any known form to a Detector."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import models
-from ..checkpoint import load_tensors, looks_like_safetensors
+from ..checkpoint import load_tensors, looks_like_safetensors, open_safetensors
 from ..detector import Detector, create
 from ..errors import CheckpointError, ConfigError
 from ..hub import Fetched, fetch, is_address
@@ -96,7 +98,7 @@ def read_weights(path: Path) -> Foreign:
 def _read(path: Path) -> Foreign:
     if looks_like_safetensors(path):
         try:
-            with safe_open(path, framework="pt") as file:
+            with open_safetensors(path) as file:
                 if "hsvdet" in (file.metadata() or {}):
                     raise CheckpointError(f"{path}: already an hsvdet checkpoint, nothing to convert.")
                 return Foreign({name: file.get_tensor(name) for name in file.keys()})
@@ -104,9 +106,10 @@ def _read(path: Path) -> Foreign:
             raise CheckpointError(
                 f"{path}: expected a whole safetensors file; it is damaged or cut off ({error}). Copy it again."
             ) from None
-    found, outer = read_pickle(path), {}
+    found: Any = read_pickle(path)
+    outer: Mapping[Any, Any] = {}
     # The averaged weights where there are any, else the trained ones; then whatever wraps the tensors.
-    while isinstance(found, Mapping) and not _is_state_dict(found):
+    while _is_mapping(found) and not _is_state_dict(found):
         outer = outer or found
         inner = next((found[key] for key in ("ema", "model", "state_dict", "module") if found.get(key)), None)
         if inner is None:
@@ -115,7 +118,7 @@ def _read(path: Path) -> Foreign:
                 f" came {', '.join(map(str, list(found)[:6])) or 'an empty dict'}."
             )
         found = inner
-    if isinstance(found, Mapping):
+    if _is_mapping(found):
         arguments = outer.get("args")
         settings = dict(vars(arguments)) if isinstance(arguments, Shell) else {}
         return Foreign({str(name): tensor for name, tensor in found.items()}, settings=settings)
@@ -134,6 +137,10 @@ def _read(path: Path) -> Foreign:
         raise CheckpointError(
             f"{path}: its module objects are not put together as that package does it ({error})."
         ) from None
+
+
+def _is_mapping(found: Any) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(found, Mapping)
 
 
 def _is_state_dict(found: Mapping[Any, Any]) -> bool:

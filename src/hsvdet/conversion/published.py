@@ -1,5 +1,7 @@
 """What a kind of published weights is: how it is recognised, renamed and licensed."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

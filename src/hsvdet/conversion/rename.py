@@ -28,7 +28,7 @@ class Rule(NamedTuple):
     """
 
     pattern: str
-    key: str | Callable[[re.Match], str] | tuple[str, ...] | None
+    key: str | Callable[[re.Match[str]], str] | tuple[str, ...] | None
     value: Callable[[Tensor], Tensor | Sequence[Tensor] | None] | None = None
     part: tuple[int, int] | None = None
 

@@ -4,6 +4,8 @@ Losses are sums divided by totals over all batches of an optimizer step, in all 
 depend on how its images are spread over batches and processes.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,12 @@
 """What is in a data set and what is wrong with it, by file."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -106,7 +108,7 @@ def check_data(
     source = open_source(path)
     names = split_names(source) if split is None else [require_split(source, split)]
     labels: dict[str, None] = {}
-    reports = {}
+    reports: dict[str, SplitReport] = {}
     places: dict[str, str] = {}
     for name in names:
         try:
@@ -216,7 +218,7 @@ def _decode(data: DetectionData, progress: bool) -> list[Problem]:
 
 
 @contextmanager
-def _bar(split: str, images: int) -> Iterator[Callable[[], None] | None]:
+def _bar(split: str, images: int) -> Generator[Callable[[], None] | None, None, None]:
     """On stderr, gone when done; what is given moves it on by an image. None where there is no terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -260,7 +262,7 @@ def _summary(name: str, report: SplitReport) -> list[str]:
     return lines
 
 
-def _crowded(objects: dict) -> str:
+def _crowded(objects: dict[str, Any]) -> str:
     parts = [f"{share} % of images up to {number}" for share, number in objects["percentiles"].items()]
     parts.append(f"max {objects['max']}" + (f" ({objects['densest']})" if objects["densest"] else ""))
     parts += [f"over {number} in {images:,}" for number, images in objects["over"].items() if images]

@@ -1,11 +1,13 @@
 """From one data set format to another, all splits, images included."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -30,7 +32,7 @@ def convert_data(
     to: Format,
     split: str | None = None,
     copy: Literal["copy", "link"] = "copy",
-) -> dict:
+) -> dict[str, Any]:
     """Write a data set (formats: see `read_data`) anew in COCO, YOLO or Pascal VOC form.
 
     dst: a new or empty folder; nothing is left there if the conversion fails. split: one split, or None for
@@ -102,7 +104,7 @@ def _with_ids(data: DetectionData, category_ids: tuple[int, ...]) -> DetectionDa
 
 
 @contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Generator[Path, None, None]:
     """A folder beside `out` that takes its place in the end, or disappears."""
     folder = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
@@ -123,7 +125,7 @@ def _names(splits: list[DetectionData], to: Format) -> list[list[PurePosixPath]]
     Label files are called after images, so no two may differ in nothing but the suffix, or in capitals, which
     not every file system tells apart. VOC has one folder for all splits, where an image may be in several.
     """
-    names = []
+    names: list[list[PurePosixPath]] = []
     taken: dict[str, str] = {}
     for data in splits:
         if to != "voc":
@@ -176,7 +178,8 @@ def write_coco(
     for data, paths in zip(splits, names, strict=True):
         _place_images(data.records, [folder / data.split / path for path in paths], copy)
         keep_ids = all(isinstance(record.id, int) for record in data.records)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for place, (record, path) in enumerate(zip(data.records, paths, strict=True), 1):
             image_id = record.id if keep_ids else place
             height, width = record.size
@@ -290,12 +293,10 @@ def _voc_annotation(record: Record, path: PurePosixPath, labels: tuple[str, ...]
     # that is exactly a pixel wide is written a thousandth wider.
     corners = record.boxes.astype(np.float64).round(3) + (1, 1, 0, 0)
     corners[:, 2:] += np.where(corners[:, :2] == corners[:, 2:], 0.001, 0)
-    for label, crowd, box in zip(
-        record.labels.tolist(), record.crowd.tolist(), corners.tolist(), strict=True
-    ):
+    for label, crowd, box in zip(record.labels, record.crowd, corners.tolist(), strict=True):
         xmin, ymin, xmax, ymax = (f"{value:.3f}".rstrip("0").rstrip(".") for value in box)
         lines.append(
-            f"  <object><name>{escape(labels[label])}</name>{'<iscrowd>1</iscrowd>' if crowd else ''}<bndbox>"
+            f"  <object><name>{escape(labels[int(label)])}</name>{'<iscrowd>1</iscrowd>' if crowd else ''}<bndbox>"
             f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>"
         )
     return "\n".join([*lines, "</annotation>\n"])

@@ -1,5 +1,7 @@
 """A data set in memory: what every reader gives, and training, evaluation, checking and converting take."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """Images of any kind to tensors [3, H, W] uint8 RGB, upright. `pixels.py` reads them."""
 
+# pyright: strict, reportUnknownMemberType=false
+# PyTorch's own types leave some of its functions untyped.
+
 from __future__ import annotations
 
 import torch

@@ -1,5 +1,7 @@
 """Several data sets to one, in which every image says which classes are labelled in it."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import hashlib
@@ -8,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,7 +32,7 @@ def merge_data(
     sources: Sequence[str | PathLike[str]],
     dst: str | PathLike[str],
     copy: Literal["copy", "link"] = "copy",
-) -> dict:
+) -> dict[str, Any]:
     """Write one data set, in COCO form, from several of any form (see `read_data`).
 
     Classes with one name are one class; names are compared letter by letter. They come in the order in which they are
@@ -48,7 +50,7 @@ def merge_data(
     if isinstance(sources, str | PathLike) or len(sources) < 2:
         raise ConfigError("merging expects two data sets or more.")
     out = free_folder(dst, copy)
-    read = []
+    read: list[list[DetectionData]] = []
     for path in sources:
         source = open_source(path)
         read.append(read_alike(source, split_names(source)))
@@ -103,7 +105,7 @@ def _by_split(
     """Split to the data of it, with the number of their source; and what must be said of it."""
     divided = any(data.split != ALL for splits in read for data in splits)
     parts: dict[str, list[tuple[int, DetectionData]]] = {}
-    remarks = []
+    remarks: list[str] = []
     for number, (path, splits) in enumerate(zip(sources, read, strict=True)):
         for data in splits:
             split = data.split
@@ -142,7 +144,7 @@ def _images(
     datas: list[tuple[int, DetectionData]], folders: list[PurePosixPath], labels: tuple[str, ...]
 ) -> list[_Image]:
     taken: dict[str, str] = {}
-    images = []
+    images: list[_Image] = []
     for number, data in datas:
         position = np.array([labels.index(label) for label in data.labels], dtype=np.int64)
         for record in data.records:
@@ -192,7 +194,7 @@ def _both(first: Record, second: Record) -> Record:
 def _contents(paths: Sequence[str]) -> dict[str, bytes]:
     """Path to a digest of the file, for files that are as long as another; others are like none."""
     lengths: dict[int, list[str]] = defaultdict(list)
-    found = {}
+    found: dict[str, bytes] = {}
     try:
         for path in dict.fromkeys(paths):
             lengths[os.stat(path).st_size].append(path)

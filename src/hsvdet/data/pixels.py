@@ -4,13 +4,15 @@ allocates.
 What happens with every unusual image is in docs/data.md.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 import io
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from os import PathLike
@@ -59,7 +61,7 @@ def read_pixels(source: PixelSource, shrink: int = 1) -> np.ndarray:
 
 def name_of(source: object, number: int) -> str:
     """What to call an image in errors: its path, or its number in a list (from 0)."""
-    return str(source) if isinstance(source, str | PathLike) else f"image {number + 1} of the list"
+    return f"{source}" if isinstance(source, str | PathLike) else f"image {number + 1} of the list"
 
 
 def image_size(source: str | PathLike[str] | bytes) -> tuple[int, int]:
@@ -72,7 +74,7 @@ def image_size(source: str | PathLike[str] | bytes) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(source: str | PathLike[str] | bytes) -> Iterator[tuple[str, Image.Image]]:
+def _opened(source: str | PathLike[str] | bytes) -> Generator[tuple[str, Image.Image], None, None]:
     """The name to use in messages, and the image with only its header read."""
     limit = _max_pixels()
     if isinstance(source, (bytes, bytearray, memoryview)):

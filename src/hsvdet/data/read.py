@@ -1,5 +1,7 @@
 """A data set of any known format, found out from its path, to records."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,8 @@
 """`hsvdet.export`: a checkpoint as one file that takes images and gives detections, in a runtime without PyTorch."""
 
+# pyright: strict, reportUnknownMemberType=false
+# PyTorch's own types leave some of its functions untyped.
+
 from __future__ import annotations
 
 import dataclasses
@@ -113,7 +116,7 @@ def export(
         preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
         detector = dataclasses.replace(detector, preprocess=preprocess)
     _check_selector(detector)
-    notes = []
+    notes: list[str] = []
     if target.one_canvas and (dynamic or detector.preprocess.resize == "shortest"):
         raise ConfigError(
             f"{target.title} programs have one canvas; with --dynamic, and where images are resized by their shorter"
@@ -225,7 +228,9 @@ def _check_selector(detector: Detector) -> None:
             )
 
 
-def _images(detector: Detector, precision: str, calibrate) -> list[np.ndarray]:
+def _images(
+    detector: Detector, precision: str, calibrate: DetectionData | str | PathLike[str] | None
+) -> list[np.ndarray]:
     """What values are measured on, [H, W, 3] uint8."""
     if precision in ("fp32", "bf16"):
         return []

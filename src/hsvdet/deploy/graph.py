@@ -4,6 +4,8 @@ What comes in is a canvas, as `graph_canvas.py` makes it of an image inside the 
 detections in pixels of the original image. In eager PyTorch it is the reference that a certificate compares with.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 from functools import partial

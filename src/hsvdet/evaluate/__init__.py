@@ -1,5 +1,7 @@
 """How good detections are: average precision, occlusion, confusion, duplicates; a report with pictures."""
 
+# pyright: strict
+
 from .deduplicate import perfectly_deduplicated
 from .duplicates import Duplicates, duplicates_per_object
 from .evaluation import Evaluation

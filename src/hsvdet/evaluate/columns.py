@@ -1,12 +1,14 @@
 """Tables in plain text."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 
 
-def labelled(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+def labelled(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> str:
     """A table whose first column says what each row is."""
     return columns([header, *([text(value) for value in row] for row in rows)], first=str.ljust)
 

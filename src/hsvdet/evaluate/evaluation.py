@@ -1,10 +1,12 @@
 """What was measured on a data set: as an object, as JSON, and as a table for people."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -108,10 +110,10 @@ class Evaluation:
         parts.append("\n".join(self._remarks()))
         return "\n\n".join(parts)
 
-    def _by_occlusion(self) -> list[list]:
+    def _by_occlusion(self) -> list[list[str | int | float]]:
         """The bins, the occluded ones together, and all; with the recall at 1 FP/image if perfectly deduplicated."""
         recalls, ideal = self.recalls, self.deduplicated
-        rows: list[list] = [
+        rows: list[list[str | int | float]] = [
             *([span(*row[:2]), *row[2:]] for row in self.occlusion),
             [span(*recalls.occluded[:2]), recalls.occluded.objects, "", "", *recalls.occluded[3:]],
             ["all", self.objects, self.ap, self.ap50, recalls.recall, recalls.recall_at_fppi1],
@@ -164,7 +166,7 @@ class Evaluation:
     def _more(self, beyond: Beyond) -> str:
         return f"{beyond.images} images have {beyond.objects} ({beyond.objects / self.objects:.1%} of all) objects more"
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, NaN as None; the keys are in docs/evaluation.md. The precision-recall
         curves are left out."""
         rest = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -178,9 +180,9 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, np.ndarray):
         return value.tolist()
     return None if isinstance(value, float) and not math.isfinite(value) else value

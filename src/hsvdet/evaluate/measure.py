@@ -1,5 +1,8 @@
 """Detections of a whole data set in, one Evaluation out."""
 
+# pyright: strict, reportUnknownMemberType=false
+# PyTorch's own types leave some of its functions untyped.
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +119,9 @@ def _duplicates(pair: Pair, classes: int) -> Tensor:
     labels = torch.from_numpy(pair.labels)
     scores = torch.zeros(len(labels), classes, dtype=torch.float64)
     scores[torch.arange(len(labels)), labels] = torch.from_numpy(pair.scores)
-    return duplicates_per_object(torch.from_numpy(pair.boxes), scores, *map(torch.from_numpy, _objects(pair)))
+    return duplicates_per_object(
+        torch.from_numpy(pair.boxes), scores, *(torch.from_numpy(part) for part in _objects(pair))
+    )
 
 
 def _beyond(counts: np.ndarray, most: int | None) -> Beyond:

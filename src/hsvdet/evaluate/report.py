@@ -49,7 +49,7 @@ _IDEAL = "the same, perfectly deduplicated"
 _NARROWEST = 4  # bins, so that few of them do not become walls
 
 
-def write_report(evaluation: Evaluation, out: str | os.PathLike) -> dict[str, Path]:
+def write_report(evaluation: Evaluation, out: str | os.PathLike[str]) -> dict[str, Path]:
     """Write metrics.json, per_class.csv, confusion.png, pr.png and occlusion.png into the folder `out`, made
     if absent; their paths by file name."""
     out = Path(out)

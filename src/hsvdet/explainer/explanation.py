@@ -1,5 +1,7 @@
 """`explain`: from images and a checkpoint to a folder of pictures."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
@@ -213,7 +215,7 @@ class _Folder:
     def __enter__(self) -> _Folder:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.images or self.slots:
             info = {
                 "description": _MADE_BY,
@@ -233,8 +235,9 @@ class _Folder:
 
     def add(self, source: Source, scene: Scene, stem: str, drawings: Sequence[Drawing]) -> None:
         height, width = scene.seen.view.size
-        pictures = {drawing.name: f"{stem}-{drawing.name}.jpg" for drawing in drawings}
-        row = {
+        names = {drawing.name: f"{stem}-{drawing.name}.jpg" for drawing in drawings}
+        pictures: dict[str, str] = {}  # those that are written
+        row: dict[str, Any] = {
             "source": str(source),
             "width": width,
             "height": height,
@@ -248,13 +251,13 @@ class _Folder:
                 for one in scene.objects
             ],
             "points": [rounded(one.point) for one in scene.subjects],
-            "pictures": {},
+            "pictures": pictures,
             "facts": {drawing.name: drawing.facts for drawing in drawings if drawing.facts},
         }
         self.images.append(row)
         for drawing in drawings:
-            self._new(pictures[drawing.name], jpeg(drawing.picture))
-            row["pictures"][drawing.name] = pictures[drawing.name]
+            self._new(names[drawing.name], jpeg(drawing.picture))
+            pictures[drawing.name] = names[drawing.name]
 
     def add_slots(self, picture: bytes, facts: dict[str, Any]) -> None:
         self._new("slots.png", picture)

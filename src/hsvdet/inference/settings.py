@@ -33,7 +33,7 @@ class Settings:
     def arranged(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def autocast(self, device: torch.device) -> AbstractContextManager:
+    def autocast(self, device: torch.device) -> AbstractContextManager[object, bool | None]:
         return autocast(device, self.precision)
 
     def describe(self, device: torch.device, folded: bool) -> str:

@@ -253,6 +253,8 @@ class SparseGlobal(SparseAttention):
 
     LEARNING_RATES = {"gate": "gate"}
 
+    gate: Tensor
+
     def __init__(self, channels: int, stride: int, config: SparseGlobalConfig):
         super().__init__(channels, stride, config)
         self.query = nn.Linear(channels, channels, bias=False)

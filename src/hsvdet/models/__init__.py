@@ -1,8 +1,10 @@
 """Every model, in one table. A model is a network, its numbers, its loss, and how its answer is read."""
 
+# pyright: strict
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -81,7 +83,9 @@ _SHORTEST = Preprocess(size=(800, 1333), resize="shortest", **_IMAGENET)
 _FIT = Preprocess(size=(320, 320), resize="fit", **_IMAGENET)
 
 
-def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict[str, Model]:
+def _dense(
+    family: str, net: Callable[[Any, int], nn.Module], configs: Mapping[str, Any], recipe: str, note: str = ""
+) -> dict[str, Model]:
     return {
         name: Model(
             family, net, config, yolov8.criterion, Suppressed(), _LETTERBOX, recipe, padding_cell=8, note=note
@@ -91,10 +95,17 @@ def _dense(family: str, net, configs: dict, recipe: str, note: str = "") -> dict
 
 
 def _query(
-    family: str, net, config, variants: dict, criterion, reading: Reading, preprocess, recipe: str
+    family: str,
+    net: Callable[[Any, int], nn.Module],
+    config: Callable[..., Any],
+    variants: Mapping[str, Mapping[str, Any]],
+    criterion: Callable[[LossNumbers], Criterion],
+    reading: Reading,
+    preprocess: Preprocess,
+    recipe: str,
 ) -> dict[str, Model]:
     """Tiny forms are for small images and few of them, whatever the paper's evaluation and training were."""
-    rows = {}
+    rows: dict[str, Model] = {}
     for name, sizes in variants.items():
         own, learned_by = preprocess, recipe
         if name.endswith("-tiny"):

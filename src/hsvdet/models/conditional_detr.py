@@ -8,6 +8,7 @@ looks at a band of the object. About ten times fewer epochs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class ConditionalDetrConfig:
     dropout: float = 0.1
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "conditional-detr-r50": dict(),
     "conditional-detr-r50-dc5": dict(dilated=True),
     "conditional-detr-tiny": TINY,

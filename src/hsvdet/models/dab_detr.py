@@ -7,6 +7,7 @@ its centre says where to look, its width and height how wide. The rest is Condit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class DabDetrConfig:
     eps: float = 1e-3
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "dab-detr-r50": dict(),
     "dab-detr-r50-3pat": dict(patterns=3),
     "dab-detr-r50-dc5": dict(dilated=True, temperature=10.0),

@@ -13,6 +13,7 @@ proposed only when there are no others; the paper lets them compete, all with on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,14 +55,17 @@ class DeformableDetrConfig:
     dropout: float = 0.1
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "deformable-detr-r50": dict(),
     "deformable-detr-r50-single-scale": dict(levels=1),
     "deformable-detr-r50-single-scale-dc5": dict(levels=1, dilated=True),
     "deformable-detr-tiny": TINY_PYRAMID,
 }
-REFINE_VARIANTS = {"deformable-detr-r50-refine": dict(), "deformable-detr-refine-tiny": TINY_PYRAMID}
-TWO_STAGE_VARIANTS = {
+REFINE_VARIANTS: dict[str, dict[str, Any]] = {
+    "deformable-detr-r50-refine": dict(),
+    "deformable-detr-refine-tiny": TINY_PYRAMID,
+}
+TWO_STAGE_VARIANTS: dict[str, dict[str, Any]] = {
     "deformable-detr-r50-two-stage": dict(),
     "deformable-detr-two-stage-tiny": TINY_PYRAMID,
 }

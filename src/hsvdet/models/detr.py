@@ -8,6 +8,7 @@ without suppression.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class DetrConfig:
     dropout: float = 0.1
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "detr-r50": dict(),
     "detr-r101": dict(backbone="resnet101"),
     "detr-r50-dc5": dict(dilated=True),

@@ -10,6 +10,7 @@ Deviation: the feed-forward networks have 2048 values, twice those of Deformable
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class DnDeformableDetrConfig:
     box_noise: float = 0.4
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "dn-deformable-detr-r50": dict(),
     "dn-deformable-detr-tiny": TINY_PYRAMID,
 }

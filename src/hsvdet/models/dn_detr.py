@@ -9,6 +9,7 @@ an embedding of the class "unknown" instead of nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class DnDetrConfig(DabDetrConfig):
     box_noise: float = 0.4
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "dn-detr-r50": dict(),
     "dn-detr-r50-3pat": dict(patterns=3),
     "dn-detr-r50-dc5": dict(dilated=True),

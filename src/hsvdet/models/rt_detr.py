@@ -14,6 +14,7 @@ the picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ class RtDetrConfig:
     box_noise: float = 1.0
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "rt-detr-r18": dict(backbone="resnet18vd", frozen=False, expansion=0.5, decoder_layers=3),
     "rt-detr-r34": dict(backbone="resnet34vd", frozen=False, expansion=0.5, decoder_layers=4),
     "rt-detr-r50-m": dict(expansion=0.5, answer_layer=3),

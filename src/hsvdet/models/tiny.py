@@ -3,7 +3,9 @@
 Not of any paper. One choice for all, so that what differs between tiny models is what differs between papers.
 """
 
-TINY = dict(
+from typing import Any
+
+TINY: dict[str, Any] = dict(
     backbone="resnet-tiny",
     pretrained=False,
     dim=64,
@@ -15,4 +17,4 @@ TINY = dict(
     dropout=0.0,
 )
 # Where there are several maps and so more small objects to be found.
-TINY_PYRAMID = TINY | dict(queries=100)
+TINY_PYRAMID: dict[str, Any] = TINY | dict(queries=100)

@@ -1,6 +1,8 @@
 """A detector on images, videos and cameras: frame by frame (`stream`), or into a folder of pictures and JSON
 (`predict`)."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
@@ -256,7 +258,7 @@ def _is_inside(source: Source, folder: Path) -> bool:
 
 
 @contextmanager
-def _progress(sources: Sequence[Source], shown: bool) -> Iterator[Callable[[], None]]:
+def _progress(sources: Sequence[Source], shown: bool) -> Generator[Callable[[], None], None, None]:
     if not shown or not sys.stderr.isatty():
         yield lambda: None
         return

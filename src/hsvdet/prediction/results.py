@@ -1,5 +1,8 @@
 """The folder that `predict` writes: pictures, videos, detections.json and images.json."""
 
+# pyright: strict, reportUnknownMemberType=false
+# PyTorch's own types leave some of its functions untyped.
+
 from __future__ import annotations
 
 import json
@@ -99,7 +102,8 @@ class ResultFolder:
         if frame.number is not None:
             row |= {"frame": frame.number, "seconds": round(frame.seconds or 0.0, 4)}
         self._table.add(row | {"picture": name})
-        for box, score, label in zip(*(part.tolist() for part in detections), strict=True):
+        parts: list[list[Any]] = [part.tolist() for part in detections]
+        for box, score, label in zip(*parts, strict=True):
             left, top, right, bottom = box
             self._list.add(
                 {

@@ -1,5 +1,7 @@
 """What `predict` looks at: files, folders, patterns, cameras and URLs, to frames in order."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import glob
@@ -8,11 +10,11 @@ import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
@@ -232,7 +234,7 @@ def _fetch(source: Source) -> Iterator[Frame]:
         request = Request(source.location, headers={"User-Agent": f"hsvdet/{version('hsvdet')}"})
         with urlopen(request, timeout=_PATIENCE) as response, NamedTemporaryFile(prefix="hsvdet-") as file:
             kind = response.headers.get_content_type()
-            suffix = PurePosixPath(urlsplit(response.url).path).suffix.lower()
+            suffix = PurePosixPath(urlsplit(str(response.url)).path).suffix.lower()
             if kind == "text/html":
                 raise DataError(f"{source} is a web page; the URL of an image or a video was expected.")
             streamed = kind in _STREAMED or suffix == ".m3u8"
@@ -255,7 +257,7 @@ def _fetch(source: Source) -> Iterator[Frame]:
         raise DataError(f"{source} cannot be fetched: {str(reason).rstrip('.')}.") from error
 
 
-def _download(response, file, name: str, limit: int) -> None:
+def _download(response: HTTPResponse, file: IO[bytes], name: str, limit: int) -> None:
     expected = int(response.headers.get("Content-Length") or 0)
     size = 0
     while expected <= limit and size <= limit and (chunk := response.read(_CHUNK)):

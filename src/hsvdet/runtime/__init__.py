@@ -8,6 +8,8 @@
     print([detect.labels[i] for i in labels])
 """
 
+# pyright: strict
+
 from .runner import Runner, load
 
 __all__ = ["Runner", "load"]

@@ -1,5 +1,8 @@
 """Artifacts where a checkpoint may stand: in `hsvdet.predict`, `stream` and `val`."""
 
+# pyright: strict, reportUnknownMemberType=false
+# PyTorch's own types leave some of its functions untyped.
+
 from __future__ import annotations
 
 import logging

@@ -10,12 +10,14 @@
 What the artifact does not have inside: reading image files.
 """
 
+# pyright: strict
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
 from os import PathLike
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -142,9 +144,10 @@ class Runner:
             raise ConfigError(
                 f"iou is part of the artifact, {header.iou:g}; got {iou}. Export again with --iou {iou}."
             )
-        names = names or [name_of(image, number) for number, image in enumerate(images)]
+        given = list(cast("Sequence[PixelSource]", images))
+        names = names or [name_of(image, number) for number, image in enumerate(given)]
         groups: dict[tuple[int, ...], list[int]] = {}
-        arrays = [read_pixels(image) for image in images]
+        arrays = [read_pixels(image) for image in given]
         for number, array in enumerate(arrays):
             groups.setdefault(array.shape, []).append(number)
         results: dict[int, ArrayDetections] = {}

@@ -1,5 +1,7 @@
 """Training: `train`, and the recipes it follows."""
 
+# pyright: strict
+
 from .recipe import RECIPES, Recipe, find_recipe
 from .start import TrainResult, train
 

@@ -1,9 +1,11 @@
 """ImageNet weights for the backbone of a detector that is to be trained."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -23,10 +25,10 @@ _CLASSIFIER = Rule(r"(?:fc|classifier(?:\.\d)?)\.(?:weight|bias)", None)
 _STATISTICS = r"(?P<leaf>weight|bias|running_mean|running_var)"
 
 
-def _vd(rest: str):
+def _vd(rest: str) -> Callable[[re.Match[str]], str]:
     """Our name for one of timm's in a stage; we count stages and convolutions from 0."""
 
-    def name(match: re.Match) -> str:
+    def name(match: re.Match[str]) -> str:
         number = int(match.groupdict().get("number") or 1) - 1
         inside = rest.format(number=number, leaf=match["leaf"])
         return f"stages.{int(match['stage']) - 1}.{match['block']}.{inside}"

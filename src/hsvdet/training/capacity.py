@@ -1,5 +1,7 @@
 """Whether a model has enough queries for the images it is to learn: an object beyond them is never learned."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import logging

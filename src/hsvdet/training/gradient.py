@@ -1,5 +1,7 @@
 """The gradient of an optimizer step, from one batch of it after another."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from functools import reduce

@@ -1,5 +1,7 @@
 """The limits of the machine: what its errors mean."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 from contextlib import contextmanager

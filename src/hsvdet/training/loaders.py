@@ -1,5 +1,7 @@
 """The batches of a run: those learned from, and those validated on."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import os

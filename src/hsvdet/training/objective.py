@@ -1,5 +1,8 @@
 """Network and criterion as one: a batch to its part in the losses of a step."""
 
+# pyright: strict, reportUnknownMemberType=false
+# PyTorch's own types leave some of its functions untyped.
+
 from __future__ import annotations
 
 import torch
@@ -60,7 +63,7 @@ def check_together(output: Output, device: torch.device) -> None:
         for name, prediction in output.predictions()
         for part, tensor in prediction._asdict().items()
     ]
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in parts]).tolist()
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in parts]).cpu()  # one look at the device
     bad = [name for (name, _), fine in zip(parts, finite, strict=True) if not fine]
     if not largest([float(len(bad))], device)[0]:
         return

@@ -1,5 +1,7 @@
 """The data of a run, opened: what is trained on, and what validates it."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,7 @@
 """What a run is asked to do, checked before anything is written."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses

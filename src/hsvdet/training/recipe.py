@@ -1,5 +1,7 @@
 """How models are trained, as numbers: the table of recipes, one name for each row of models/__init__.py."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
@@ -90,7 +92,12 @@ class Recipe(LossNumbers):
             if isinstance(default, float) and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
             elif type(value) is not type(default):
-                kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+                kinds: dict[type, str] = {
+                    bool: "true or false",
+                    int: "a whole number",
+                    float: "a number",
+                    str: "a word",
+                }
                 kind = kinds[type(default)]
                 raise ConfigError(f"{field.name} expects {kind}, got {value!r}.")
         for name in (

@@ -1,5 +1,7 @@
 """`train`: from what was asked to a run, and back."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """A learned suppressor for a dense detector that is there already."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,7 @@
 """Start a detector from other weights: of the same model, or of the one it extends."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import dataclasses
@@ -101,7 +103,7 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
                 own[name][row] = given[name][other]
         else:
             own[name].copy_(given[name])
-    known = {row for row, _ in pairs} if per_class.intersection(transferred) else set()
+    known = {row for row, _ in pairs} if per_class.intersection(transferred) else set[int]()
     detector.licence, detector.source = origin.licence, f"warm start from {origin.source}"
     detector.start = "trained"
     return WarmStart(

@@ -1,11 +1,13 @@
 """What the three format modules have in common: a data set that was found, its splits, and closing words."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...errors import DataError
 from ..dataset import DetectionData, Record
@@ -14,8 +16,10 @@ from .repair import Classes, Findings
 # The split of a data set that has no division: it answers to any name.
 ALL = "all"
 
-_SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLIT_NAMES |= {"test": "test", "testing": "test", "trainval": "trainval"}
+_SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test", "trainval": "trainval",
+}  # fmt: skip
 
 
 class Source(Protocol):
@@ -28,7 +32,7 @@ class Source(Protocol):
     def root(self) -> Path: ...
 
     @property
-    def splits(self) -> dict: ...
+    def splits(self) -> Mapping[str, Any]: ...
 
     def read(self, split: str, asked: Sequence[str] | None) -> DetectionData:
         """asked: class names in the order wanted, or None for the data set's own."""

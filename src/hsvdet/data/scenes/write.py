@@ -1,5 +1,7 @@
 """Scenes as a data set on disk, in the COCO layout."""
 
+# pyright: strict
+
 from __future__ import annotations
 
 import json
@@ -8,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -61,10 +63,11 @@ def write_scenes(
         raise ConfigError(f'image_format expects "jpg" or "png", got {image_format!r}.')
     if workers < 1:
         raise ConfigError(f"workers expects at least 1 process, got {workers}.")
-    spec = {
+    wanted = {split: count for split, count in counts.items() if count}
+    spec: dict[str, Any] = {
         "generator": "hsvdet.data.scenes",
         "version": GENERATOR_VERSION,
-        "splits": {split: count for split, count in counts.items() if count},
+        "splits": wanted,
         "size": list(size),
         "objects": list(objects),
         "seed": seed,
@@ -79,7 +82,7 @@ def write_scenes(
         parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(".part", f".{out.name}.", parent, ignore_cleanup_errors=True) as beside:
             part = Path(beside) / "scenes"
-            for split, count in spec["splits"].items():
+            for split, count in wanted.items():
                 _write_split(part, split, count, spec, workers)
             (part / "spec.json").write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
             if not _holds(out, spec):  # else another process was first
@@ -107,10 +110,11 @@ def _holds(out: Path, spec: dict[str, Any]) -> bool:
     except (FileNotFoundError, ValueError):
         found = None
     ours = False
-    if isinstance(found, dict) and found.get("generator") == spec["generator"]:
-        if {"suite": "crowd", **found} == spec:  # the first folders do not name theirs
+    if isinstance(found, dict):
+        content = {"suite": "crowd", **cast("dict[str, Any]", found)}  # the first folders do not name theirs
+        if content == spec:
             return True
-        ours = True
+        ours = content.get("generator") == spec["generator"]
     raise DataError(
         f"{out} expects to be a new or empty folder and holds"
         f" {'scenes of other settings' if ours else 'other files'}. Choose another or remove it."
@@ -167,7 +171,7 @@ def _write_scene(
     options: dict[str, Any] = {"quality": 95} if image_format == "jpg" else {"compress_level": 4}
     Image.fromarray(scene.image).save(folder / name, **options)
     image = {"id": index, "file_name": name, "height": size[0], "width": size[1]}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for (x0, y0, x1, y1), label, visibility in zip(
         scene.boxes.tolist(), scene.labels.tolist(), scene.visibility.tolist(), strict=True
     ):
