@@ -118,15 +118,15 @@ def by_definition(block: SparseGlobal, x, padding, salience):
 
         extra = []
         if config.context:
-            down, across = min(config.context, HEIGHT), min(config.context, WIDTH)
-            for i in range(down):
-                for j in range(across):
-                    rows = range(i * HEIGHT // down, -(-(i + 1) * HEIGHT // down))
-                    columns = range(j * WIDTH // across, -(-(j + 1) * WIDTH // across))
+            side = config.context  # of the grid, also where the map has fewer cells, which it then shares
+            for i in range(side):
+                for j in range(side):
+                    rows = range(i * HEIGHT // side, -(-(i + 1) * HEIGHT // side))
+                    columns = range(j * WIDTH // side, -(-(j + 1) * WIDTH // side))
                     inside = [tokens[r, c] for r in rows for c in columns if (r, c) in real]
                     middle = (
-                        (j + 0.5) * WIDTH / across * STRIDE / 32,
-                        (i + 0.5) * HEIGHT / down * STRIDE / 32,
+                        (j + 0.5) * WIDTH / side * STRIDE / 32,
+                        (i + 0.5) * HEIGHT / side * STRIDE / 32,
                     )
                     if inside:
                         extra.append((torch.stack(inside).mean(0), middle))
