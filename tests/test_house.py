@@ -35,7 +35,7 @@ FLOORS = [
     "backbones criteria data draw",
     "layers postprocess preprocess files",
     "structures",
-    "boxes errors targets",
+    "boxes errors targets telemetry",
 ]
 FLOOR = {room: -number for number, row in enumerate(FLOORS) for room in row.split()}
 

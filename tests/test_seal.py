@@ -35,7 +35,15 @@ def constant_model():
     }
     nodes = [
         onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
-        for name, array in numbers.items()
+        for name, array in {**numbers, "none": np.zeros(1, np.float32)}.items()
+    ]
+    nodes[1].output[0] = "constant scores"  # and nothing of the image, or there would be no input
+    nodes += [
+        onnx.helper.make_node("Shape", ["images"], ["sides"]),
+        onnx.helper.make_node("Cast", ["sides"], ["as float"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceMax", ["as float"], ["largest"]),
+        onnx.helper.make_node("Mul", ["largest", "none"], ["zero"]),
+        onnx.helper.make_node("Add", ["constant scores", "zero"], ["scores"]),
     ]
     kinds = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
     outputs = [

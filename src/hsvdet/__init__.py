@@ -15,6 +15,8 @@ A name is imported when it is first used: `import hsvdet` alone costs a few mill
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .telemetry import switch_off
+
 if TYPE_CHECKING:
     __version__: str
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .training.suppressor import with_suppressor
     from .training.warm_start import warm_start
     from .validation import val
+
+switch_off()  # before anything that reports is imported
 
 _HOME = {
     "benchmark": "benchmarking.race",

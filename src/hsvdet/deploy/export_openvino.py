@@ -15,8 +15,8 @@ import numpy as np
 from ..preprocess import Preprocess
 from ..runtime.artifact import ArtifactHeader
 from ..runtime.containers import KEY, open_onnx
+from ..telemetry import unreported
 from .graph import ExportGraph
-from .telemetry import unreported
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +43,8 @@ def build(
 
 def to_openvino(model: onnx.ModelProto) -> openvino.Model:
     """The same inputs, outputs and precision. Raises RuntimeError where OpenVINO does not know an operator."""
-    import openvino
+    with unreported():
+        import openvino
 
     opened = open_onnx(
         model.SerializeToString()
@@ -57,7 +58,8 @@ def to_openvino(model: onnx.ModelProto) -> openvino.Model:
 
 def write_openvino(path: Path, model: openvino.Model, header: ArtifactHeader) -> None:
     """Both files, each whole or not at all; the .xml last, so that what it names is there. Raises OSError."""
-    import openvino
+    with unreported():
+        import openvino
 
     model.set_rt_info(json.dumps(header.to_json(), ensure_ascii=False, allow_nan=False), [KEY])
     path.parent.mkdir(parents=True, exist_ok=True)

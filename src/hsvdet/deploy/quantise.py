@@ -110,7 +110,7 @@ def quantise_openvino(
     model: openvino.Model, images: Sequence[np.ndarray], float32: Sequence[str]
 ) -> openvino.Model:
     """A float32 OpenVINO artifact in INT8. Parameters as of `quantise_onnx`."""
-    from .telemetry import unreported
+    from ..telemetry import unreported
 
     with unreported():
         import nncf

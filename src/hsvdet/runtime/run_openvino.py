@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
+from ..telemetry import unreported
 from .artifact import Artifact, Run
 
 
 def start(artifact: Artifact, threads: int | None) -> Run:
     path = artifact.path
     try:
-        import openvino
+        with unreported():
+            import openvino
     except ImportError:
         raise ConfigError(f"{path}: an OpenVINO artifact needs openvino: pip install openvino") from None
     core = openvino.Core()
