@@ -1,4 +1,7 @@
 import os
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 # Before torch is imported, here and in the processes that tests start: each test worker has one core.
@@ -46,3 +49,42 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     detector.save(path)
     return path
+
+
+@pytest.fixture
+def detector(tiny_checkpoint):
+    import hsvdet
+
+    return hsvdet.load(tiny_checkpoint)
+
+
+@pytest.fixture
+def predict(detector):
+    """Everything the network says, however unsure: it has random weights."""
+    import hsvdet
+
+    return partial(hsvdet.predict, detector, score=0.0, iou=1.0, max_detections=3)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves what a test puts into `answers`: path to (status, headers, body)."""
+    answers = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, headers, body = answers[self.path]
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield answers, f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()

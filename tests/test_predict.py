@@ -1,9 +1,6 @@
 import json
 import os
 import struct
-import threading
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +13,6 @@ from hsvdet.errors import ConfigError, DataError
 from hsvdet.prediction import sources
 from hsvdet.prediction.sources import find_sources
 from hsvdet.prediction.video import VideoFrame, VideoWriter, read_video
-
-
-@pytest.fixture
-def detector(tiny_checkpoint):
-    return hsvdet.load(tiny_checkpoint)
-
-
-@pytest.fixture
-def predict(detector):
-    """Everything the network says, however unsure: it has random weights."""
-    return partial(hsvdet.predict, detector, score=0.0, iou=1.0, max_detections=3)
 
 
 def picture(path: Path, width: int = 40, height: int = 30, **options) -> Path:
@@ -290,30 +276,6 @@ def test_a_broken_film_is_skipped_and_one_that_breaks_off_keeps_its_frames(tmp_p
     picture(tmp_path / "in/good.png")
     report = predict(tmp_path / "in", tmp_path / "out")
     assert report.images == 1 and "broken.mp4" in report.failures[0]["source"]
-
-
-@pytest.fixture
-def server(tmp_path):
-    """Serves what a test puts into `answers`: path to (status, headers, body)."""
-    answers = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            status, headers, body = answers[self.path]
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield answers, f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    httpd.server_close()
 
 
 def test_urls_of_images_and_films(tmp_path, predict, server, monkeypatch):

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ class PartFile:
     def __init__(self, path: str | PathLike[str]):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.part = self.path.with_name(f".hsvdet-{os.getpid()}-{secrets.token_hex(4)}.part")
+        self.part = self.path.with_name(f".hsvdet-{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part")
 
     def keep(self) -> None:
         """On the disk, then under its own name, instead of what may be there. Raises OSError."""
@@ -35,6 +38,29 @@ class PartFile:
 
     def discard(self) -> None:
         self.part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the parts that killed processes of this machine left in a folder and below."""
+    for path in folder.rglob(f".hsvdet-{_host()}-*.part"):
+        owner = path.name.split("-")[2]
+        if owner.isdecimal() and not _is_running(int(owner)):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
 
 
 def write_atomically(path: str | PathLike[str], content: bytes) -> None:

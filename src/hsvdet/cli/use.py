@@ -96,6 +96,10 @@ def predict(
     require_certificate: RequireCertificate = False,
     trusted_key: TrustedKey = None,
     pictures: Annotated[bool, typer.Option(help="Draw, or write JSON only.")] = True,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue a run in --out that was cut off: same command, and this."),
+    ] = False,
     json: Json = False,
 ) -> Answer:
     """Detect objects in images, videos, cameras and URLs: pictures, and COCO-style JSON."""
@@ -116,6 +120,7 @@ def predict(
         require_certificate=require_certificate,
         trusted_key=trusted_key,
         pictures=pictures,
+        resume=resume,
         progress=True,
     )
     return Answer(report.to_json(), str(report))

@@ -16,9 +16,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..certificate.hashes import weights_sha256
 from ..detector import Detector
 from ..devices import find_device
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, HsvdetError, SaveError
 from ..loading import load
 from ..runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from ..structures import Detections
@@ -33,7 +34,7 @@ _PIXELS_AT_ONCE = 64_000_000  # of frames that wait for the network, however lar
 class PredictionReport:
     """What `predict` did. images: with frames of videos. objects: per class. failures: {"source", "reason"} of
     what could not be read. seconds: from the first file opened to the last written. settings: how the network was
-    run, in words. complete: False where Ctrl-C ended it."""
+    run, in words. complete: False where Ctrl-C ended it. resumed: how many images an earlier run had done."""
 
     out: str
     images: int
@@ -42,13 +43,14 @@ class PredictionReport:
     seconds: float
     settings: str
     complete: bool
+    resumed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "images_per_second": self.images_per_second}
 
     @property
     def images_per_second(self) -> float:
-        return round(self.images / max(self.seconds, 1e-3), 2)
+        return round((self.images - self.resumed) / max(self.seconds, 1e-3), 2)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.objects.items() if count)
@@ -109,6 +111,7 @@ def predict(
     require_certificate: bool = False,
     trusted_key: str | PathLike[str] | None = None,
     pictures: bool = True,
+    resume: bool = False,
     progress: bool = False,
 ) -> PredictionReport:
     """Detections of all sources into the folder `out`. Parameters as of `stream`.
@@ -122,58 +125,79 @@ def predict(
     pictures: also draw. Pictures keep their path inside the folder they come from; where two have the same,
     one gets "-2". JPEG and PNG stay what they are, other images become PNG, videos MP4 (without sound). `out`
     must be new, empty, or made by an earlier `predict`, whose files are then replaced; other files are never.
-    progress: show a bar on stderr.
+    resume: continue a run of the same command that was cut off, at the first source that is not done: what was found
+    is in unfinished.jsonl frame by frame, so that neither a kill nor an error loses it. A video is read again from its
+    start. progress: show a bar on stderr.
 
     What cannot be read is skipped with a warning and counted. Ctrl-C is the way to end a camera's video; in
-    other runs it stops them. In both, what was found until then is written first. Raises DataError if no
-    source could be read, SaveError if `out` cannot be written, and as `stream`.
+    other runs it stops them. In both, and where the network or the disk fails, what was found until then is written
+    first. A source that is given twice is looked at once. Raises DataError if no source could be read, SaveError if
+    `out` cannot be written, ConfigError where there is nothing to resume, and as `stream`.
     """
     folder = Path(out)
-    found = [source for source in find_sources(sources) if not _is_inside(source, folder)]
+    found = list(dict.fromkeys(s for s in find_sources(sources) if not _is_inside(s, folder)))
     if not found:
         raise DataError(
             f"All sources are in {folder}, where the results go. Choose another folder for the results."
         )
     ready = _ready(detector, size, device, precision, compile, require_certificate, trusted_key)
     detect = _detecting(ready, score, iou, max_detections, batch)
-    failures: list[Failure] = []
-
-    def failed(failure: Failure) -> None:
-        failures.append(failure)
-        _warn(failure)
-
-    images, start = 0, time.perf_counter()
+    settings = {
+        "detector": weights_sha256(ready) if isinstance(ready, Detector) else ready.runner.sha256,
+        "score": score,
+        "iou": iou,
+        "max_detections": max_detections,
+        "size": list(ready.preprocess.size) if isinstance(ready, Detector) else None,
+        "precision": ready.settings.precision if isinstance(ready, Detector) else None,
+        "pictures": pictures,
+    }
+    first: list[DataError] = []
+    start = time.perf_counter()
     stopped: KeyboardInterrupt | None = None
-    with ResultFolder(folder, ready, found, pictures) as results, _progress(found, progress) as advance:
+    with ResultFolder(folder, ready, found, pictures, settings, resume) as results:
+        kept = results.images
+
+        def failed(failure: Failure) -> None:
+            first.append(failure.error)
+            results.failed(failure)
+            _warn(failure)
+
+        left = found[results.done :]
         # Closed before the folder is: threads that decode ahead end with it.
-        with closing(_in_batches(found, detect, batch, failed)) as answers:
+        with (
+            _progress(left, progress) as advance,
+            closing(_in_batches(left, detect, batch, failed)) as answers,
+        ):
             try:
                 for frame, detections in answers:
                     results.add(frame, detections)
-                    images += 1
                     advance()
             except KeyboardInterrupt as interrupt:
                 stopped = interrupt
-        reasons = [{"source": str(failure.source), "reason": str(failure.error)} for failure in failures]
-        if images:
-            results.finish(reasons, complete=stopped is None)
+            except SaveError:
+                raise
+            except HsvdetError:
+                results.finish(complete=False)
+                raise
+        results.finish(complete=stopped is None)
+        images, failures = results.images, results.failures
     if stopped is not None and not any(source.kind == "live" for source in found):
         raise stopped
-    if not images and failures:
-        first = failures[0].error
+    if not images and first:
         raise (
-            first
-            if len(failures) == 1
-            else DataError(f"None of {len(failures)} sources can be read. {first}")
+            first[0]
+            if len(first) == 1
+            else DataError(f"None of {len(first)} sources can be read. {first[0]}")
         )
     return PredictionReport(
         out=str(folder),
         images=images,
         objects={label: results.counts[i] for i, label in enumerate(ready.labels)},
-        failures=reasons,
+        failures=failures,
         seconds=round(time.perf_counter() - start, 3),
         settings=ready.describe(),
         complete=stopped is None,
+        resumed=kept,
     )
 
 
@@ -235,6 +259,9 @@ def _in_batches(
     with closing(read_frames(sources)) as frames:
         for frame in frames:
             if isinstance(frame, Failure):
+                if any(other.source == frame.source for other in waiting):  # a video that breaks off
+                    yield from zip(waiting, detect(waiting), strict=True)
+                    waiting, pixels = [], 0
                 failed(frame)
                 continue
             waiting.append(frame)

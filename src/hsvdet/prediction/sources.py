@@ -113,6 +113,11 @@ def read_frames(sources: Iterable[Source]) -> Generator[Frame | Failure, None, N
                     yield from _open(source)
             except DataError as error:
                 yield Failure(source, error)
+            except (
+                Exception
+            ) as error:  # of a library that has met a file it does not expect: the others still count
+                what = f"{type(error).__name__}: {error}".rstrip(".: ")
+                yield Failure(source, DataError(f"{source} cannot be read: unexpected {what}."))
 
 
 def _open(source: Source) -> Iterator[Frame]:
@@ -129,6 +134,11 @@ def _video(source: Source, location: str, live: bool = False) -> Iterator[Frame]
 
 def _expand(text: str, several: bool) -> list[Source]:
     scheme = text.partition("://")[0].lower() if "://" in text else ""
+    if scheme:
+        try:
+            urlsplit(text)
+        except ValueError as error:
+            raise DataError(f"{text} is not a URL: {error}.") from None
     if scheme in ("http", "https"):
         return [Source(text, _name_of_url(text), "url")]
     if scheme in ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "tcp", "srt", "rtp"):

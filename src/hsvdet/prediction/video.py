@@ -41,7 +41,7 @@ def read_video(location: str, name: str, *, live: bool = False) -> Iterator[Vide
     """
     av = _import_av()
     try:
-        with av.open(location, **_how_to_open(location, live)) as container:
+        with av.open(location, metadata_errors="replace", **_how_to_open(location, live)) as container:
             if not container.streams.video:
                 raise DataError(f"{name} has no video track.")
             track = container.streams.video[0]
@@ -65,7 +65,7 @@ def frame_count(location: str) -> int | None:
     """How many frames a file says it has, from its header; None if it does not say, or cannot be opened."""
     av = _import_av()
     try:
-        with av.open(location, **_how_to_open(location, live=False)) as container:
+        with av.open(location, metadata_errors="replace", **_how_to_open(location, live=False)) as container:
             return container.streams.video[0].frames or None if container.streams.video else None
     except (av.error.FFmpegError, OSError):
         return None
@@ -130,7 +130,10 @@ class VideoWriter:
 
 def without_password(location: str) -> str:
     """A URL without its user and password."""
-    parts = urlsplit(location)
+    try:
+        parts = urlsplit(location)
+    except ValueError:  # no URL, and so without a password
+        return location
     if parts.scheme and "@" in parts.netloc:
         return parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]).geturl()
     return location

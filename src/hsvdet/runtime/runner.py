@@ -66,16 +66,16 @@ def load(
     if require_certificate or trusted_key is not None:
         require(artifact, why_not)
     run = import_module(f".run_{target.name}", __package__).start(artifact, threads)
-    return Runner(run, artifact.header, why_not)
+    return Runner(run, artifact.header, why_not, artifact.sha256)
 
 
 class Runner:
     """Call it as a `Detector`. header: what the artifact says about itself. labels: class names, index = label.
     category_ids: the id of each class in the data set the model was trained on. doubt: why it may not be called
-    certified; None where it may."""
+    certified; None where it may. sha256: of the artifact, but for its certificate."""
 
-    def __init__(self, run: Run, header: ArtifactHeader, doubt: str | None):
-        self.run, self.header, self.doubt = run, header, doubt
+    def __init__(self, run: Run, header: ArtifactHeader, doubt: str | None, sha256: str):
+        self.run, self.header, self.doubt, self.sha256 = run, header, doubt, sha256
         self.labels, self.category_ids = header.labels, header.category_ids
 
     @property
