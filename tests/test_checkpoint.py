@@ -116,7 +116,7 @@ def test_what_is_no_file_is_refused(tmp_path, whole, monkeypatch):
         (lambda h: h.update(config=[]), "header's config is not"),
         (lambda h: h["config"].update(colour="red"), "no option 'colour'"),
         (lambda h: h["config"].update(width="wide"), "does not describe a model"),
-        (lambda h: h["config"].update(width=0), "does not describe a model|do not fit"),
+        (lambda h: h["config"].update(width=0), "width expects .*; got 0"),
         (lambda h: h["config"].update(width=1e12), "does not describe a model|do not fit"),
         (lambda h: h["config"].update(width=4000.0), "do not fit HsvDet"),
         (lambda h: h["config"].update(k=-1), "k expects"),

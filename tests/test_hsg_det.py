@@ -189,6 +189,8 @@ def test_the_balanced_mode_asks_fewer_queries_and_training_all():
     assert (few.shape, many.shape) == ((2, 5), (2, 20))
     with pytest.raises(ConfigError, match="mode expects one of edge, balanced, full; got 'fast'"):
         net.answer_by("fast")
+    with pytest.raises(ConfigError, match="width expects .*; got 0"):
+        faithful(width=0)
     with pytest.raises(ConfigError, match="mode expects one of edge, full"):
         faithful(mode="balanced")
 

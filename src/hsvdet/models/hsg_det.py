@@ -89,6 +89,8 @@ class HsgTrunk(nn.Module):
     def __init__(self, config: HsgDetConfig, num_classes: int):
         super().__init__()
         c1, c2, c3, c4, c5 = (round(base * config.width) for base in (64, 128, 256, 512, 1024))
+        if c1 < 1:
+            raise ConfigError(f"width expects a number that leaves at least a channel; got {config.width:g}.")
         n2, n3, n4, n6 = (max(1, round(n * config.depth)) for n in (2, 3, 4, 6))
         dim = config.dim
         self.config = config

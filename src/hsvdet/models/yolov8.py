@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..criteria.dense import DenseCriterion, DualAssignmentCriterion
 from ..criteria.numbers import LossNumbers
 from ..criteria.task_aligned import one_to_one_assignment
+from ..errors import ConfigError
 from ..layers.conv import ConvNormAct, double
 from ..layers.csp import C2f, PyramidPooling
 from ..layers.dense_head import DenseHead, OneToOneConfig, OneToOneHead
@@ -50,6 +51,8 @@ class YoloV8(nn.Module):
     def __init__(self, config: YoloV8Config, num_classes: int):
         super().__init__()
         c1, c2, c3, c4, c5 = (_width(base, config) for base in (64, 128, 256, 512, 1024))
+        if c1 < 1:
+            raise ConfigError(f"width expects a number that leaves at least a channel; got {config.width:g}.")
         n1, n2 = max(1, round(3 * config.depth)), max(1, round(6 * config.depth))
         self.stem = ConvNormAct(3, c1, 3, 2)
         self.stage2 = nn.Sequential(ConvNormAct(c1, c2, 3, 2), C2f(c2, c2, n1, residual=True))
