@@ -153,11 +153,11 @@ def test_signals_end_with_their_code(run, monkeypatch, request, number, code):
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error():
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "hsvdet", "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait() == 141
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
 
 
 def test_other_processes_of_a_run_say_nothing_on_stdout(run, monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import sys
+import warnings
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -107,6 +108,23 @@ def test_the_types_of_public_names_are_checked_strictly():
     public = [getattr(hsvdet, name) for name in hsvdet.__all__] + [runtime.Runner, runtime.load]
     for module in {sys.modules[one.__module__] for one in public}:
         assert re.search(r"^# pyright: strict\b", inspect.getsource(module), re.M), module
+
+
+@pytest.mark.parametrize(
+    ("category", "module", "message"),
+    [
+        (UserWarning, "hsvdet.layers.conv", "anything"),
+        (DeprecationWarning, "torch.functional", "anything"),
+        (DeprecationWarning, "test_house", "anything"),
+        (FutureWarning, "torchvision.ops", "anything"),
+        (UserWarning, "torch.functional", "In the first line nothing.\nThis is Deprecated."),
+        (UserWarning, "torch", "torch.meshgrid: in an upcoming release, it will be required"),
+        (ResourceWarning, "anything", "unclosed file"),
+    ],
+)
+def test_a_warning_that_concerns_us_fails_a_test(category, module, message):
+    with pytest.raises(category):
+        warnings.warn_explicit(message, category, "file.py", 1, module)
 
 
 def test_no_import_runs_up_a_floor():

@@ -155,7 +155,7 @@ def _messages() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             if not os.environ.get("HSVDET_DEBUG"):
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore", append=True)  # after what -W and PYTHONWARNINGS ask for
             yield
     finally:
         log.removeHandler(handler)
