@@ -1,6 +1,6 @@
 """The folder that `predict` writes: pictures, videos, detections.json and images.json."""
 
-# pyright: strict, reportUnknownMemberType=false
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false
 # PyTorch's own types leave some of its functions untyped.
 
 from __future__ import annotations
