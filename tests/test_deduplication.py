@@ -1,4 +1,4 @@
-"""The learned suppressor: against loops, what it may see, and what it is trained and exported as."""
+"""The learned suppressor: its messages against loops, who hears whom, and what it is exported as."""
 
 import math
 
@@ -6,181 +6,154 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torchvision.ops import box_convert, box_iou
 
 from hsvdet.layers.deduplication import Deduplication
-from hsvdet.layers.position import sine_of_coordinates
-from hsvdet.layers.relative_boxes import RelativeBoxBias, relative_boxes, touching
+from hsvdet.layers.neighbours import find_neighbours
 
-DIM, HEADS, QUERIES = 32, 4, 7
+DIM, CANDIDATES, CLASSES = 32, 9, 3
 
 
 @pytest.fixture
 def layer():
-    """With nothing left at 0, where it starts."""
     torch.manual_seed(0)
-    layer = Deduplication(DIM, 3, HEADS, feed_forward=48, null_tokens=2, relation=16).eval()
+    layer = Deduplication(DIM, rounds=2, neighbours=4, message=16).eval()
     for values in layer.parameters():
         torch.nn.init.normal_(values, std=0.3)
     return layer
 
 
 def candidates():
+    """Two images; most candidates overlap some others, more than four of them in places."""
     torch.manual_seed(1)
-    boxes = torch.rand(2, QUERIES, 4) * 0.4 + 0.1
-    scores = torch.rand(2, QUERIES)
-    scores[0, 4] = scores[0, 1]  # a tie: 1 comes before 4
-    return torch.randn(2, QUERIES, DIM), boxes, scores
+    boxes = torch.rand(2, CANDIDATES, 4) * 0.3 + 0.2
+    logits = torch.randn(2, CANDIDATES, CLASSES)
+    logits[0, 4] = logits[0, 1]  # a tie: 1 comes before 4
+    return torch.randn(2, CANDIDATES, DIM), boxes, logits
 
 
-def order_of(scores):
-    return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+def overlaps_of(boxes):
+    xyxy = box_convert(boxes, "cxcywh", "xyxy")
+    return box_iou(xyxy, xyxy).fill_diagonal_(0)
 
 
-def test_it_is_one_layer_of_attention_to_the_stronger_ones_written_as_loops(layer):
-    features, boxes, scores = candidates()
-    answer = layer(features, boxes, scores)
+def test_neighbours_are_those_that_overlap_most_described_as_the_candidate_sees_them():
+    _, boxes, logits = candidates()
+    around = find_neighbours(boxes, logits, 4)
+    crowded = 0
     for image in range(2):
-        order = order_of(scores[image].tolist())
-        normed = layer.norm_attention(features[image])
-        seen = torch.cat([normed, layer.null_tokens])
-        query, key, value = (
-            getattr(layer.attention, part)(rows).unflatten(-1, (HEADS, -1))
-            for part, rows in (("query", normed), ("key", seen), ("value", seen))
-        )
-        for place, i in enumerate(order):
-            visible = [*order[:place], QUERIES, QUERIES + 1]
-            attended = []
-            for head in range(HEADS):
-                logits = []
-                for j in visible:
-                    bias = layer.null_bias[head, 0]
-                    if j < QUERIES:
-                        bias = (pair_bias(layer, boxes[image], i, j) + pair_bias(layer, boxes[image], j, i))[
-                            head
-                        ] / 2
-                    logits.append(query[i, head] @ key[j, head] / math.sqrt(DIM / HEADS) + bias)
-                weights = torch.stack(logits).softmax(0)
-                attended.append(sum(w * value[j, head] for w, j in zip(weights, visible, strict=True)))
-            row = features[image, i] + layer.attention.output(torch.cat(attended))
-            row = row + layer.feed_forward(layer.norm_feed_forward(row))
-            assert torch.allclose(answer[image, i], layer.classes(layer.norm(row)), atol=1e-4)
+        overlaps = overlaps_of(boxes[image])
+        for i in range(CANDIDATES):
+            wanted = sorted(range(CANDIDATES), key=lambda j, row=overlaps[i]: -row[j])[:4]
+            wanted = [j for j in wanted if overlaps[i, j] > 0.1]
+            crowded += (overlaps[i] > 0.1).sum() > 4
+            real = around.real[image, i]
+            assert around.index[image, i][real].tolist() == wanted
+            (xi, yi, wi, hi), probabilities = boxes[image, i].tolist(), logits[image].sigmoid()
+            for j, relation in zip(wanted, around.relation[image, i][real], strict=True):
+                xj, yj, wj, hj = boxes[image, j].tolist()
+                best, other = logits[image, i].max().item(), logits[image, j].max().item()
+                expected = [
+                    math.log(abs(xi - xj) / wi + 1),
+                    math.log(abs(yi - yj) / hi + 1),
+                    math.log(wi / wj),
+                    math.log(hi / hj),
+                    overlaps[i, j],
+                    (other - best) / 3,
+                    other > best or (other == best and j < i),
+                    torch.cosine_similarity(probabilities[i], probabilities[j], 0),
+                ]
+                torch.testing.assert_close(relation, torch.tensor(expected).float(), atol=1e-4, rtol=0)
+    assert crowded
+    moved = find_neighbours(boxes * torch.tensor([640, 480] * 2), logits, 4)
+    assert torch.equal(moved.index[moved.real], around.index[around.real])
+    torch.testing.assert_close(moved.relation, around.relation, atol=1e-4, rtol=0)
+    nothing = find_neighbours(torch.zeros(1, 3, 4), torch.zeros(1, 3, 2), 4)
+    assert nothing.relation.isfinite().all() and not nothing.real.any()
 
 
-def pair_bias(layer, boxes, i, j):
-    (xi, yi, wi, hi), (xj, yj, wj, hj) = boxes[i].tolist(), boxes[j].tolist()
-    if abs(xi - xj) > (wi + wj) / 2 or abs(yi - yj) > (hi + hj) / 2:
-        return torch.zeros(HEADS)
-    relation = [
-        math.log(abs(xi - xj) / wi + 1),
-        math.log(abs(yi - yj) / hi + 1),
-        math.log(wi / wj),
-        math.log(hi / hj),
-    ]
-    return layer.relation.mlp(sine_of_coordinates(torch.tensor(relation), layer.relation.width // 4))
-
-
-def test_relations_of_boxes_are_the_same_in_any_unit():
-    boxes = candidates()[1]
-    pixels = boxes * torch.tensor([640, 480] * 2)
-    assert torch.allclose(
-        relative_boxes(boxes, boxes[:, :1]), relative_boxes(pixels, pixels[:, :1]), atol=1e-5
-    )
-    assert relative_boxes(torch.zeros(1, 2, 4), torch.zeros(1, 4)).isfinite().all()
+def test_messages_are_what_loops_say(layer):
+    features, boxes, logits = candidates()
+    around = find_neighbours(boxes, logits, 4)
+    expected = features
+    for step in layer.rounds:
+        after = expected.clone()
+        for image in range(2):
+            normed = step.norm_message(expected[image])
+            for i in range(CANDIDATES):
+                heard = [torch.zeros(16)]
+                for j, real, relation in zip(
+                    around.index[image, i], around.real[image, i], around.relation[image, i], strict=True
+                ):
+                    if real:
+                        lies = step.lies(layer.relation(relation).relu())
+                        words = (step.hears(normed[i]) + step.says(normed[j]) + lies).relu()
+                        heard.append(step.message(words).relu())
+                heard = torch.stack(heard)
+                row = expected[image, i] + step.output(torch.cat([heard.amax(0), heard.sum(0) / 8]))
+                after[image, i] = row + step.feed_forward(step.norm_feed_forward(row))
+        expected = after
+    torch.testing.assert_close(layer(features, boxes, logits), layer.norm(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_the_order_of_candidates_does_not_matter(layer):
-    features, boxes, scores = candidates()
-    scores[0, 4] += 0.01  # no tie: it is by number that ties are decided
-    order = torch.tensor([3, 0, 6, 4, 1, 2, 5])
-    moved = layer(features[:, order], boxes[:, order], scores[:, order])
-    assert torch.allclose(moved, layer(features, boxes, scores)[:, order], atol=1e-5)
+    features, boxes, logits = candidates()
+    logits[0, 4] += 0.01  # no tie: it is by number that ties are decided
+    order = torch.tensor([3, 0, 6, 4, 1, 8, 2, 5, 7])
+    moved = layer(features[:, order], boxes[:, order], logits[:, order])
+    torch.testing.assert_close(moved, layer(features, boxes, logits)[:, order], atol=1e-5, rtol=1e-5)
 
 
-def test_a_candidate_hears_of_stronger_ones_only(layer):
-    features, boxes, scores = candidates()
-    before = layer(features, boxes, scores)
-    for image in range(2):
-        order = order_of(scores[image].tolist())
-        for place, changed in enumerate(order):
-            other, elsewhere = features.clone(), boxes.clone()
-            other[image, changed] *= -1
-            elsewhere[image, changed] += 0.2
-            difference = (layer(other, elsewhere, scores) - before).abs().amax(-1)
-            assert (difference[image, order[:place]] == 0).all()
-            assert (difference[image, order[place:]] > 1e-4).all()
-            assert (difference[1 - image] == 0).all()
+def test_what_does_not_overlap_is_not_heard(layer):
+    features, boxes, logits = candidates()
+    boxes[:, 0] = torch.tensor([0.9, 0.9, 0.1, 0.1])
+    boxes[:, 1] = torch.tensor([0.97, 0.9, 0.1, 0.1])  # IoU 0.18 with the first
+    boxes[:, 2] = torch.tensor([0.99, 0.9, 0.1, 0.1])  # IoU 0.05 with the first, 0.67 with the second
+    before = layer(features, boxes, logits)
+    for changed, hearing in ((0, {0, 1, 2}), (3, set(range(3, CANDIDATES)))):
+        other = features.clone()
+        other[0, changed] *= -1
+        difference = (layer(other, boxes, logits) - before).abs().amax(-1)
+        assert not difference[1].any()
+        assert {i for i in range(CANDIDATES) if difference[0, i] > 1e-5} <= hearing
+        assert difference[0, changed] > 1e-3
 
 
-def test_of_equal_scores_the_first_comes_first(layer):
-    """Scores that quantisation made one: ranked by number, none sees itself, none is left out."""
-    features, boxes, _ = candidates()
-    equal = layer(features, boxes, torch.full((2, QUERIES), 0.5))
-    falling = layer(features, boxes, torch.arange(QUERIES, 0, -1.0).expand(2, -1))
-    assert torch.equal(equal, falling)
-
-
-def test_rows_that_are_no_candidates_are_seen_by_nobody(layer):
-    features, boxes, scores = candidates()
-    padding = torch.zeros(2, QUERIES, dtype=torch.bool)
+def test_rows_that_are_no_candidates_are_heard_by_nobody(layer):
+    features, boxes, logits = candidates()
+    padding = torch.zeros(2, CANDIDATES, dtype=torch.bool)
     padding[:, 5:] = True
-    scores[:, 5:] = 2.0  # the strongest of all, were they there
-    padded = layer(features, boxes, scores, padding)[:, :5]
-    assert torch.allclose(padded, layer(features[:, :5], boxes[:, :5], scores[:, :5]), atol=1e-5)
-
-
-def test_it_starts_without_a_bias_and_without_preference():
-    torch.manual_seed(0)
-    layer = Deduplication(DIM, 1, HEADS, relation=16)
-    features, boxes, scores = candidates()
-    assert not layer.relation(boxes).any() and not layer.null_bias.any()
-    keep = layer(features, boxes, scores)
-    assert keep.shape == (2, QUERIES, 1) and keep.sigmoid().mean() < 0.05
-
-
-def test_every_parameter_learns_and_boxes_and_scores_do_not(layer):
-    features, boxes, scores = (values.requires_grad_() for values in candidates())
-    layer.train()(features, boxes, scores).square().sum().backward()
-    assert all(values.grad.abs().sum() > 0 for values in layer.parameters())
-    assert features.grad.abs().sum() > 0 and boxes.grad is None and scores.grad is None
-
-
-def test_the_bias_is_the_same_in_both_directions_and_in_training():
-    torch.manual_seed(0)
-    bias = RelativeBoxBias(HEADS, 16)
-    torch.nn.init.normal_(bias.mlp.layers[-1].weight)
-    boxes = candidates()[1]
-    near = touching(boxes)
-    assert near.any() and not near.all()
-    values = bias.eval()(boxes)
-    assert torch.equal(values, values.transpose(2, 3)) and values.std() > 0
-    assert torch.allclose(bias.train()(boxes), values, atol=1e-5)
-    alone = torch.tensor([[[0.1, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1]]])
-    assert not bias(alone)[0, :, 0, 1].any() and bias(alone)[0, :, 0, 0].any()
-
-
-def test_boxes_touch_that_overlap_or_share_an_edge():
-    boxes = torch.tensor(
-        [[2.0, 2.0, 2.0, 2.0], [4.0, 3.0, 2.0, 2.0], [4.5, 7.0, 5.0, 2.0], [2.0, 2.0, 1.0, 1.0]]
+    logits[:, 5:] = 20.0  # the strongest of all, were they there
+    padded = layer(features, boxes, logits, padding)[:, :5]
+    torch.testing.assert_close(
+        padded, layer(features[:, :5], boxes[:, :5], logits[:, :5]), atol=1e-5, rtol=1e-5
     )
-    expected = [[1, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
-    assert torch.equal(touching(boxes[None])[0], torch.tensor(expected).bool())
 
 
-def test_half_precision_hides_the_same_pairs(layer):
+def test_every_parameter_learns_and_boxes_and_logits_do_not(layer):
+    features, boxes, logits = (values.requires_grad_() for values in candidates())
+    layer.train()(features, boxes, logits).pow(3).sum().backward()
+    assert all(values.grad.abs().sum() > 0 for values in layer.parameters())
+    assert features.grad.abs().sum() > 0 and boxes.grad is None and logits.grad is None
+
+
+def test_half_precision_finds_the_same_neighbours(layer):
+    full = layer(*candidates())
     with torch.autocast("cpu", torch.bfloat16):
         half = layer(*candidates())
-    full = layer(*candidates())
     assert (half - full).abs().max() < 0.05 * full.abs().max()
 
 
-def test_onnx_runtime_gives_the_same_scores_with_ties_and_for_any_batch(layer, tmp_path):
+@pytest.mark.parametrize("fixed", [True, False])
+def test_onnx_runtime_gives_the_same_with_ties_and_for_any_number_of_candidates(layer, fixed, tmp_path):
     example = candidates()
-    batch = {0: torch.export.Dim("batch")}
+    free = {0: torch.export.Dim("batch")} | ({} if fixed else {1: torch.export.Dim("candidates", min=2)})
     with torch.no_grad():
-        program = torch.export.export(layer, example, dynamic_shapes=(batch, batch, batch))
+        program = torch.export.export(layer, example, dynamic_shapes=(free, free, free))
         torch.onnx.export(program, dynamo=True, verbose=False).save(tmp_path / "layer.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
-    inputs = [torch.cat([values, values.flip(0), values]) for values in example]
     names = [node.name for node in session.get_inputs()]
-    (answer,) = session.run(None, {n: v.numpy() for n, v in zip(names, inputs, strict=True)})
-    assert np.allclose(answer, layer(*inputs).detach().numpy(), atol=1e-4)
+    for count in (CANDIDATES,) if fixed else (CANDIDATES, 3):
+        inputs = [torch.cat([values, values.flip(0), values])[:, :count] for values in example]
+        (answer,) = session.run(None, {n: v.numpy() for n, v in zip(names, inputs, strict=True)})
+        assert np.allclose(answer, layer(*inputs).detach().numpy(), atol=1e-4)

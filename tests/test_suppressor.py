@@ -101,7 +101,7 @@ def test_other_detectors_are_refused():
 
 def test_it_is_saved_and_deployed(trained, tmp_path):
     detector = hsvdet.with_suppressor(trained, {"queries": 20})
-    torch.nn.init.normal_(detector.net.suppressor.deduplication.classes.weight, std=0.1)
+    torch.nn.init.normal_(detector.net.suppressor.keep.weight, std=0.1)
     detector.save(tmp_path / "d.safetensors")
     image = (torch.rand(3, 60, 90) * 255).to(torch.uint8)
     expected = detector(image, score=0.0)

@@ -1,6 +1,10 @@
 """A learned suppressor of duplicates, instead of non-maximum suppression.
 
-MDS-DETR: DETR with Masked Duplicate Suppressor. Lee, Koh, Jeon and Kim, 2026, https://arxiv.org/abs/2605.23507
+Candidates tell those that overlap them what they are, a few times over, as in GossipNet (Learning Non-Maximum
+Suppression, Hosang, Benenson and Schiele, 2017, https://arxiv.org/abs/1705.02950), which has boxes and scores; here
+what the candidates look like is beside. That a classification-only layer after the last decoder layer learns it, with
+a one-to-one matching of its own, is of MDS-DETR (Lee, Koh, Jeon and Kim, 2026, https://arxiv.org/abs/2605.23507).
+Its attention from weaker to stronger ones was tried, and learned less in more time: docs/log.md.
 """
 
 from __future__ import annotations
@@ -8,76 +12,60 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import MultiHeadAttention
-from .initialise import init_class_prior
-from .relative_boxes import RelativeBoxBias
+from .neighbours import RELATION, Neighbours, find_neighbours, gathered
 from .transformer import FeedForward
 
-
-def stronger(scores: Tensor) -> Tensor:
-    """scores [B, Q] to [B, Q, Q] bool: whether j comes before i when sorted, equal ones by their number.
-
-    Comparisons instead of a sort: every runtime has them, and ties that quantisation makes stay in order.
-    """
-    later, earlier = scores[:, :, None], scores[:, None]
-    number = torch.arange(scores.shape[1], device=scores.device)
-    tie = torch.logical_and(earlier == later, number < number[:, None])
-    return torch.logical_or(earlier > later, tie)
+# Sums over neighbours are divided by this, about as many as a candidate has.
+_USUAL = 8
 
 
 class Deduplication(nn.Module):
-    """Boxes, scores and features of Q candidates to class logits [B, Q, C] in which duplicates are weak.
+    """Features of Q candidates, which overlap one another, to features that know of it.
 
-    One layer of attention and feed-forward, each x <- x + f(LayerNorm(x)), and classes. A candidate sees those
-    that are stronger than it, never itself, so the strongest of an object can stand and the others know that
-    they are not. Null tokens are what it looks at when nothing stronger matters. Boxes stay as they are, and
-    say by a bias how candidates lie to one another; there is no other position.
-
-    The candidates may be a decoder's queries or the best anchors of any dense head. num_classes: 1 for one
-    score, "keep this". What the candidate is must be in its features: its class too, where duplicates are of
-    one class. relation: `RelativeBoxBias`'s width.
+    rounds: of messages. neighbours: at most as many does a candidate hear. message: width of what it is told. The
+    candidates may be a decoder's queries or the best cells of any dense head; boxes and logits get no gradient.
     """
 
-    EXPLAINED = {"attention": None}
-
-    def __init__(
-        self,
-        dim: int,
-        num_classes: int,
-        heads: int = 8,
-        feed_forward: int = 1024,
-        null_tokens: int = 10,
-        relation: int = 128,
-    ):
+    def __init__(self, dim: int, rounds: int = 3, neighbours: int = 24, message: int = 64):
         super().__init__()
-        self.relation = RelativeBoxBias(heads, relation)
-        self.null_tokens = nn.Parameter(torch.randn(null_tokens, dim) * dim**-0.5)
-        self.null_bias = nn.Parameter(torch.zeros(heads, 1))
-        self.norm_attention = nn.LayerNorm(dim)
-        self.attention = MultiHeadAttention(dim, heads)
-        self.norm_feed_forward = nn.LayerNorm(dim)
-        self.feed_forward = FeedForward(dim, feed_forward)
+        self.neighbours = neighbours
+        self.relation = nn.Linear(RELATION, message // 2)
+        self.rounds = nn.ModuleList(MessageLayer(dim, message // 2, message) for _ in range(rounds))
         self.norm = nn.LayerNorm(dim)
-        self.classes = init_class_prior(nn.Linear(dim, num_classes))
 
     def forward(
-        self, features: Tensor, boxes: Tensor, scores: Tensor, padding: Tensor | None = None
+        self, features: Tensor, boxes: Tensor, logits: Tensor, padding: Tensor | None = None
     ) -> Tensor:
-        """features: [B, Q, D]. boxes: [B, Q, 4] cxcywh of any unit. scores: [B, Q], any that rank; neither boxes
-        nor scores get a gradient. padding: [B, Q] bool, True for rows that are no candidates: nobody sees
-        them, and their answers mean nothing."""
-        batch, queries = scores.shape
-        nulls = self.null_tokens.expand(batch, -1, -1)
-        mask = ~stronger(scores.detach())
-        if padding is not None:
-            mask = torch.logical_or(mask, padding[:, None])
-        mask = torch.cat([mask, mask.new_zeros(batch, queries, nulls.shape[1])], 2)
-        bias = self.relation(boxes)
-        null_bias = self.null_bias[:, :, None].expand(batch, -1, queries, nulls.shape[1])
-        bias = torch.cat([bias, null_bias.to(bias.dtype)], 3)
+        """features: [B, Q, D]. boxes: [B, Q, 4] cxcywh of any unit. logits: [B, Q, C] of classes. padding: [B, Q]
+        bool, True for rows that are no candidates: nobody hears them, and their answers mean nothing."""
+        around = find_neighbours(boxes, logits, self.neighbours, padding)
+        relation = self.relation(around.relation.to(features.dtype)).relu()
+        for layer in self.rounds:
+            features = layer(features, around, relation)
+        return self.norm(features)
 
-        normed = self.norm_attention(features)
-        seen = torch.cat([normed, nulls.to(normed.dtype)], 1)
-        features = features + self.attention(normed, seen, seen, mask, bias)
-        features = features + self.feed_forward(self.norm_feed_forward(features))
-        return self.classes(self.norm(features))
+
+class MessageLayer(nn.Module):
+    """What each neighbour says to a candidate, by what both are and how they lie; then feed-forward; each
+    x <- x + f(LayerNorm(x)). The strongest word counts, and how many say it."""
+
+    def __init__(self, dim: int, relation: int, message: int):
+        super().__init__()
+        self.norm_message = nn.LayerNorm(dim)
+        self.hears = nn.Linear(dim, message)
+        self.says = nn.Linear(dim, message, bias=False)
+        self.lies = nn.Linear(relation, message, bias=False)
+        self.message = nn.Linear(message, message)
+        self.output = nn.Linear(2 * message, dim)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, 2 * dim)
+
+    def forward(self, features: Tensor, around: Neighbours, relation: Tensor) -> Tensor:
+        """features: [B, Q, D]. relation: [B, Q, K, R], from the neighbours'."""
+        normed = self.norm_message(features)
+        words = self.hears(normed).unsqueeze(2) + gathered(self.says(normed), around.index)
+        words = self.message((words + self.lies(relation)).relu()).relu()
+        words = words.where(around.real.unsqueeze(-1), 0.0)
+        told = torch.cat([words.amax(2), words.sum(2) / _USUAL], -1)
+        features = features + self.output(told)
+        return features + self.feed_forward(self.norm_feed_forward(features))

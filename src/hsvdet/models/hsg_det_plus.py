@@ -2,7 +2,7 @@
 
 Queries start from the best cells of the one-to-one dense head, distinct already (after DDQ, Zhang et al. 2023,
 arXiv 2303.12776); each also reads the maps around its box (Deformable DETR, arXiv 2010.04159); they see the image
-before they see one another; and a layer of its own decides which of them repeat a stronger one (MDS-DETR, arXiv
+before they see one another; and layers of their own decide which of them repeat another (MDS-DETR, arXiv
 2605.23507), so that the layers before it may learn many queries for an object.
 
 Every query keeps the number of its cell, and answers in its place: the answer is the dense head's, with as many cells
@@ -77,9 +77,8 @@ class HsgDetPlus(HsgTrunk):
         self.norm = nn.LayerNorm(dim)
         self.classes = init_class_prior(nn.Linear(dim, num_classes))
         self.boxes = init_zero_last(Mlp(dim, dim, 4, depth=3))
-        self.deduplication = Deduplication(
-            dim, num_classes, config.heads, feed_forward=4 * dim, relation=dim // 2
-        )
+        self.deduplication = Deduplication(dim)
+        self.kept_classes = init_class_prior(nn.Linear(dim, num_classes))
         self.register_buffer("temperatures", torch.ones(2))
 
     def forward(
@@ -120,8 +119,8 @@ class HsgDetPlus(HsgTrunk):
             start = refine(change, reference)
             reference = start.detach()
         logits, boxes = (part.detach() for part in predictions[-1])
-        kept = self.deduplication(content, boxes, logits.amax(-1), empty)
-        return *predictions, Prediction(kept, boxes)
+        kept = self.deduplication(content, boxes, logits, empty)
+        return *predictions, Prediction(self.kept_classes(kept), boxes)
 
 
 class LocalDecoderLayer(nn.Module):
