@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import hsvdet
@@ -280,6 +281,28 @@ def test_train_val_predict_and_train_on(run, squares, tmp_path):
     assert code == 0 and "hsv-det-n starts from hsv-det-n" in err, err
     tuned = hsvdet.load(tmp_path / "b/best.safetensors")
     assert (tuned.labels, tuned.config.width, tuned.preprocess.size) == (("person", "tram"), 0.0625, (64, 64))
+
+    # A suppressor behind it, by either way to name the detector; the detector stays as it is.
+    few = ["--data", squares, "--epochs", 1, "--workers", 0, "--device", "cpu"]
+    for given in ([best], ["--weights", best]):
+        code, out, err = run(
+            "train", "--suppressor", *given, "--out", tmp_path / f"c{len(given)}", *few, "--json"
+        )
+        assert code == 0, err
+        learned = hsvdet.load(json.loads(out)["best"])
+        assert (learned.name, learned.labels) == ("hsv-det-n-dedup", ("person", "bus"))
+        kept, trained = learned.net.state_dict(), hsvdet.load(best).net.state_dict()
+        assert all(torch.equal(kept[name], value) for name, value in trained.items())
+    for wrong, message in (
+        ([], "expects one trained detector"),
+        (["yolov8-n"], "a model's name"),
+        ([best, "--size", 64], "leave --backbone"),
+        ([tmp_path / "c1/best.safetensors"], "got hsv-det-n-dedup"),
+    ):
+        code, out, err = run("train", "--suppressor", *wrong, "--out", tmp_path / "d", *few)
+        assert code == 2 and err.count("\n") == 1 and message in err, err
+    code, out, err = run("train", "yolov8-n-dedup", "--out", tmp_path / "e", *few)
+    assert code == 2 and "this one is random" in err and "--suppressor" in err
 
 
 def test_the_commands_have_the_parameters_of_the_functions():

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 def train(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="MODEL|CKPT", help="A name of `hsvdet models`, or a checkpoint to train on."),
-    ],
+    ] = None,
+    *,
     data: DataPath,
     out: Annotated[str, typer.Option(help="A new folder for the run; with --resume, the run's.")],
     weights: Annotated[
@@ -43,6 +44,14 @@ def train(
             " timm has published, from its cache or the hub.",
         ),
     ] = None,
+    suppressor: Annotated[
+        bool,
+        typer.Option(
+            "--suppressor",
+            help="Learn what takes the place of non-maximum suppression behind a detector that stays as it is: the"
+            " checkpoint, or --weights. Minutes on a CPU.",
+        ),
+    ] = False,
     size: Size = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's if not given.")] = None,
     batch: Annotated[
@@ -90,9 +99,14 @@ def train(
 
     from ..training import train
 
-    plan = _plan(model, weights, backbone, backbone_weights, size, recipe, settings or [])
+    if suppressor:
+        chosen = _suppressor(model, weights, backbone, backbone_weights, size, recipe, settings or [], seed)
+    else:
+        plan = _plan(model, weights, backbone, backbone_weights, size, recipe, settings or [])
+        chosen = partial(plan.create, seed=seed), plan.recipe_options
+    detector, options = chosen
     result = train(
-        partial(plan.create, seed=seed),
+        detector,
         data,
         out,
         epochs=epochs,
@@ -110,7 +124,7 @@ def train(
         val_fraction=val_fraction,
         resume=resume,
         recipe=recipe,
-        options=plan.recipe_options,
+        options=options,
     )
     ap = (
         f"AP {result.metrics['ap']:.3f}, AP50 {result.metrics['ap50']:.3f}"
@@ -153,8 +167,48 @@ class _Plan(NamedTuple):
         return detector
 
 
+def _suppressor(
+    model: str | None,
+    weights: str | None,
+    backbone: str | None,
+    backbone_weights: str | None,
+    size: tuple[int, int] | None,
+    recipe: str | None,
+    settings: list[str],
+    seed: int,
+) -> tuple[Detector, dict[str, Any]]:
+    """The detector of a checkpoint or of published weights with a suppressor, and the numbers of the recipe that
+    differ."""
+    import torch
+
+    from .. import models
+    from ..errors import ConfigError
+    from ..training import find_recipe
+    from ..training.suppressor import with_suppressor
+    from ..training.warm_start import trained
+
+    given = model or weights
+    if given is None or (model is not None and weights is not None):
+        raise ConfigError(
+            "--suppressor expects one trained detector: hsvdet train --suppressor --weights best.safetensors"
+            " --data PATH --out DIR."
+        )
+    if backbone is not None or backbone_weights is not None or size is not None:
+        raise ConfigError(
+            "--suppressor leaves the detector as it is: leave --backbone, --backbone-weights, --size out."
+        )
+    if given in models.MODELS:
+        raise ConfigError(f"--suppressor expects a trained detector, a file; got {given}, a model's name.")
+    base = trained(given)
+    config = with_suppressor(base).config
+    recipe = recipe or models.find(f"{base.name}-dedup").recipe
+    options, recipe_options = parse_settings(settings, config, find_recipe(recipe))
+    torch.manual_seed(seed)
+    return with_suppressor(base, options), recipe_options
+
+
 def _plan(
-    model: str,
+    model: str | None,
     weights: str | None,
     backbone: str | None,
     backbone_weights: str | None,
@@ -173,6 +227,8 @@ def _plan(
     from ..preprocess import Preprocess
     from ..training import find_recipe
 
+    if model is None:
+        raise ConfigError("train expects MODEL|CKPT: a name of `hsvdet models`, or a checkpoint to train on.")
     changes: dict[str, Any] = {}
     if model not in models.MODELS and (os.path.exists(model) or model.endswith((".safetensors", ".pt"))):
         if weights is not None:

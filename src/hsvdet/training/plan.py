@@ -170,6 +170,12 @@ def _check_trainable(detector: Detector) -> None:
                 " from trained weights (weights), or a backbone from ImageNet (backbone_weights), or train all of"
                 f" it ({fixes}=false)."
             )
+    if detector.start == "random" and getattr(detector.config, "frozen_detector", False):
+        raise ConfigError(
+            f"{detector.name} learns a suppressor behind a detector that stays as it is, and this one is random."
+            " Give it a trained one (--suppressor --weights FILE; hsvdet.with_suppressor), or train both"
+            " (frozen_detector=false)."
+        )
     if detector.folded is not None:
         raise ConfigError(
             "train expects a detector with its layers apart; this one is deployed. Train the one it was made of."

@@ -12,19 +12,20 @@ from typing import Any
 from .. import models
 from ..detector import Detector, create
 from ..errors import ConfigError
-from ..loading import load
+from .warm_start import trained
 
 
 def with_suppressor(
     detector: Detector | str | PathLike[str], options: Mapping[str, Any] | None = None
 ) -> Detector:
-    """A new detector: `detector`, a YOLOv8 or HSV-DET or a checkpoint of one, with a suppressor behind its head that
-    has not learned yet. `train` teaches it; the detector itself stays as it is, and is shared with the one given.
+    """A new detector: `detector`, a YOLOv8 or HSV-DET, a checkpoint or published weights of one, with a suppressor
+    behind its head that has not learned yet. `train` teaches it; the detector itself stays as it is, and is shared
+    with the one given.
 
     options: numbers of the suppressor that differ, e.g. {"queries": 500} for crowds, or {"frozen_detector": False} to
     train both. Raises ConfigError for other detectors.
     """
-    base = detector if isinstance(detector, Detector) else load(detector)
+    base = detector if isinstance(detector, Detector) else trained(detector)
     name = f"{base.name}-dedup"
     if name not in models.MODELS or base.folded is not None:
         raise ConfigError(

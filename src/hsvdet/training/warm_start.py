@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,7 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
     widths agree. The detector's licence becomes that of the weights.
     Raises CheckpointError naming both models where the tensors do not fit, and as `load` and `convert` do.
     """
-    ready = is_address(weights) or is_checkpoint(weights)
-    origin = load(weights) if ready else read_foreign(weights).detector
+    origin = trained(weights)
     own, given = detector.net.state_dict(), origin.net.state_dict()
     entry = models.find(detector.name)
     if not given.keys() <= own.keys():
@@ -117,6 +117,13 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
         tuple(label for row, label in enumerate(detector.labels) if row not in known),
         tuple(name for name in own if name not in set(transferred)),
     )
+
+
+def trained(weights: str | PathLike[str]) -> Detector:
+    """What a checkpoint, a foreign file or hf://owner/name holds. Raises as `load` and `convert` do."""
+    weights = str(weights)
+    ready = is_address(weights) or is_checkpoint(weights)
+    return load(weights) if ready else read_foreign(weights).detector
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
