@@ -70,7 +70,7 @@ def test_predict_stream_val_and_explain_name_the_image(tmp_path, capsys):
 
 
 def validate(data, out):
-    """Rank 1's average becomes NaN; both ranks write down what they raise."""
+    """Rank 1's average overflows; both ranks write down what they raise."""
     from hsvdet.training import train
     from hsvdet.training.ema import AveragedNet
 
@@ -80,7 +80,7 @@ def validate(data, out):
         original(self)
         if rank == "1":
             with torch.no_grad():
-                next(self.net.parameters()).fill_(torch.nan)
+                next(self.net.parameters()).fill_(3e38)
 
     AveragedNet.update = update
     try:
@@ -98,3 +98,59 @@ def test_validation_in_training_ends_every_process_and_names_the_image(tmp_path)
     assert messages[0] == messages[1]
     start = f"Epoch 1, validation of the averaged weights: {tmp_path}/squares "
     assert messages[0].startswith(start) and NOT_FINITE in messages[0]
+
+
+@pytest.mark.parametrize("where", ["running statistics", "average"])
+def test_what_diverged_at_finite_losses_replaces_nothing_that_is_sound(
+    tmp_path, monkeypatch, no_pictures, where
+):
+    """In the second of three epochs; with nothing to validate on, so that nothing else would see it."""
+    from hsvdet.training import train
+    from hsvdet.training.ema import AveragedNet
+
+    original, data, run = AveragedNet.update, squares(tmp_path, count=4), tmp_path / "run"
+    before = {}
+
+    def update(self):
+        original(self)
+        if self.steps == 1:
+            before.update({path.name: path.read_bytes() for path in run.glob("resume.safetensors")})
+        if self.steps == 2:
+            before.update({path.name: path.read_bytes() for path in run.glob("*.safetensors")})
+            net = trained if where == "running statistics" else self.net
+            net.stem.norm.running_var[0] = torch.inf
+
+    detector = tiny("yolov8-n")
+    trained = detector.net
+    monkeypatch.setattr(AveragedNet, "update", update)
+    with pytest.raises(
+        NonFiniteError, match=rf"Epoch 2: .*running_var of the .*{run}/best.safetensors .* of epoch 1"
+    ):
+        train(detector, data, run, epochs=3, batch=4, workers=0, device="cpu", progress=False, save_every=0.0,
+              val_split=None)  # fmt: skip
+    assert {path.name: path.read_bytes() for path in run.glob("*.safetensors")} == before
+    assert set(before) == {"best.safetensors", "last.safetensors", "resume.safetensors"}
+    assert hsvdet.load(run / "best.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": {"epoch": 10**9, "batch": 0, "step": 0}}, {"position": {"epoch": 0, "batch": 7, "step": 0}},
+        {"position": {"epoch": -1, "batch": 0, "step": 0}}, {"position": {"epoch": 1.0, "batch": 0, "step": 1}},
+        {"position": {"epoch": 0, "batch": 0}}, {"position": 3}, {"state": {}}, {"settings": []},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_that_was_changed_is_refused_and_no_run_is_done_by_it(tmp_path, no_pictures, change):
+    from hsvdet.checkpoint import read_checkpoint, write_checkpoint
+    from hsvdet.errors import CheckpointError
+    from hsvdet.training import train
+
+    options = dict(epochs=1, batch=4, workers=0, device="cpu", progress=False, val_split=None)
+    data, path = squares(tmp_path, count=4), tmp_path / "run/resume.safetensors"
+    train(tiny("yolov8-n"), data, tmp_path / "run", **options)
+    tensors, header = read_checkpoint(path)
+    write_checkpoint(path, tensors, {**header, **change})
+    with pytest.raises(CheckpointError, match="resume.safetensors: .* or train anew"):
+        train(tiny("yolov8-n"), data, tmp_path / "run", resume=True, **options)

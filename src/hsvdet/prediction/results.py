@@ -132,9 +132,9 @@ class ResultFolder:
         if frame.number is not None:
             row |= {"frame": frame.number, "seconds": round(frame.seconds or 0.0, 4)}
         found: list[dict[str, Any]] = []
-        boxes: list[list[float]] = detections.boxes.tolist()
-        scores: list[float] = detections.scores.tolist()
-        labels: list[int] = detections.labels.tolist()
+        boxes: list[list[float]] = _plain(detections.boxes)
+        scores: list[float] = _plain(detections.scores)
+        labels: list[int] = _plain(detections.labels)
         for (left, top, right, bottom), score, label in zip(boxes, scores, labels, strict=True):
             found.append(
                 {
@@ -238,6 +238,11 @@ class ResultFolder:
         if self._video is not None:
             (_, writer), self._video = self._video, None
             writer.close()
+
+
+def _plain(part: Tensor) -> Any:
+    """Lists of numbers."""
+    return part.tolist()
 
 
 def _is_saved(saving: Future[None] | None) -> bool:

@@ -225,6 +225,15 @@ class Learner:
             "optimizer": optimizer_tensors(self.optimizer.optimizer),
         }
 
+    def not_finite(self) -> str | None:
+        """The first tensor with NaN or infinity that a checkpoint or a state would hold, in words; None of none. A loss
+        can be finite where these are not: running statistics and averages are not part of it."""
+        for what, named in (("weights", self.net.state_dict()), ("average", self.average.net.state_dict())):
+            for name, tensor in named.items():
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    return f"{name} of the {what}"
+        return None
+
     def numbers(self) -> dict[str, Any]:
         scaler = self._scaler()
         return {

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..checkpoint import load_tensors, read_checkpoint
 from ..criteria.set import SetCriterion
-from ..errors import Interrupted, NonFiniteError
+from ..errors import CheckpointError, Interrupted, NonFiniteError
 from ..evaluate import Evaluation
 from ..structures import Batch
 from .interrupt import Interrupts
 from .learner import Learner, NotFinite
 from .loaders import training_loader, validation_loader
 from .plan import Plan
-from .processes import agree, average_in_place, largest
+from .processes import agree, average_in_place, gather, largest
 from .record.folder import Folder
 from .record.progress import Progress
 from .record.state import Position, Row, RunState, SavedState, read_state
@@ -125,6 +125,7 @@ class Run:
         """Validate; then the row and the checkpoints, the state, and last what can be written again from it."""
         started = time.monotonic()
         state = self.state
+        self._check_finite()
         evaluation = self._validate()
         row: Row = {"epoch": state.position.epoch + 1}
         row["learning_rate"] = self.learner.rate(state.position.step - 1)
@@ -170,7 +171,7 @@ class Run:
             return self.validator(self.learner.average.net, self._stop_within_validation)
         except NonFiniteError as error:
             raise NonFiniteError(
-                f"Epoch {self.state.position.epoch + 1}, validation of the averaged weights: {error}"
+                f"Epoch {self.state.position.epoch + 1}, validation of the averaged weights: {error} {self._sound()}"
             ) from None
 
     def _finish(self) -> dict[str, float]:
@@ -193,9 +194,28 @@ class Run:
     # Saving, and ways out
 
     def _save(self, name: str = "resume.safetensors") -> None:
-        if self.rank == 0:
+        """Not over a sound state where this one is not: the end of the epoch says so, in every process."""
+        if self.rank == 0 and (name != "resume.safetensors" or self.learner.not_finite() is None):
             self.folder.save_state(self._state(), name)
         self.saved = time.monotonic()
+
+    def _check_finite(self) -> None:
+        """Before anything sound is replaced. Raises NonFiniteError, in every process."""
+        found = next(filter(None, gather(self.learner.not_finite())), None)
+        if found is not None:
+            raise NonFiniteError(
+                f"Epoch {self.state.position.epoch + 1}: NaN or infinity in {found}, at finite losses. {self._sound()}"
+            )
+
+    def _sound(self) -> str:
+        """What to go on from, in words."""
+        done = len(self.state.history)
+        if not done:
+            return "No epoch was done before. Lower the learning rate (--set learning_rate=...), or look at the data."
+        return (
+            f"{self.folder.path / 'best.safetensors'} and last.safetensors are of epochs before it and sound (the last"
+            f" of epoch {done}): train on from one of them into another folder, with a lower learning rate."
+        )
 
     def _state(self) -> SavedState:
         state = self.state
@@ -211,7 +231,17 @@ class Run:
         state = read_state(path)
         self.learner.restore(state, str(path))
         self.state = RunState.restored(state, self.fabric.device)
-        epoch, batch, _ = state.position
+        epoch, batch, step = state.position
+        if (epoch, batch) >= (self.plan.epochs, 1) or batch > len(self.loader) or step > self.learner.steps:
+            raise CheckpointError(
+                f"{path}: its position (epoch {epoch}, batch {batch}, step {step}, counted from 0) lies beyond the run"
+                f" of {self.plan.epochs} epochs of {len(self.loader)} batches. Copy it again, or train anew."
+            )
+        if len(self.state.history) != epoch:
+            raise CheckpointError(
+                f"{path}: it has results of {len(self.state.history)} epochs and stands at epoch {epoch}, counted from"
+                " 0. Copy it again, or train anew."
+            )
         self.progress.say(
             f"Resuming {path.parent} at epoch {epoch + 1}, batch {batch + 1} of {len(self.loader)}."
         )
@@ -239,5 +269,6 @@ class Run:
         epoch, _, step = self.state.position
         raise NonFiniteError(
             f"Epoch {epoch + 1}, step {step + 1}: {what} The state before this step is in"
-            f" {self.folder.path / 'nonfinite.safetensors'}. Its images: {', '.join(paths)}"
+            f" {self.folder.path / 'nonfinite.safetensors'}. Its images: {', '.join(paths)}."
+            f" {self._sound()}"
         )

@@ -107,10 +107,41 @@ def read_state(path: Path) -> SavedState:
     parts: dict[str, dict[str, Tensor]] = {
         part: {} for part in ("net", "average", "optimizer", "losses", "matching")
     }
-    for key, tensor in tensors.items():
-        part, name = key.split(":", 1)
-        parts[part][name] = tensor
-    return SavedState(parts, Position(**header["position"]), header["settings"], header["state"])
+    try:
+        for key, tensor in tensors.items():
+            part, name = key.split(":", 1)
+            parts[part][name] = tensor
+        return SavedState(parts, *_described(header))
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path}: expected the state of a training run as it was written; it was changed. Copy it again, or train"
+            " anew."
+        ) from None
+
+
+def _described(header: Mapping[str, Any]) -> tuple[Position, dict[str, Any], dict[str, Any]]:
+    """Raises LookupError, TypeError or ValueError for what `write_state` does not write."""
+    position = Position(**header["position"])
+    settings, rest = header["settings"], header["state"]
+    sound = all(type(number) is int and number >= 0 for number in position)
+    if not (sound and isinstance(settings, dict) and _is_rest(rest)):
+        raise ValueError("not the header of a state")
+    return position, settings, rest
+
+
+def _is_rest(rest: Any) -> bool:
+    """Whether it is what `Learner.numbers` and `RunState.numbers` gave."""
+    rows, number = rest["history"], (int, float)
+    return (
+        isinstance(rows, list)
+        and all(
+            isinstance(row, dict) and all(v is None or type(v) in number for v in row.values())
+            for row in rows
+        )
+        and type(rest["seconds"]) in number
+        and type(rest["average_steps"]) is int
+        and (rest["scaler"] is None or isinstance(rest["scaler"], dict))
+    )
 
 
 def check_settings(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
