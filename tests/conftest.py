@@ -12,6 +12,12 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 
+def pytest_sessionstart():
+    asked = os.environ.get("ATEN_CPU_CAPABILITY")  # as `make kernels` sets it
+    if asked and (used := torch.backends.cpu.get_cpu_capability()).lower() != asked:
+        raise pytest.UsageError(f"ATEN_CPU_CAPABILITY={asked}, but PyTorch runs with {used}.")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of photographs and golden numbers beside the checkout; the test is skipped without it."""
