@@ -48,7 +48,7 @@ def test_neighbours_are_those_that_overlap_most_described_as_the_candidate_sees_
             wanted = [j for j in wanted if overlaps[i, j] > 0.1]
             crowded += (overlaps[i] > 0.1).sum() > 4
             real = around.real[image, i]
-            assert around.index[image, i][real].tolist() == wanted
+            assert around.rows[image, i][real].tolist() == wanted
             (xi, yi, wi, hi), probabilities = boxes[image, i].tolist(), logits[image].sigmoid()
             for j, relation in zip(wanted, around.relation[image, i][real], strict=True):
                 xj, yj, wj, hj = boxes[image, j].tolist()
@@ -66,7 +66,7 @@ def test_neighbours_are_those_that_overlap_most_described_as_the_candidate_sees_
                 torch.testing.assert_close(relation, torch.tensor(expected).float(), atol=1e-4, rtol=0)
     assert crowded
     moved = find_neighbours(boxes * torch.tensor([640, 480] * 2), logits, 4)
-    assert torch.equal(moved.index[moved.real], around.index[around.real])
+    assert torch.equal(moved.rows[moved.real], around.rows[around.real])
     torch.testing.assert_close(moved.relation, around.relation, atol=1e-4, rtol=0)
     nothing = find_neighbours(torch.zeros(1, 3, 4), torch.zeros(1, 3, 2), 4)
     assert nothing.relation.isfinite().all() and not nothing.real.any()
@@ -83,7 +83,7 @@ def test_messages_are_what_loops_say(layer):
             for i in range(CANDIDATES):
                 heard = [torch.zeros(16)]
                 for j, real, relation in zip(
-                    around.index[image, i], around.real[image, i], around.relation[image, i], strict=True
+                    around.rows[image, i], around.real[image, i], around.relation[image, i], strict=True
                 ):
                     if real:
                         lies = step.lies(layer.relation(relation).relu())

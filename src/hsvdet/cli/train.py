@@ -235,7 +235,7 @@ def _plan(
             raise ConfigError(f"{model} is a checkpoint and brings its weights: leave --weights out.")
         header, weights = read_header(model), model
         try:
-            model, changes = header["model"], header["config"]
+            model, changes = str(header["model"]), header["config"]
             size = size or Preprocess(**header["preprocess"]).size
         except (LookupError, TypeError) as error:
             raise CheckpointError(f"{weights}: its header does not say what model it is ({error}).") from None

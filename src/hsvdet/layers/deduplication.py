@@ -63,7 +63,7 @@ class MessageLayer(nn.Module):
     def forward(self, features: Tensor, around: Neighbours, relation: Tensor) -> Tensor:
         """features: [B, Q, D]. relation: [B, Q, K, R], from the neighbours'."""
         normed = self.norm_message(features)
-        words = self.hears(normed).unsqueeze(2) + gathered(self.says(normed), around.index)
+        words = self.hears(normed).unsqueeze(2) + gathered(self.says(normed), around.rows)
         words = self.message((words + self.lies(relation)).relu()).relu()
         words = words.where(around.real.unsqueeze(-1), 0.0)
         told = torch.cat([words.amax(2), words.sum(2) / _USUAL], -1)

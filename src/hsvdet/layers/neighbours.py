@@ -20,13 +20,13 @@ RELATION = 8
 
 
 class Neighbours(NamedTuple):
-    """Of each of Q candidates the K that overlap it most. index: [B, Q, K] int64. real: [B, Q, K] bool, False where
+    """Of each of Q candidates the K that overlap it most. rows: [B, Q, K] int64. real: [B, Q, K] bool, False where
     fewer overlap. relation: [B, Q, K, RELATION] float32, how each neighbour lies as the candidate sees it (Relation-
     DETR, Hou et al. 2024, arXiv 2407.11699, equation 3): logarithms of the distances of the centres in its sides,
     plus 1, and of the ratios of the sides; IoU; how much stronger the neighbour is, by its best class's logit;
     whether it comes first when sorted; the cosine of their class probabilities."""
 
-    index: Tensor
+    rows: Tensor
     real: Tensor
     relation: Tensor
 
