@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from . import models
 from .backbones import Backbone
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from .data.images import ImageSource
 
 Config = TypeVar("Config", bound="DataclassInstance")
+
+# Of a network: many times more than the largest that was published.
+MOST_TENSORS = 20_000
 
 # What of a detector's weights was trained before: nothing, its backbone, all of it.
 Start = Literal["random", "backbone", "trained"]
@@ -226,14 +231,20 @@ def create(
     """
     entry = models.find(name)
     labels = tuple(labels)
-    if not labels or len(set(labels)) != len(labels):
-        raise ConfigError(f"labels expects one or more class names, each once; got {list(labels)}.")
+    named = all(isinstance(label, str) and label.strip() for label in cast("Sequence[object]", labels))
+    if not labels or len(set(labels)) != len(labels) or not named:
+        raise ConfigError(
+            f"labels expects one or more class names, each once; got {str(list(labels))[:200]}."
+        )
     ids = tuple(category_ids) if category_ids is not None else tuple(range(1, len(labels) + 1))
     if len(ids) != len(labels):
         raise ConfigError(f"category_ids expects one id for each of {len(labels)} labels; got {len(ids)}.")
+    if len(set(ids)) != len(ids) or any(type(number) is not int for number in ids):
+        raise ConfigError(f"category_ids expects integers, each once; got {str(list(ids))[:200]}.")
     config = override(entry.config, options or {})
     preprocess = dataclasses.replace(entry.preprocess, size=tuple(size)) if size else entry.preprocess
-    net = entry.net(config, len(labels))
+    with at_most(MOST_TENSORS):
+        net = entry.net(config, len(labels))
     backbone = getattr(net, "backbone", None)
     if isinstance(backbone, Backbone):
         if preprocess.pads:
@@ -242,6 +253,25 @@ def create(
             mean, std = backbone.normalisation
             preprocess = dataclasses.replace(preprocess, mean=mean, std=std)
     return Detector(name, net, config, labels, ids, preprocess)
+
+
+@contextmanager
+def at_most(tensors: int) -> Generator[None, None, None]:
+    """Within it, a network of more parameters is not built: a configuration may ask for a thousand million layers.
+    Raises ConfigError as soon as there are more, before the rest takes time and memory."""
+    count = 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += parameter is not None
+        if count > tensors:
+            raise ConfigError(f"its options ask for a network of more than {tensors} parameter tensors.")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def override(config: Config, options: Mapping[str, Any]) -> Config:

@@ -13,7 +13,7 @@ import torch
 from . import models
 from .checkpoint import check_tensors, load_tensors, read_checkpoint
 from .conversion.foreign import read_foreign
-from .detector import Detector, Start, create, override
+from .detector import Detector, Start, at_most, create, override
 from .errors import CheckpointError, ConfigError
 from .hub import fetch, is_address
 from .preprocess import Preprocess
@@ -48,7 +48,8 @@ def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> Detec
         entry = models.find(header["model"])
         config = override(entry.config, header["config"])
         # On the meta device first: a header that asks for another network is found out before it takes memory.
-        with torch.device("meta"):
+        # Some are registered twice: those that are shared, and those of parametrised layers.
+        with torch.device("meta"), at_most(2 * len(tensors) + 100):
             check_tensors(entry.net(config, len(header["labels"])), tensors, path)
         detector = create(
             header["model"],

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,10 @@ from torch import Tensor
 
 from .errors import ConfigError
 from .structures import Rectangle
+
+# A canvas of so many pixels a side is 3 GiB in float32. No published detector has a tenth of it.
+LARGEST_SIDE = 16_384
+_LARGEST_STRIDE = 1024
 
 Resize = Literal["letterbox", "fit", "stretch", "shortest"]
 
@@ -43,9 +48,24 @@ class Preprocess:
         if self.resize not in ("letterbox", "fit", "stretch", "shortest"):
             raise ConfigError(f"resize expects letterbox, fit, stretch or shortest, got {self.resize!r}.")
         for name in ("size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.size) != 2 or min(self.size) < self.stride:
-            raise ConfigError(f"size expects (height, width) of at least {self.stride}, got {self.size}.")
+            value = getattr(self, name)
+            object.__setattr__(self, name, _as_tuple(value))
+        for name, expected, valid in (
+            ("stride", f"an integer from 1 to {_LARGEST_STRIDE}", _is_int(self.stride, 1, _LARGEST_STRIDE)),
+            ("fill", "an integer from 0 to 255", _is_int(self.fill, 0, 255)),
+            ("mean", "three numbers", _are_numbers(self.mean)),
+            ("std", "three numbers above 0", _are_numbers(self.std) and min(self.std) > 0),
+            ("antialias", "true or false", _is(self.antialias, bool)),
+        ):
+            if not valid:
+                raise ConfigError(
+                    f"preprocess: {name} expects {expected}, got {str(getattr(self, name))[:80]}."
+                )
+        if not _are_sides(self.size, self.stride):
+            raise ConfigError(
+                f"size expects (height, width) of at least {self.stride} and at most {LARGEST_SIDE}, got"
+                f" {str(self.size)[:80]}."
+            )
         if self.resize != "shortest" and any(side % self.stride for side in self.size):
             nearest = tuple(max(self.stride, round(side / self.stride) * self.stride) for side in self.size)
             raise ConfigError(
@@ -122,6 +142,34 @@ def resize(image: Tensor, size: list[int], *, antialias: bool) -> Tensor:
     # Batch strides that say whether channels come last: torchvision's way of keeping them where they are.
     batch = image.as_strided((1, *image.shape), (image.numel(), *image.stride()))
     return F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=antialias)[0]
+
+
+def _is_int(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind)
+
+
+def _as_tuple(value: object) -> object:
+    """A list, as JSON has them; anything else as it is, for the checks."""
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
+
+
+def _parts(value: object) -> tuple[object, ...]:
+    return cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
+
+
+def _are_sides(size: object, least: int) -> bool:
+    return len(_parts(size)) == 2 and all(_is_int(side, least, LARGEST_SIDE) for side in _parts(size))
+
+
+def _are_numbers(values: object) -> bool:
+    return len(_parts(values)) == 3 and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        for value in _parts(values)
+    )
 
 
 def _round_up(length: int, multiple: int) -> int:

@@ -27,7 +27,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from . import models
 from .checkpoint import read_header
-from .detector import override
+from .detector import MOST_TENSORS, at_most, override
 from .errors import CheckpointError, ConfigError, HsvdetError
 from .hub import fetch, is_address
 from .layers.sparse_global import SparseGlobal
@@ -198,7 +198,7 @@ def _memory(entry: models.Model, config: Any, preprocess: Preprocess, classes: i
 
     Fake tensors say they are on the CPU: the meta device knows no autocast.
     """
-    with FakeTensorMode():
+    with FakeTensorMode(), at_most(MOST_TENSORS):
         net = entry.net(config, classes)
         image = torch.empty(1, 3, *preprocess.size)
         full = peak_memory(net, image)
@@ -281,7 +281,7 @@ class _Count:
     """The operations of one forward pass, for every module that was called, by its path ("" is the network)."""
 
     def __init__(self, entry: models.Model, config: Any, preprocess: Preprocess, classes: int):
-        with torch.device("meta"):
+        with torch.device("meta"), at_most(MOST_TENSORS):
             # Without gradients: the counter trips over a view of a parameter, such as learned queries.
             self.net = without_training_parts(entry.net(config, classes)).eval().requires_grad_(False)
         for module in self.net.modules():

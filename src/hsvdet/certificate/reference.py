@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import models
 from ..detector import Detector
-from ..errors import HsvdetError, NonFiniteError
+from ..errors import CheckpointError, HsvdetError, NonFiniteError
 from ..structures import Prediction
 from .matching import Found
 from .ties import Candidates, Rules
@@ -94,7 +94,7 @@ def attempt(artifact: Artifact, images: Sequence[np.ndarray], score: float) -> S
     """Detections of each image, or the words in which the runtime refused them."""
     try:
         answers = artifact(images, score)
-    except NonFiniteError as error:
+    except (CheckpointError, NonFiniteError) as error:
         return [str(error)] * len(images)
     except HsvdetError:
         raise

@@ -109,7 +109,11 @@ def _read(path: Path) -> Foreign:
     found: Any = read_pickle(path)
     outer: Mapping[Any, Any] = {}
     # The averaged weights where there are any, else the trained ones; then whatever wraps the tensors.
+    passed: list[int] = []
     while _is_mapping(found) and not _is_state_dict(found):
+        if id(found) in passed:
+            raise CheckpointError(f"{path}: expected a state dict; came a dict that contains itself.")
+        passed.append(id(found))
         outer = outer or found
         inner = next((found[key] for key in ("ema", "model", "state_dict", "module") if found.get(key)), None)
         if inner is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def read_pickle(path: str | Path) -> Any:
     Both the zip form and the older one; module objects only from the zip form. Raises CheckpointError naming
     the first thing in it that is neither data nor one of the shells' packages, or saying that it is damaged.
     """
+    _check_members(path)
     names = _globals(path)
     refused = sorted(name for name in names if not INERT.fullmatch(name))
     if refused:
@@ -59,7 +61,7 @@ def read_pickle(path: str | Path) -> Any:
     shells: list[Any] = [(type(name.rpartition(".")[2], (Shell,), {"origin": name}), name) for name in names]
     try:
         with torch.serialization.safe_globals(shells):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file anything may be raised, and it is all one to the user
         if name := re.search(r"GLOBAL ([\w.]+\w)", str(error)):
             raise _refusal(path, name[1] if "." in name[1] else f"builtins.{name[1]}") from None
@@ -68,6 +70,54 @@ def read_pickle(path: str | Path) -> Any:
             f"{path}: expected a whole PyTorch file; it is damaged, cut off, or of an unknown kind"
             f" ({reason[:120]}). Copy it again."
         ) from None
+    _check_tensors(path, found)
+    return found
+
+
+def _check_members(path: str | Path) -> None:
+    """torch.save stores and never compresses. What is compressed may be a thousand times larger than its file."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return  # said by the reader, in words
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or (
+        sum(member.file_size for member in members) > Path(path).stat().st_size
+    ):
+        raise CheckpointError(
+            f"{path}: refused: its zip file is compressed, or names a content twice, as no torch.save writes it; what"
+            " is in it may not fit into memory. Save it again with torch.save."
+        )
+
+
+def _check_tensors(path: str | Path, found: Any) -> None:
+    """That each tensor is as large as the memory it has: with a stride of 0, one number passes for any number of them.
+    What is met twice, also within itself, is looked at once."""
+    waiting, seen = [found], {id(found)}
+    while waiting:
+        item = waiting.pop()
+        inner: list[Any] = []
+        if isinstance(item, torch.Tensor):
+            if (
+                item.layout is torch.strided
+                and item.numel() * item.element_size() > item.untyped_storage().nbytes()
+            ):
+                raise CheckpointError(
+                    f"{path}: refused: a tensor of shape {list(item.shape)} has memory for"
+                    f" {item.untyped_storage().nbytes():,} bytes alone. Save it again, contiguous."
+                )
+        elif isinstance(item, Mapping):
+            inner = list(item.values())
+        elif isinstance(item, list | tuple | set):
+            inner = list(item)
+        elif isinstance(item, Shell):
+            inner = list(item.__dict__.values())
+        for one in inner:
+            if id(one) not in seen:
+                seen.add(id(one))
+                waiting.append(one)
 
 
 def _globals(path: str | Path) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from typing import TypeVar
 
 from ..errors import DataError
 from .pixels import IMAGE_SUFFIXES, image_size
+
+_LARGEST_TEXT = 8 * 2**30  # ten times COCO's annotations of all its images
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,14 +25,29 @@ _XML_ENCODING = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9
 def read_text(path: Path | str) -> str:
     """A text file in UTF-8 or UTF-16, with or without a byte order mark, or in the encoding its XML header
     declares. Raises DataError when it cannot be opened or is not text."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened: {error.strerror}.") from error
+    content = read_bytes(path)
     try:
         return content.decode(_encoding(content))
-    except (UnicodeDecodeError, LookupError) as error:
+    except (UnicodeError, LookupError) as error:
         raise DataError(f"{path} is not text in UTF-8 or UTF-16. Save it as UTF-8.") from error
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Of a regular file: a pipe would be waited for, and a device never ends. Raises DataError."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise DataError(f"{path} is {kind}; a file was expected.")
+        if status.st_size > _LARGEST_TEXT:
+            raise DataError(
+                f"{path} has {status.st_size:,} bytes; annotations of more than {_LARGEST_TEXT:,} are not read."
+                " Divide it."
+            )
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be opened: {reason}.") from error
 
 
 def _encoding(content: bytes) -> str:

@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from os import PathLike
@@ -27,6 +27,7 @@ from ..errors import DataError
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "MPO", "JPEG2000", "AVIF")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _ORIENTATION = 0x0112  # the EXIF tag: 1 to 8; from 5 on, height and width change places
+_STRIP = 1 << 20  # pixels that are converted at a time
 _BACKGROUND = 255  # white, under transparent pixels
 
 IMAGE_SUFFIXES = frozenset(
@@ -145,21 +146,37 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise DataError(f"{name} has 32-bit pixels beyond 65535. Convert it to 8 or 16 bits.")
         # Pillow's own conversion would saturate: 256 of 65535 became white.
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        grey = np.empty(values.shape, np.uint8)
+        for rows in _strips(values):
+            grey[rows] = (values[rows].astype(np.uint32) + 128) // 257
         return np.repeat(grey[..., None], 3, -1)
     if image.mode == "F":
         values = np.asarray(image)
         if not (values.min() >= 0 and values.max() <= 1):  # also NaN
             raise DataError(f"{name} has floating point pixels outside [0, 1]. Convert it to 8 or 16 bits.")
         return np.repeat(np.rint(values * 255).astype(np.uint8)[..., None], 3, -1)
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return _over_background(np.asarray(image.convert("RGBA")))
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    transparent = image.mode in _ALPHA_MODES or "transparency" in image.info
+    if image.mode == "RGB" and not transparent and image.width * image.height <= _STRIP:
+        return np.array(image)
+    # A strip at a time: each step of a large image as a whole would take as much memory again.
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for rows in _strips(rgb):
+        strip = image.crop((0, rows.start, image.width, rows.stop))
+        pixels = np.asarray(strip.convert("RGBA" if transparent else "RGB"))
+        rgb[rows] = _over_background(pixels) if transparent else pixels
+    return rgb
 
 
 def _over_background(rgba: np.ndarray) -> np.ndarray:
     colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
     return ((colour * alpha + _BACKGROUND * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _strips(image: np.ndarray) -> Iterator[slice]:
+    """Rows of [H, W, ...] in parts of about a million pixels."""
+    step = max(1, _STRIP // max(1, image.shape[1]))
+    for start in range(0, image.shape[0], step):
+        yield slice(start, min(start + step, image.shape[0]))
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:

@@ -58,6 +58,8 @@ def open_source(path: str | PathLike[str]) -> Source:
         exists = False
     if not exists:
         raise DataError(f"{path} does not exist. A data set's folder, .json or .yaml was expected.")
+    if not (found.is_file() or found.is_dir()):
+        raise DataError(f"{path} is no regular file; a data set's folder, .json or .yaml was expected.")
     found = found.absolute()
     divided = read_division(found) if found.is_file() else None
     if divided is not None:

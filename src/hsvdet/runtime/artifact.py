@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from ..errors import CheckpointError
-from ..targets import target_of
+from ..targets import PRECISIONS, TARGETS, target_of
 from .containers import KEY, Opened, close_onnx, close_openvino, open_onnx, open_openvino
 
 # uint8 [B, H, W, 3] to boxes, scores, labels, count, as the artifact gives them.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+_LARGEST_SIDE = 16_384  # pixels of a canvas, and rows of an output: many times more than any detector has
+_MOST_ROWS = 1_000_000
 
 FORMAT = 2  # 1 had `limit` for `max_detections`
 
@@ -77,7 +80,51 @@ class ArtifactHeader:
                 values[item.name] = tuple(value) if isinstance(value, list) else value
             elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
                 raise CheckpointError(f"its hsvdet header lacks {item.name!r}. Export it again.")
-        return cls(**values)
+        header = cls(**values)
+        wrong = header._wrong()
+        if wrong is not None:
+            value = str(getattr(header, wrong))
+            raise CheckpointError(
+                f"its hsvdet header's {wrong} is not what it must be (docs/export.md): {value[:60]}. Export it again."
+            )
+        return header
+
+    def _wrong(self) -> str | None:
+        """The first field whose value no export writes."""
+        labels, ids, size = self.labels, self.category_ids, self.size
+        valid = {
+            "model": isinstance(self.model, str),
+            "config": isinstance(self.config, dict),
+            "labels": _are(labels, str)
+            and len(labels) > 0
+            and len(set(labels)) == len(labels)
+            and all(labels),
+            "category_ids": _are(ids, int) and _are(labels, str) and len(set(ids)) == len(ids) == len(labels),
+            "preprocess": isinstance(self.preprocess, dict),
+            "licence": isinstance(self.licence, str),
+            "source": isinstance(self.source, str),
+            "target": isinstance(self.target, str) and self.target in TARGETS,
+            "precision": isinstance(self.precision, str) and self.precision in PRECISIONS,
+            "size": _are(size, int) and len(size) == 2 and 1 <= min(size) <= max(size) <= _LARGEST_SIDE,
+            "dynamic": isinstance(self.dynamic, bool),
+            "floor": _is_share(self.floor),
+            "score": _is_share(self.score) and _is_share(self.floor) and self.floor <= self.score,
+            "iou": self.iou is None or _is_share(self.iou),
+            "max_detections": type(self.max_detections) is int and 1 <= self.max_detections <= _MOST_ROWS,
+            "versions": isinstance(self.versions, dict) and _are(tuple(self.versions.values()), str),
+            "float32": _are(self.float32, str),
+            "certificate": self.certificate is None or isinstance(self.certificate, dict),
+        }
+        return next((name for name, sound in valid.items() if not sound), None)
+
+
+def _are(values: object, kind: type) -> bool:
+    """Whether it is a tuple of these, and True and False are no integers."""
+    return isinstance(values, tuple) and all(type(value) is kind for value in values)
+
+
+def _is_share(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= cast("float", value) <= 1  # NaN is neither
 
 
 class Artifact(NamedTuple):

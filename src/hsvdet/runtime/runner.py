@@ -154,7 +154,7 @@ class Runner:
         for numbers in groups.values():
             for start in range(0, len(numbers), batch):
                 chunk = numbers[start : start + batch]
-                boxes, scores, labels, count = self.run(np.stack([arrays[i] for i in chunk]))
+                boxes, scores, labels, count = self._rows(np.stack([arrays[i] for i in chunk]))
                 for row, i in enumerate(chunk):
                     if count[row] < 0:
                         raise NonFiniteError(
@@ -165,4 +165,27 @@ class Runner:
                     # Not by the artifact's own count: `score` may be another.
                     found = min(int((scores[row] > score).sum()), most)
                     results[i] = ArrayDetections(boxes[row, :found], scores[row, :found], labels[row, :found])
+                    if not np.isfinite(results[i].boxes).all():
+                        raise NonFiniteError(
+                            f"{names[i]}: the artifact's answer has boxes that are not finite."
+                        )
+                    if found and not 0 <= results[i].labels.min() <= results[i].labels.max() < len(
+                        header.labels
+                    ):
+                        raise CheckpointError(
+                            f"{names[i]}: the artifact answers with a class that is none of its {len(header.labels)}."
+                            " Export it again."
+                        )
         return [results[i] for i in range(len(arrays))]
+
+    def _rows(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """What the artifact gives for images of one size. Raises CheckpointError for what no artifact gives."""
+        rows = self.run(images)
+        shapes = [part.shape for part in rows]
+        of_rows = shapes[1] if len(shapes) == 4 else ()
+        if shapes != [(*of_rows, 4), of_rows, of_rows, (len(images),)] or of_rows[:1] != (len(images),):
+            raise CheckpointError(
+                f"expected boxes [{len(images)}, R, 4], scores, labels and count from the artifact; its outputs have"
+                f" the shapes {shapes}. Export it again."
+            )
+        return rows

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..dataset import DetectionData
-from ..files import FileIndex, display, image_sizes, without_path
+from ..files import FileIndex, display, image_sizes, read_bytes, without_path
 from .repair import (
     MALFORMED,
     UNKNOWN_CLASS,
@@ -277,9 +277,7 @@ class _ImageFinder:
 def _load(file: Path) -> dict:
     try:
         # Finds UTF-8, -16 and -32 by itself.
-        content = json.loads(file.read_bytes(), object_hook=_without_masks)
-    except OSError as error:
-        raise DataError(f"{file} cannot be opened: {error.strerror}.") from error
+        content = json.loads(read_bytes(file), object_hook=_without_masks)
     except (ValueError, RecursionError) as error:
         reason = "it is empty" if file.stat().st_size == 0 else f"{type(error).__name__}: {error}"
         raise DataError(f"{file} is not a JSON file that can be read: {reason}.") from error

@@ -97,8 +97,14 @@ def _looks_like_data(file: Path) -> bool:
 
 
 def _load_yaml(file: Path) -> Any:
+    text = read_text(file)
     try:
-        return yaml.load(read_text(file), Loader=_YamlLoader)
+        # Nine lines of aliases can stand for a thousand million entries.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_YamlLoader)):
+            raise DataError(
+                f"{file} has YAML aliases (*name), which are not read. Write out what they stand for."
+            )
+        return yaml.load(text, Loader=_YamlLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{file} is not YAML that can be read: {' '.join(str(error).split())}.") from error
 
@@ -134,7 +140,7 @@ def _from_yaml(file: Path) -> YoloSource:
         tuple(bases),
         names,
         file.name,
-        _category_ids(content, names),
+        _category_ids(content, names, file),
         remarks,
         content.get("labelled_classes"),
     )
@@ -154,6 +160,8 @@ def _names(content: dict, file: Path) -> tuple[list[tuple[int, str]], tuple[str,
     elif isinstance(names, list):
         own = [(i, str(name).strip()) for i, name in enumerate(names)]
     elif isinstance(number, str) and number.isdecimal():
+        if len(number) > 6:
+            raise DataError(f"{file}: nc: {number[:20]} classes without names. Give 'names'.")
         own = [(i, str(i)) for i in range(int(number))]
         return own, ("It has no 'names'; the classes are called 0, 1, 2 and so on.",)
     else:
@@ -165,11 +173,17 @@ def _names(content: dict, file: Path) -> tuple[list[tuple[int, str]], tuple[str,
     return own, ()
 
 
-def _category_ids(content: dict, names: list[tuple[int, str]]) -> dict[str, int]:
+def _category_ids(content: dict, names: list[tuple[int, str]], file: Path) -> dict[str, int]:
     """Name to the id it had in COCO, which `convert_data` notes under the key category_ids."""
     ids = content.get("category_ids")
-    if not isinstance(ids, list) or len(ids) != len(names) or not all(re.fullmatch(r"-?\d+", i) for i in ids):
+    if ids is None:
         return {}
+    valid = isinstance(ids, list) and all(isinstance(i, str) and re.fullmatch(r"-?\d{1,18}", i) for i in ids)
+    if not valid or len(ids) != len(names) or len(set(ids)) != len(ids):
+        raise DataError(
+            f"{file}: category_ids expects one integer for each of the {len(names)} classes, each once; got"
+            f" {str(ids)[:80]}."
+        )
     return {name: int(i) for (_, name), i in zip(names, ids, strict=True)}
 
 
@@ -255,6 +269,11 @@ class _Reader:
         links: list[str] = []
         for entry in self.source.splits[self.split]:
             found = self._resolve(entry)
+            if os.path.dirname(found) == found:
+                raise DataError(
+                    f"{self.source.names_file}: {self.split}: {entry} is the root of the file system. Name the folder"
+                    " that the images are in."
+                )
             if os.path.isdir(found):
                 images = list(walk_images(found, links))
                 paths += images

@@ -1,0 +1,187 @@
+"""Small files that would hang, fill the memory, or be taken for something else: refused in words, before the work."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hsvdet
+from hsvdet.checkpoint import read_checkpoint, write_checkpoint
+from hsvdet.conversion.foreign import read_foreign
+from hsvdet.data.read import read_data
+from hsvdet.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from hsvdet.preprocess import Preprocess
+from hsvdet.runtime.artifact import ArtifactHeader
+from test_seal import HEADER
+from tiny_data import text, yolo
+
+
+def changed(checkpoint, out, **header):
+    tensors, before = read_checkpoint(checkpoint)
+    write_checkpoint(out, tensors, {**before, **header})
+    return out
+
+
+@pytest.mark.parametrize("name, option", [("yolov8-n", "depth"), ("detr-tiny", "decoder_layers")])
+def test_a_configuration_without_end_is_refused_before_it_is_built(tmp_path, name, option):
+    detector = hsvdet.create(name, ["car"])
+    detector.save(tmp_path / "a.safetensors")
+    config = json.loads(json.dumps(detector.header()["config"])) | {option: 10**9}
+    path = changed(tmp_path / "a.safetensors", tmp_path / "b.safetensors", config=config)
+    with pytest.raises(CheckpointError, match="ask for a network of more than"):
+        hsvdet.load(path)
+    with pytest.raises(ConfigError, match="ask for a network of more than"):
+        hsvdet.create(name, ["car"], options={option: 10**9})
+    with pytest.raises(ConfigError, match="ask for a network of more than"):
+        hsvdet.profile(str(path))
+
+
+PREPROCESS = {
+    "size": [[2**20, 2**20], [64, 64, 64], [64.0, 64], "64x64", 64, [True, 64]],
+    "std": [[0.0, 1.0, 1.0], [1, 1], ["a", 1, 1], None, [-1, 1, 1]],
+    "mean": [[float("nan"), 0, 0], [float("inf"), 0, 0], [0, 0]],
+    "stride": [-32, 0, 2**20, "32", 32.0],
+    "fill": ["x", -1, 256, 1.5],
+    "antialias": [1, "yes"],
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESS)
+def test_preprocessing_that_makes_no_sense_is_refused(tmp_path, tiny_checkpoint, name):
+    sound = {"size": [64, 64]}
+    assert Preprocess(**sound).size == (64, 64)
+    for value in PREPROCESS[name]:
+        with pytest.raises(ConfigError, match=name):
+            Preprocess(**{**sound, name: value})
+        preprocess = read_checkpoint(tiny_checkpoint)[1]["preprocess"] | {name: value}
+        path = changed(tiny_checkpoint, tmp_path / "a.safetensors", preprocess=preprocess)
+        with pytest.raises(CheckpointError, match=name):
+            hsvdet.load(path)
+
+
+WRONG = {
+    "model": 1, "config": [], "labels": ["car", "car"], "category_ids": [1, 1], "preprocess": None, "licence": [],
+    "source": 1, "target": "x", "precision": ["fp32"], "size": [32], "dynamic": 1, "score": "0.5", "floor": -1,
+    "iou": float("nan"), "max_detections": True, "versions": [], "float32": "a", "certificate": [1],
+}  # fmt: skip
+
+
+def test_every_value_of_an_artifacts_header_is_checked():
+    right = HEADER.to_json()
+    assert ArtifactHeader.from_json(right) == HEADER and set(WRONG) | {"format"} == set(right)
+    for name, value in WRONG.items():
+        with pytest.raises(CheckpointError, match=f"header's {name} is not what it must be"):
+            ArtifactHeader.from_json({**right, name: value})
+    for name in ("labels", "category_ids", "size", "float32"):
+        for value in ([[1], [2]], [None, None], [{}, {}], [1.5, 2.5]):
+            with pytest.raises(CheckpointError, match="is not what it must be"):
+                ArtifactHeader.from_json({**right, name: value})
+
+
+def test_outputs_that_no_artifact_gives_are_refused():
+    from hsvdet.runtime.runner import Runner
+
+    boxes, scores = np.zeros((1, 2, 4), np.float32), np.array([[0.9, 0.8]], np.float32)
+    labels, count = np.array([[0, 1]]), np.array([2])
+    picture = np.zeros((9, 9, 3), np.uint8)
+
+    def answer(*rows):
+        return Runner(lambda images: rows, HEADER, None, "")(picture)
+
+    assert len(answer(boxes, scores, labels, count).scores) == 2
+    for error, words, rows in (
+        (NonFiniteError, "not finite", (np.full_like(boxes, np.nan), scores, labels, count)),
+        (CheckpointError, "a class that is none", (boxes, scores, labels + 1, count)),
+        (CheckpointError, "a class that is none", (boxes, scores, labels - 1, count)),
+        (CheckpointError, "have the shapes", (boxes[:, :1], scores, labels, count)),
+        (CheckpointError, "have the shapes", (boxes, scores[0], labels, count)),
+        (CheckpointError, "have the shapes", (boxes, scores, labels)),
+    ):
+        with pytest.raises(error, match=words):
+            answer(*rows)
+
+
+def test_pickles_that_hold_themselves_or_more_than_their_file_are_refused(tmp_path):
+    itself = {}
+    itself["model"] = itself
+    torch.save(itself, tmp_path / "itself.pt")
+    with pytest.raises(CheckpointError, match="contains itself"):
+        read_foreign(tmp_path / "itself.pt")
+    circle = [torch.zeros(1)]
+    circle.append(circle)
+    torch.save({"model": circle}, tmp_path / "circle.pt")
+    with pytest.raises(CheckpointError, match="expected a state dict"):
+        read_foreign(tmp_path / "circle.pt")
+    torch.save({"a": torch.zeros(1).expand(10**12)}, tmp_path / "stride.pt")
+    with pytest.raises(CheckpointError, match="memory for 4 bytes alone"):
+        read_foreign(tmp_path / "stride.pt")
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain:
+        with zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small:
+            for name in plain.namelist():
+                small.writestr(name, plain.read(name))
+    assert (tmp_path / "small.pt").stat().st_size < 20_000
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_foreign(tmp_path / "small.pt")
+
+
+def test_data_yaml_that_stands_for_more_than_it_says_is_refused(tmp_path):
+    folder = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.2"})
+    os.mkfifo(tmp_path / "pipe")
+    pairs = zip("abcdefgh", "bcdefghi", strict=True)
+    laughs = "a: &a [x, x]\n" + "".join(f"{new}: &{new} [*{old}, *{old}]\n" for old, new in pairs)
+    for content, words in {
+        f"train: images/train\n{laughs}names: *i\n": "aliases",
+        "train: images/train\nnc: 10000000000\n": "classes without names",
+        f"train: {tmp_path}/pipe\nnames: [car]\n": "no regular file",
+        "train: /dev/zero\nnames: [car]\n": "no regular file",
+        "train: /\nnames: [car]\n": "root of the file system",
+        "train: images/train\nnames: [car, bus]\ncategory_ids: [1, 1]\n": "category_ids expects",
+        "train: images/train\nnames: [car]\ncategory_ids: [[1]]\n": "category_ids expects",
+        "train: images/train\nnames: [car]\ncategory_ids: 7\n": "category_ids expects",
+        f"train: images/train\nnames: [car]\ncategory_ids: ['{'9' * 400}']\n": "category_ids expects",
+    }.items():
+        text(folder / "data.yaml", content)
+        with pytest.raises(DataError, match=words):
+            read_data(folder, "train")
+    for name in ("pipe.json", "pipe.yaml"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError):
+            read_data(tmp_path / name, "train")
+
+
+@pytest.mark.parametrize("encoding", ["undefined", "zip_codec", "idna", "no-such"])
+def test_encodings_that_xml_may_name_and_nobody_writes_are_one_finding(tmp_path, encoding):
+    from hsvdet.data.files import read_text
+
+    text(tmp_path / "a.xml", b'<?xml version="1.0" encoding="%s"?><a>\xff</a>' % encoding.encode())
+    with pytest.raises(DataError, match="is not text"):
+        read_text(tmp_path / "a.xml")
+
+
+def test_ids_and_names_of_classes_are_each_once(tmp_path, tiny_checkpoint):
+    for wrong in ({"category_ids": [3, 3]}, {"labels": ["car", ""]}, {"labels": ["car", "car"]}):
+        with pytest.raises(CheckpointError, match="each once"):
+            hsvdet.load(changed(tiny_checkpoint, tmp_path / "a.safetensors", **wrong))
+
+
+def test_a_large_transparent_image_is_decoded_in_a_few_times_its_size(tmp_path):
+    """In a process of its own, whose most memory is then this image's: 4 bytes a pixel come in, 3 go out."""
+    side = 4000
+    Image.new("RGBA", (side, side), (10, 20, 30, 128)).save(tmp_path / "a.png", compress_level=1)
+    code = (
+        "import resource, sys\n"
+        "from hsvdet.data.pixels import read_pixels\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert read_pixels(sys.argv[1])[0, 0].tolist() == [132, 137, 142]\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 10 * side**2, f"{int(done.stdout) / side**2:.1f} bytes a pixel"
