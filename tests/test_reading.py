@@ -1,7 +1,9 @@
 """How an answer is read: each reading, eager and in the fixed shapes of a graph."""
 
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image, nms
@@ -17,7 +19,9 @@ from hsvdet.postprocess import (
     TopPairs,
     non_maximum_suppression,
 )
+from hsvdet.runtime import Runner
 from hsvdet.structures import Prediction
+from test_seal import HEADER
 
 SIZE = (100, 200)
 CLASSES = 3
@@ -145,3 +149,12 @@ def test_the_form_in_a_graph_reads_what_the_eager_form_reads(reading, columns):
             torch.testing.assert_close(mine, other[0][real])
     candidates = reading.candidates(Prediction(*(part[0] for part in given)), SIZE, score=0.0)
     assert len(candidates.scores) == given.logits.shape[1] * CLASSES
+
+
+def test_an_artifacts_detections_end_at_the_first_that_is_too_weak():
+    """Rows are in the order of logits, and ONNX Runtime's sigmoid gives 6e-8 after 0."""
+    boxes = np.zeros((1, 3, 4), np.float32) + [0, 0, 5, 5]
+    rows = boxes, np.float32([[0.9, 0.0, 6e-8]]), np.int64([[1, -1, -1]]), np.int64([1])
+    header = replace(HEADER, floor=0.0, max_detections=3)
+    found = Runner(lambda images: rows, header, None, "")(np.zeros((9, 9, 3), np.uint8), score=0.0)
+    assert found.labels.tolist() == [1]

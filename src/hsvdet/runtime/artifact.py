@@ -39,8 +39,8 @@ class ArtifactHeader:
     with `dynamic`, the largest: each image then has the smallest canvas that it fits. score: what a detection
     must pass to be counted; floor: weaker ones are not in the output at all. iou: of the suppression, None for
     models without. max_detections: rows of the output. versions: of the packages that made it. float32: layers
-    that were kept in full precision. certificate: what the comparison with the detector
-    found, or None; `seal.doubt` says whether it is this artifact's.
+    that were kept in full precision. certificate: what the comparison with the detector found, or None; `seal.doubt`
+    says whether it is this artifact's.
     """
 
     model: str
@@ -146,9 +146,8 @@ def read_artifact(path: str | PathLike[str]) -> Artifact:
         header = parse_header(opened.header, path)
         digest = hashlib.sha256()
         for part in (_bare(header).encode(), opened.before, opened.after, *_beside(path)):
-            digest.update(
-                len(part).to_bytes(8, "little")
-            )  # so that nothing can move from one part to the next
+            # With the length, so that nothing can move from one part to the next.
+            digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.filename or path} cannot be read: {error.strerror}.") from None

@@ -162,12 +162,13 @@ class Runner:
                             f" Numbers overflow in it ({header.precision}), or its weights had diverged: export"
                             " again, with --precision fp32 or from sound weights."
                         )
-                    # Not by the artifact's own count: `score` may be another.
-                    found = min(int((scores[row] > score).sum()), most)
+                    # Not by the artifact's own count: `score` may be another. Rows are in the order of logits, and
+                    # a runtime's sigmoid may give 6e-8 after 0: detections end at the first that is too weak.
+                    found = min(int(np.cumprod(scores[row] > score).sum()), most)
                     results[i] = ArrayDetections(boxes[row, :found], scores[row, :found], labels[row, :found])
                     if not np.isfinite(results[i].boxes).all():
                         raise NonFiniteError(
-                            f"{names[i]}: the artifact's answer has boxes that are not finite."
+                            f"{names[i]}: the artifact's answer has boxes that are not finite. Export it again."
                         )
                     if found and not 0 <= results[i].labels.min() <= results[i].labels.max() < len(
                         header.labels
