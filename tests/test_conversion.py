@@ -145,6 +145,15 @@ def test_a_foreign_file_starts_a_training(tmp_path):
     assert detector.licence == "AGPL-3.0"
 
 
+def test_a_foreign_file_gets_a_suppressor(tmp_path):
+    torch.save(state_dict(), tmp_path / "a.pt")
+    detector = hsvdet.with_suppressor(tmp_path / "a.pt")
+    assert (detector.name, detector.licence, detector.labels) == ("yolov8-n-dedup", "AGPL-3.0", COCO_LABELS)
+    convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+    alone, own = hsvdet.load(tmp_path / "b.safetensors").net.state_dict(), detector.net.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in alone.items())
+
+
 def without(key):
     return {name: tensor for name, tensor in state_dict().items() if name != key}
 

@@ -54,6 +54,7 @@ FAMILIES = {
     "yolov8-n": THIN,
     "hsv-det-n+": THIN | {"context": 2},
     "yolov8-n-e2e": THIN,
+    "yolov8-n-dedup": THIN | {"queries": 40, "frozen_detector": False},
     "hsg-det-n": HYBRID | {"queries": 20},
     "hsg-det-n+": HYBRID | {"queries": 40},
     "detr-tiny": SHORT,
@@ -135,7 +136,8 @@ def header_of(detector, **changes):
 
 
 def written(detector, path, dynamic=False):
-    floor = 0.001 if find(detector.name).reading.suppresses else 0.0
+    # Below 1e-6 sigmoids are each runtime's own.
+    floor = 0.001 if find(detector.name).reading.suppresses else 1e-6
     graph = ExportGraph(detector, score=0.25, floor=floor, iou=0.7, max_detections=120)
     model = to_onnx(graph, detector.preprocess, dynamic=dynamic)
     artifact.set_onnx_header(model, header_of(detector, floor=floor, dynamic=dynamic))
