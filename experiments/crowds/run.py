@@ -4,8 +4,8 @@
 
 Draws 1,000 scenes of 256x256 to train on, 200 to validate and 400 to test. Every arm trains with its own recipe for the
 same number of epochs; `yolov8-n-dedup` is the `yolov8-n` of the same seed, left as it is, with a suppressor that learns
-for --suppressor-epochs more. The IoU of YOLOv8's suppression is the one of THRESHOLDS that finds most of the occluded
-objects in the validation scenes, for each seed anew.
+for its own recipe's epochs more (--suppressor-epochs). The IoU of YOLOv8's suppression is the one of THRESHOLDS that
+finds most of the occluded objects in the validation scenes, for each seed anew.
 
 Writes OUT/results.csv, a row for each arm, seed and split; finished arms are not repeated, interrupted ones continued.
 Prints means, and the differences from yolov8-n, seed by seed. OUT/runs holds the runs.
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=[BASE, f"{BASE}-dedup"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--suppressor-epochs", type=int, default=30)
+    parser.add_argument("--suppressor-epochs", type=int, help="the recipe's if not given")
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--precision", default="fp32")

@@ -183,10 +183,10 @@ RECIPES: dict[str, Recipe] = {
         mixup=0.1,
         copy_paste=0.3,
     ),
-    # A suppressor behind a detector that is as it is: one layer or two that see candidates, not pictures. Pictures
-    # that the detector knows by heart show other candidates than new ones, so they are mixed to the end.
+    # A suppressor behind a detector that is as it is. On images that the detector has memorised candidates differ from
+    # those on new ones, so images are mixed to the end. It gains until the 20th epoch or so: experiments/crowds
     "suppressor": Recipe(
-        epochs=12,
+        epochs=30,
         settle=0.0,
         learning_rate=1e-3,
         warm_learning_rate=1e-3,
