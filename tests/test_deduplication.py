@@ -1,4 +1,4 @@
-"""The learned suppressor: its messages against loops, who hears whom, and what it is exported as."""
+"""The learned suppressor: its messages against loops, who sends to whom, and what it is exported as."""
 
 import math
 
@@ -81,16 +81,16 @@ def test_messages_are_what_loops_say(layer):
         for image in range(2):
             normed = step.norm_message(expected[image])
             for i in range(CANDIDATES):
-                heard = [torch.zeros(16)]
+                received = [torch.zeros(16)]
                 for j, real, relation in zip(
                     around.rows[image, i], around.real[image, i], around.relation[image, i], strict=True
                 ):
                     if real:
-                        lies = step.lies(layer.relation(relation).relu())
-                        words = (step.hears(normed[i]) + step.says(normed[j]) + lies).relu()
-                        heard.append(step.message(words).relu())
-                heard = torch.stack(heard)
-                row = expected[image, i] + step.output(torch.cat([heard.amax(0), heard.sum(0) / 8]))
+                        known = step.relation(layer.relation(relation).relu())
+                        pair = (step.receiver(normed[i]) + step.sender(normed[j]) + known).relu()
+                        received.append(step.message(pair).relu())
+                received = torch.stack(received)
+                row = expected[image, i] + step.output(torch.cat([received.amax(0), received.sum(0) / 8]))
                 after[image, i] = row + step.feed_forward(step.norm_feed_forward(row))
         expected = after
     torch.testing.assert_close(layer(features, boxes, logits), layer.norm(expected), atol=1e-4, rtol=1e-4)
@@ -104,22 +104,22 @@ def test_the_order_of_candidates_does_not_matter(layer):
     torch.testing.assert_close(moved, layer(features, boxes, logits)[:, order], atol=1e-5, rtol=1e-5)
 
 
-def test_what_does_not_overlap_is_not_heard(layer):
+def test_what_does_not_overlap_sends_nothing(layer):
     features, boxes, logits = candidates()
     boxes[:, 0] = torch.tensor([0.9, 0.9, 0.1, 0.1])
     boxes[:, 1] = torch.tensor([0.97, 0.9, 0.1, 0.1])  # IoU 0.18 with the first
     boxes[:, 2] = torch.tensor([0.99, 0.9, 0.1, 0.1])  # IoU 0.05 with the first, 0.67 with the second
     before = layer(features, boxes, logits)
-    for changed, hearing in ((0, {0, 1, 2}), (3, set(range(3, CANDIDATES)))):
+    for changed, receiving in ((0, {0, 1, 2}), (3, set(range(3, CANDIDATES)))):
         other = features.clone()
         other[0, changed] *= -1
         difference = (layer(other, boxes, logits) - before).abs().amax(-1)
         assert not difference[1].any()
-        assert {i for i in range(CANDIDATES) if difference[0, i] > 1e-5} <= hearing
+        assert {i for i in range(CANDIDATES) if difference[0, i] > 1e-5} <= receiving
         assert difference[0, changed] > 1e-3
 
 
-def test_rows_that_are_no_candidates_are_heard_by_nobody(layer):
+def test_rows_that_are_no_candidates_send_nothing(layer):
     features, boxes, logits = candidates()
     padding = torch.zeros(2, CANDIDATES, dtype=torch.bool)
     padding[:, 5:] = True

@@ -12,7 +12,7 @@ from ..boxes import cxcywh_to_xyxy, iou
 from .precision import without_autocast
 from .queries import pick
 
-# Boxes that overlap less are no duplicates of one another, and no rivals for one object.
+# IoU. Boxes that overlap less are neither duplicates nor compete for an object.
 _LEAST_OVERLAP = 0.1
 _SMALLEST = 1e-6  # a side that is 0 has no logarithm
 
@@ -21,10 +21,10 @@ RELATION = 8
 
 class Neighbours(NamedTuple):
     """Of each of Q candidates the K that overlap it most. rows: [B, Q, K] int64. real: [B, Q, K] bool, False where
-    fewer overlap. relation: [B, Q, K, RELATION] float32, how each neighbour lies as the candidate sees it (Relation-
-    DETR, Hou et al. 2024, arXiv 2407.11699, equation 3): logarithms of the distances of the centres in its sides,
-    plus 1, and of the ratios of the sides; IoU; how much stronger the neighbour is, by its best class's logit;
-    whether it comes first when sorted; the cosine of their class probabilities."""
+    fewer overlap. relation: [B, Q, K, RELATION] float32, of the neighbour to the candidate: log(1 + distance of the
+    centres / the candidate's sides), and log of the ratios of the sides (Relation-DETR, Hou et al. 2024, arXiv
+    2407.11699, equation 3); IoU; by how much its best logit is higher, within 6 and divided by 3; whether it comes
+    before in the order of strength; the cosine similarity of their class probabilities."""
 
     rows: Tensor
     real: Tensor

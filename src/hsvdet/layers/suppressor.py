@@ -11,12 +11,12 @@ from ..structures import DenseOutput, Prediction
 from .deduplication import Deduplication
 from .queries import pick, top_tokens
 
-_LOGIT = 4.0  # the size of a usual logit
+_LOGIT = 4.0  # scales logits to about 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuppressorConfig:
-    """queries: candidates, the best cells of an image by their best class. query_dim: what is known of each. rounds,
+    """queries: candidates, the best cells of an image by their best class. query_dim: width of their features. rounds,
     neighbours: of messages between those that overlap (`Deduplication`). frozen_detector: whether the detector before
     it stays as it is, with its statistics, and only the suppressor learns."""
 
