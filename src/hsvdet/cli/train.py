@@ -97,14 +97,18 @@ def train(
     """Train a detector on a data set, validating it after every epoch."""
     from functools import partial
 
+    from ..errors import ConfigError
     from ..training import train
 
     if suppressor:
-        chosen = _suppressor(model, weights, backbone, backbone_weights, size, recipe, settings or [], seed)
+        if backbone is not None or backbone_weights is not None or size is not None:
+            raise ConfigError(
+                "--suppressor leaves the detector as it is: leave --backbone, --backbone-weights, --size out."
+            )
+        detector, options = _with_suppressor(model, weights, recipe, settings or [], seed)
     else:
         plan = _plan(model, weights, backbone, backbone_weights, size, recipe, settings or [])
-        chosen = partial(plan.create, seed=seed), plan.recipe_options
-    detector, options = chosen
+        detector, options = partial(plan.create, seed=seed), plan.recipe_options
     result = train(
         detector,
         data,
@@ -167,12 +171,9 @@ class _Plan(NamedTuple):
         return detector
 
 
-def _suppressor(
+def _with_suppressor(
     model: str | None,
     weights: str | None,
-    backbone: str | None,
-    backbone_weights: str | None,
-    size: tuple[int, int] | None,
     recipe: str | None,
     settings: list[str],
     seed: int,
@@ -192,10 +193,6 @@ def _suppressor(
         raise ConfigError(
             "--suppressor expects one trained detector: hsvdet train --suppressor --weights best.safetensors"
             " --data PATH --out DIR."
-        )
-    if backbone is not None or backbone_weights is not None or size is not None:
-        raise ConfigError(
-            "--suppressor leaves the detector as it is: leave --backbone, --backbone-weights, --size out."
         )
     if given in models.MODELS:
         raise ConfigError(f"--suppressor expects a trained detector, a file; got {given}, a model's name.")
