@@ -62,6 +62,6 @@ time.sleep(1)  # reports are sent by threads
 """
     done = run_offline(code, home)
     assert done.returncode == 0, done.stderr
-    # matplotlib and pytest may keep a cache; nobody keeps an id.
+    # matplotlib and pytest may keep a cache; none may leave an id.
     left = [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in path.parts]
     assert not left, left

@@ -113,9 +113,8 @@ def read_frames(sources: Iterable[Source]) -> Generator[Frame | Failure, None, N
                     yield from _open(source)
             except DataError as error:
                 yield Failure(source, error)
-            except (
-                Exception
-            ) as error:  # of a library that has met a file it does not expect: the others still count
+            except Exception as error:
+                # Of a library that has met a file it does not expect: the other sources still count.
                 what = f"{type(error).__name__}: {error}".rstrip(".: ")
                 yield Failure(source, DataError(f"{source} cannot be read: unexpected {what}."))
 
