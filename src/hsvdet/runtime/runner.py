@@ -164,7 +164,8 @@ class Runner:
                         )
                     # Not by the artifact's own count: `score` may be another. Rows are in the order of logits, and
                     # a runtime's sigmoid may give 6e-8 after 0: detections end at the first that is too weak.
-                    found = min(int(np.cumprod(scores[row] > score).sum()), most)
+                    weak = np.flatnonzero(scores[row] <= score)
+                    found = min(int(weak[0]) if len(weak) else len(scores[row]), most)
                     results[i] = ArrayDetections(boxes[row, :found], scores[row, :found], labels[row, :found])
                     if not np.isfinite(results[i].boxes).all():
                         raise NonFiniteError(
