@@ -182,10 +182,10 @@ def test_settings_go_to_the_model_or_to_the_recipe_with_their_types():
     assert numbers == {"mosaic": 1.0, "epochs": 3, "sync_norm": True}
     for text, message in {
         "k": "NAME=VALUE",
-        "epochs=1.5": "valid integer",
+        "epochs=1.5": "expects a whole number",
         "k=many": "'auto'",
-        "mosaic=true": "valid number",
-        "gate_value=": "valid number",
+        "mosaic=true": "expects a number",
+        "gate_value=": "expects a number",
     }.items():
         with pytest.raises(ConfigError, match=message):
             parse_settings([text], config, recipe)

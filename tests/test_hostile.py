@@ -29,15 +29,16 @@ def changed(checkpoint, out, **header):
 
 
 @pytest.mark.parametrize("name, option", [("yolov8-n", "depth"), ("detr-tiny", "decoder_layers")])
-def test_a_configuration_without_end_is_refused_before_it_is_built(tmp_path, name, option):
+def test_a_configuration_without_end_is_refused_before_it_is_built(tmp_path, monkeypatch, name, option):
+    monkeypatch.setattr("hsvdet.detector.MOST_TENSORS", 500)  # the rest would be built, and take time
     detector = hsvdet.create(name, ["car"])
     detector.save(tmp_path / "a.safetensors")
-    config = json.loads(json.dumps(detector.header()["config"])) | {option: 10**9}
+    config = json.loads(json.dumps(detector.header()["config"])) | {option: 10**6}
     path = changed(tmp_path / "a.safetensors", tmp_path / "b.safetensors", config=config)
     with pytest.raises(CheckpointError, match="ask for a network of more than"):
         hsvdet.load(path)
     with pytest.raises(ConfigError, match="ask for a network of more than"):
-        hsvdet.create(name, ["car"], options={option: 10**9})
+        hsvdet.create(name, ["car"], options={option: 10**6})
     with pytest.raises(ConfigError, match="ask for a network of more than"):
         hsvdet.profile(str(path))
 
@@ -185,3 +186,33 @@ def test_a_large_transparent_image_is_decoded_in_a_few_times_its_size(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 10 * side**2, f"{int(done.stdout) / side**2:.1f} bytes a pixel"
+
+
+@pytest.mark.parametrize(
+    "name, option", [("yolov8-n", "cap"), ("hsv-det-n", "gate_value"), ("detr-tiny", "heads")]
+)
+def test_options_of_another_type_and_beyond_any_number_are_refused(tmp_path, name, option):
+    detector = hsvdet.create(
+        name, ["car"], options={"backbone": "resnet-tiny"} if name == "detr-tiny" else {}
+    )
+    detector.save(tmp_path / "a.safetensors")
+    config = json.loads(json.dumps(detector.header()["config"]))
+    for value in ("x", None, True, [1], float("nan"), float("inf"), 10**9, -(10**9)):
+        with pytest.raises(ConfigError, match=f"{option} expects"):
+            hsvdet.create(name, ["car"], options={option: value})
+        path = changed(
+            tmp_path / "a.safetensors", tmp_path / "b.safetensors", config=config | {option: value}
+        )
+        for use in (hsvdet.load, hsvdet.profile):
+            with pytest.raises(CheckpointError, match=f"{option} expects"):
+                use(path)
+
+
+def test_options_that_make_no_network_or_too_large_a_one_are_refused():
+    for options, words in (
+        ({"dropout": 1.5}, "do not make a network: dropout probability"),
+        ({"heads": 0}, "heads expects a divisor of the 64 channels"),
+        ({"dim": 10**5}, "more than 4,294,967,296 parameters"),
+    ):
+        with torch.device("meta"), pytest.raises(ConfigError, match=words):
+            hsvdet.create("detr-tiny", ["car"], options=options)

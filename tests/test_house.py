@@ -35,8 +35,8 @@ FLOORS = [
     "devices models evaluate",
     "backbones criteria data draw",
     "layers postprocess preprocess files",
-    "structures",
-    "boxes errors targets telemetry",
+    "structures options",
+    "boxes bounds errors targets telemetry",
 ]
 FLOOR = {room: -number for number, row in enumerate(FLOORS) for room in row.split()}
 

@@ -292,7 +292,7 @@ def test_urls_of_images_and_films(tmp_path, predict, server, monkeypatch):
     answers["/cut.png"] = 200, {"Content-Type": "image/png", "Content-Length": "4400"}, image
     answers["/huge.png"] = 200, {"Content-Type": "image/png"}, b"x" * 5000
     answers["/text.png"] = 200, {"Content-Type": "image/png"}, b"x"
-    monkeypatch.setattr(sources, "_LARGEST_IMAGE", 4500)
+    monkeypatch.setattr(sources, "LARGEST_IMAGE_DOWNLOAD", 4500)
     paths = ["/street%20one.png?x=1", "/video", "/gone.png", "/page", "/cut.png", "/huge.png", "/text.png"]
     report = predict([base + path for path in paths] + ["http://127.0.0.1:1/a.png"], tmp_path / "out")
     assert report.images == 1 + 5

@@ -24,6 +24,17 @@ from .files import write_atomically
 
 FORMAT = 1
 
+# What the header of every detector has, and the JSON type of it (docs/checkpoint.md).
+HEADER = {
+    "model": str,
+    "config": dict,
+    "labels": list,
+    "category_ids": list,
+    "preprocess": dict,
+    "licence": str,
+    "source": str,
+}
+
 
 def write_checkpoint(
     path: str | PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]
@@ -131,6 +142,28 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             + (" Install a newer hsvdet." if isinstance(version, int) and version > FORMAT else "")
         )
     return header
+
+
+def check_description(header: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """CheckpointError where the header does not describe a detector, or has a value of another type."""
+    missing = [key for key in HEADER if key not in header]
+    if missing:
+        raise CheckpointError(
+            f"{path}: its header lacks {', '.join(missing)}. Make it again with this hsvdet."
+        )
+    for key, kind in HEADER.items():
+        if not isinstance(header[key], kind):
+            raise wrong_value(header, key, path)
+    for key, kind in (("labels", str), ("category_ids", int)):
+        if any(type(value) is not kind for value in header[key]):
+            raise wrong_value(header, key, path)
+
+
+def wrong_value(header: Mapping[str, Any], key: str, path: str | PathLike[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: its header's {key} is not what it must be (docs/checkpoint.md): {repr(header[key])[:60]}."
+        " Make it again with this hsvdet."
+    )
 
 
 def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:

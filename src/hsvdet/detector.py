@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +17,18 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from . import models
 from .backbones import Backbone
+from .bounds import MOST_PARAMETERS, MOST_TENSORS
 from .checkpoint import write_checkpoint
-from .errors import ConfigError, SaveError, did_you_mean
+from .errors import ConfigError, SaveError
 from .inference.allocator import keep_freed_memory
 from .inference.fold import FoldReport, fold
 from .inference.settings import Settings, arrange, settings_for
+from .options import override
 from .preprocess import Preprocess
 from .structures import Detections, Prediction, Rectangle
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from .data.images import ImageSource
-
-Config = TypeVar("Config", bound="DataclassInstance")
-
-# Of a network: many times more than the largest that was published.
-MOST_TENSORS = 20_000
 
 # What of a detector's weights was trained before: nothing, its backbone, all of it.
 Start = Literal["random", "backbone", "trained"]
@@ -243,8 +238,7 @@ def create(
         raise ConfigError(f"category_ids expects integers, each once; got {str(list(ids))[:200]}.")
     config = override(entry.config, options or {})
     preprocess = dataclasses.replace(entry.preprocess, size=tuple(size)) if size else entry.preprocess
-    with at_most(MOST_TENSORS):
-        net = entry.net(config, len(labels))
+    net = build(entry, config, len(labels))
     backbone = getattr(net, "backbone", None)
     if isinstance(backbone, Backbone):
         if preprocess.pads:
@@ -255,32 +249,38 @@ def create(
     return Detector(name, net, config, labels, ids, preprocess)
 
 
+def build(entry: models.Model, config: Any, classes: int, most: int | None = None) -> nn.Module:
+    """The network of a configuration, with random weights. most: parameter tensors that it may have;
+    MOST_TENSORS, if not given.
+
+    Raises ConfigError where its options do not go together or ask for more: as soon as that is seen, before the rest
+    takes time and memory.
+    """
+    try:
+        with _at_most(MOST_TENSORS if most is None else most):
+            return entry.net(config, classes)
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"its options do not make a network: {reason.rstrip('.')}.") from error
+
+
 @contextmanager
-def at_most(tensors: int) -> Generator[None, None, None]:
-    """Within it, a network of more parameters is not built: a configuration may ask for a thousand million layers.
-    Raises ConfigError as soon as there are more, before the rest takes time and memory."""
-    count = 0
+def _at_most(most: int) -> Generator[None, None, None]:
+    """Within it, a network of more parameter tensors, or of more numbers than any has, is not built: a configuration
+    may ask for a thousand million layers. Raises ConfigError."""
+    tensors = numbers = 0
 
     def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal count
-        count += parameter is not None
-        if count > tensors:
-            raise ConfigError(f"its options ask for a network of more than {tensors} parameter tensors.")
+        nonlocal tensors, numbers
+        if parameter is not None:
+            tensors, numbers = tensors + 1, numbers + parameter.numel()
+        if tensors > most:
+            raise ConfigError(f"its options ask for a network of more than {most} parameter tensors.")
+        if numbers > MOST_PARAMETERS:
+            raise ConfigError(f"its options ask for a network of more than {MOST_PARAMETERS:,} parameters.")
 
     handle = register_module_parameter_registration_hook(counted)
     try:
         yield
     finally:
         handle.remove()
-
-
-def override(config: Config, options: Mapping[str, Any]) -> Config:
-    """A frozen dataclass with some values changed. Raises ConfigError for names it does not have."""
-    known = [item.name for item in dataclasses.fields(config)]
-    for name in options:
-        if name not in known:
-            raise ConfigError(
-                f"{type(config).__name__} has no option {name!r}.{did_you_mean(name, known)}"
-                f" It has: {', '.join(known)}."
-            )
-    return dataclasses.replace(config, **options)

@@ -12,12 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bounds import LARGEST_SIDE, LARGEST_STRIDE
 from .errors import ConfigError
 from .structures import Rectangle
-
-# A canvas of so many pixels a side is 3 GiB in float32. No published detector has a tenth of it.
-LARGEST_SIDE = 16_384
-_LARGEST_STRIDE = 1024
 
 Resize = Literal["letterbox", "fit", "stretch", "shortest"]
 
@@ -51,7 +48,7 @@ class Preprocess:
             value = getattr(self, name)
             object.__setattr__(self, name, _as_tuple(value))
         for name, expected, valid in (
-            ("stride", f"an integer from 1 to {_LARGEST_STRIDE}", _is_int(self.stride, 1, _LARGEST_STRIDE)),
+            ("stride", f"an integer from 1 to {LARGEST_STRIDE}", _is_int(self.stride, 1, LARGEST_STRIDE)),
             ("fill", "an integer from 0 to 255", _is_int(self.fill, 0, 255)),
             ("mean", "three numbers", _are_numbers(self.mean)),
             ("std", "three numbers above 0", _are_numbers(self.std) and min(self.std) > 0),

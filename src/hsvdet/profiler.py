@@ -26,13 +26,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import FrozenBatchNorm2d
 
 from . import models
-from .checkpoint import read_header
-from .detector import MOST_TENSORS, at_most, override
-from .errors import CheckpointError, ConfigError, HsvdetError
+from .checkpoint import check_description, read_header
+from .detector import build
+from .errors import CheckpointError, ConfigError
 from .hub import fetch, is_address
 from .layers.sparse_global import SparseGlobal
 from .layers.training_only import without_training_parts
 from .models.costs import COSTS, Cost
+from .options import override
 from .preprocess import Preprocess
 
 GIGA = 1e9
@@ -198,8 +199,8 @@ def _memory(entry: models.Model, config: Any, preprocess: Preprocess, classes: i
 
     Fake tensors say they are on the CPU: the meta device knows no autocast.
     """
-    with FakeTensorMode(), at_most(MOST_TENSORS):
-        net = entry.net(config, classes)
+    with FakeTensorMode():
+        net = build(entry, config, classes)
         image = torch.empty(1, 3, *preprocess.size)
         full = peak_memory(net, image)
         with torch.autocast("cpu", torch.float16, cache_enabled=False):
@@ -281,9 +282,9 @@ class _Count:
     """The operations of one forward pass, for every module that was called, by its path ("" is the network)."""
 
     def __init__(self, entry: models.Model, config: Any, preprocess: Preprocess, classes: int):
-        with torch.device("meta"), at_most(MOST_TENSORS):
+        with torch.device("meta"):
             # Without gradients: the counter trips over a view of a parameter, such as learned queries.
-            self.net = without_training_parts(entry.net(config, classes)).eval().requires_grad_(False)
+            self.net = without_training_parts(build(entry, config, classes)).eval().requires_grad_(False)
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
                 # Nothing counts in it, and following it takes most of the time.
@@ -342,11 +343,12 @@ def _find(model: str | Path) -> tuple[models.Model, Any, Preprocess, int]:
         entry = models.find(str(model))
         return entry, entry.config, entry.preprocess, 80
     header = read_header(model)
+    check_description(header, model)
     try:
         entry = models.find(header["model"])
         config = override(entry.config, header["config"])
         return entry, config, Preprocess(**header["preprocess"]), len(header["labels"])
-    except (HsvdetError, KeyError, TypeError) as error:
+    except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{model}: its header does not describe a model: {error}") from None
 
 

@@ -218,9 +218,10 @@ def _plan(
     import torch
 
     from .. import models
-    from ..checkpoint import read_header
-    from ..detector import override
+    from ..checkpoint import check_description, read_header
+    from ..detector import build
     from ..errors import CheckpointError, ConfigError
+    from ..options import override
     from ..preprocess import Preprocess
     from ..training import find_recipe
 
@@ -231,11 +232,12 @@ def _plan(
         if weights is not None:
             raise ConfigError(f"{model} is a checkpoint and brings its weights: leave --weights out.")
         header, weights = read_header(model), model
+        check_description(header, weights)
         try:
             model, changes = str(header["model"]), header["config"]
             size = size or Preprocess(**header["preprocess"]).size
-        except (LookupError, TypeError) as error:
-            raise CheckpointError(f"{weights}: its header does not say what model it is ({error}).") from None
+        except TypeError as error:  # a name that preprocessing does not have
+            raise CheckpointError(f"{weights}: its header does not describe a model: {error}") from None
     if weights is not None and backbone_weights is not None:
         raise ConfigError(f"{weights} brings a backbone of its own: leave --backbone-weights out.")
     entry = models.find(model)
@@ -246,7 +248,7 @@ def _plan(
     config = override(config, options)
     if "backbone" in options:
         with torch.device("meta"):  # an unknown one is found out before the data are read
-            entry.net(config, 1)
+            build(entry, config, 1)
     if size is not None:
         dataclasses.replace(entry.preprocess, size=size)
     return _Plan(model, {**changes, **options}, size, weights, backbone_weights, recipe_options)

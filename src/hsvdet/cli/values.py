@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
 import typer
 
@@ -29,6 +29,8 @@ def parse_settings(texts: Sequence[str], *configs: Any) -> list[dict[str, Any]]:
     Values are typed as the field is: numbers, true, false, words, and a,b for several. Raises ConfigError for
     a name that none has, with the nearest, and for a value of another type.
     """
+    from ..options import typed
+
     owners = {field.name: i for i, config in enumerate(configs) for field in dataclasses.fields(config)}
     sorted_: list[dict[str, Any]] = [{} for _ in configs]
     for text in texts:
@@ -41,22 +43,18 @@ def parse_settings(texts: Sequence[str], *configs: Any) -> list[dict[str, Any]]:
                 f" There are: {', '.join(sorted(owners))}."
             )
         owner = owners[name]
-        sorted_[owner][name] = _typed(name, value, get_type_hints(type(configs[owner]))[name])
+        try:
+            sorted_[owner][name] = typed(type(configs[owner]), name, _parsed(value, configs[owner], name))
+        except ConfigError as error:
+            raise ConfigError(f"--set {text}: {error}") from None
     return sorted_
 
 
-def _typed(name: str, text: str, hint: Any) -> Any:
-    from pydantic import TypeAdapter, ValidationError
-
-    if get_origin(hint) is tuple:
-        value: Any = tuple(part for part in text.split(",") if part)
-    else:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
+def _parsed(text: str, config: Any, name: str) -> Any:
+    """a,b for several; JSON's numbers, true and false; anything else is a word."""
+    if isinstance(getattr(config, name), tuple):
+        return tuple(part for part in text.split(",") if part)
     try:
-        return TypeAdapter(hint).validate_python(value, strict=True)
-    except ValidationError as error:
-        reasons = dict.fromkeys(problem["msg"].removeprefix("Input should be ") for problem in error.errors())
-        raise ConfigError(f"--set {name}={text}: expected {' or '.join(reasons)}.") from None
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

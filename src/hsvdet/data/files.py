@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from ..bounds import LARGEST_TEXT
 from ..errors import DataError
 from .pixels import IMAGE_SUFFIXES, image_size
-
-_LARGEST_TEXT = 8 * 2**30  # ten times COCO's annotations of all its images
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,9 +38,9 @@ def read_bytes(path: Path | str) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
             raise DataError(f"{path} is {kind}; a file was expected.")
-        if status.st_size > _LARGEST_TEXT:
+        if status.st_size > LARGEST_TEXT:
             raise DataError(
-                f"{path} has {status.st_size:,} bytes; annotations of more than {_LARGEST_TEXT:,} are not read."
+                f"{path} has {status.st_size:,} bytes; annotations of more than {LARGEST_TEXT:,} are not read."
                 " Divide it."
             )
         return Path(path).read_bytes()

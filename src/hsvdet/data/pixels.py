@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..bounds import MAX_PIXELS
 from ..errors import DataError
 
 # No EPS, PDF or WMF: opening those runs other programs.
@@ -33,8 +34,6 @@ _BACKGROUND = 255  # white, under transparent pixels
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif".split()
 )
-# Pillow's own limit. The environment variable HSVDET_MAX_PIXELS sets another.
-MAX_PIXELS = 178_956_970
 
 PixelSource = str | PathLike[str] | bytes | Image.Image | np.ndarray
 

@@ -7,6 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import ConfigError
+
 
 def attend(
     query: Tensor,
@@ -45,6 +47,13 @@ def attention_weights(
     return (logits if allowed is None else logits.masked_fill(~allowed, -math.inf)).softmax(-1)
 
 
+def sharing(dim: int, heads: int) -> int:
+    """The number of heads, if D channels can be shared out among them. Raises ConfigError."""
+    if heads < 1 or dim % heads:
+        raise ConfigError(f"heads expects a divisor of the {dim} channels; got {heads}.")
+    return heads
+
+
 def _split(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
@@ -65,7 +74,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = sharing(dim, heads), dropout
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)

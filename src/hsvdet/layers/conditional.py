@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .attention import attend, attention_weights
+from .attention import attend, attention_weights, sharing
 from .transformer import FeedForward
 
 
@@ -20,7 +20,7 @@ class ConditionalSelfAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = sharing(dim, heads), dropout
         self.query_content = nn.Linear(dim, dim)
         self.query_position = nn.Linear(dim, dim)
         self.key_content = nn.Linear(dim, dim)
@@ -55,7 +55,7 @@ class ConditionalCrossAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, *, places_content: bool = False):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = sharing(dim, heads), dropout
         self.query_content = nn.Linear(dim, dim)
         self.query_sine = nn.Linear(dim, dim)
         self.query_position = nn.Linear(dim, dim) if places_content else None

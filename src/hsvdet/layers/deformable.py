@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import sharing
 from .tokens import as_tensor, sides
 
 
@@ -24,7 +25,7 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, dim: int = 256, levels: int = 4, heads: int = 8, points: int = 4):
         super().__init__()
-        self.levels, self.heads, self.points = levels, heads, points
+        self.levels, self.heads, self.points = levels, sharing(dim, heads), points
         self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value = nn.Linear(dim, dim)

@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 
 from torch import Tensor
 
+from ..bounds import LARGEST_IMAGE_DOWNLOAD, LARGEST_VIDEO_DOWNLOAD
 from ..data.files import walk
 from ..data.images import read_image
 from ..data.pixels import IMAGE_SUFFIXES, image_size
@@ -30,8 +31,6 @@ from .video import VIDEO_SUFFIXES, read_video, without_password
 SourceLike = str | int | PathLike[str]
 
 _PATIENCE = 30  # seconds without a byte from a server
-_LARGEST_IMAGE = 100 * 2**20  # bytes of a download
-_LARGEST_VIDEO = 2 * 2**30
 _CHUNK = 2**20
 _STREAMED = ("multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 _AT_ONCE = 4  # images that are decoded while the network works
@@ -249,7 +248,9 @@ def _fetch(source: Source) -> Iterator[Frame]:
             streamed = kind in _STREAMED or suffix == ".m3u8"
             image = kind.startswith("image/") or suffix in IMAGE_SUFFIXES
             if not streamed:
-                _download(response, file, str(source), _LARGEST_IMAGE if image else _LARGEST_VIDEO)
+                _download(
+                    response, file, str(source), LARGEST_IMAGE_DOWNLOAD if image else LARGEST_VIDEO_DOWNLOAD
+                )
             response.close()
             if streamed:
                 yield from _video(source, source.location, live=True)

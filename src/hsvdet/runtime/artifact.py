@@ -18,15 +18,13 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from ..bounds import LARGEST_SIDE, MOST_DETECTIONS
 from ..errors import CheckpointError
 from ..targets import PRECISIONS, TARGETS, target_of
 from .containers import KEY, Opened, close_onnx, close_openvino, open_onnx, open_openvino
 
 # uint8 [B, H, W, 3] to boxes, scores, labels, count, as the artifact gives them.
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
-
-_LARGEST_SIDE = 16_384  # pixels of a canvas, and rows of an output: many times more than any detector has
-_MOST_ROWS = 1_000_000
 
 FORMAT = 2  # 1 had `limit` for `max_detections`
 
@@ -105,12 +103,13 @@ class ArtifactHeader:
             "source": isinstance(self.source, str),
             "target": isinstance(self.target, str) and self.target in TARGETS,
             "precision": isinstance(self.precision, str) and self.precision in PRECISIONS,
-            "size": _are(size, int) and len(size) == 2 and 1 <= min(size) <= max(size) <= _LARGEST_SIDE,
+            "size": _are(size, int) and len(size) == 2 and 1 <= min(size) <= max(size) <= LARGEST_SIDE,
             "dynamic": isinstance(self.dynamic, bool),
             "floor": _is_share(self.floor),
             "score": _is_share(self.score) and _is_share(self.floor) and self.floor <= self.score,
             "iou": self.iou is None or _is_share(self.iou),
-            "max_detections": type(self.max_detections) is int and 1 <= self.max_detections <= _MOST_ROWS,
+            "max_detections": type(self.max_detections) is int
+            and 1 <= self.max_detections <= MOST_DETECTIONS,
             "versions": isinstance(self.versions, dict) and _are(tuple(self.versions.values()), str),
             "float32": _are(self.float32, str),
             "certificate": self.certificate is None or isinstance(self.certificate, dict),

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..criteria.numbers import LossNumbers
 from ..data.augmentation import Augmentation
-from ..detector import override
 from ..errors import ConfigError, did_you_mean
+from ..options import override, typed
 
 AUGMENTATIONS = tuple(field.name for field in dataclasses.fields(Augmentation))
 MIXING = ("mosaic", "mixup", "copy_paste", "multi_scale")
@@ -88,18 +88,8 @@ class Recipe(LossNumbers):
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            default, value = field.default, getattr(self, field.name)
-            if isinstance(default, float) and type(value) is int:
-                object.__setattr__(self, field.name, float(value))
-            elif type(value) is not type(default):
-                kinds: dict[type, str] = {
-                    bool: "true or false",
-                    int: "a whole number",
-                    float: "a number",
-                    str: "a word",
-                }
-                kind = kinds[type(default)]
-                raise ConfigError(f"{field.name} expects {kind}, got {value!r}.")
+            value = typed(type(self), field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         for name in (
             "integrate", "settle", "cosine_until", "warmup_share", "final_rate", "drop", "backbone_rate",
         ):  # fmt: skip
