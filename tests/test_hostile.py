@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import zipfile
 
 import numpy as np
@@ -19,7 +20,7 @@ from hsvdet.errors import CheckpointError, ConfigError, DataError, NonFiniteErro
 from hsvdet.preprocess import Preprocess
 from hsvdet.runtime.artifact import ArtifactHeader
 from test_seal import HEADER
-from tiny_data import text, yolo
+from tiny_data import text, voc, voc_object, voc_xml, yolo
 
 
 def changed(checkpoint, out, **header):
@@ -216,3 +217,107 @@ def test_options_that_make_no_network_or_too_large_a_one_are_refused():
     ):
         with torch.device("meta"), pytest.raises(ConfigError, match=words):
             hsvdet.create("detr-tiny", ["car"], options=options)
+
+
+DEEP = "[" * 100_000
+
+
+def folder_of_weights(folder, **files):
+    """As Hugging Face keeps it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    for name, content in files.items():
+        text(folder / f"{name}.json", content)
+    return folder
+
+
+def test_settings_beside_weights_are_checked_before_they_are_used(tmp_path):
+    for number, (name, content, words) in enumerate(
+        (
+            ("config", DEEP, "nested too deep"),
+            ("config", '{"id2label": {"a": "x", "9": "y"}}', "names of no published"),
+            ("preprocessor_config", DEEP, "nested too deep"),
+            (
+                "preprocessor_config",
+                '{"size": {"shortest_edge": "x", "longest_edge": null}}',
+                "whole numbers",
+            ),
+            ("preprocessor_config", '{"size": {"shortest_edge": 1e999, "longest_edge": 1}}', "whole numbers"),
+        )
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            read_foreign(folder_of_weights(tmp_path / str(number), **{name: content}))
+
+
+def test_module_objects_that_contain_each_other_twice_are_counted(tmp_path, monkeypatch):
+    """Sixty of them stand for 2^60."""
+    tasks = types.ModuleType("ultralytics.nn.tasks")
+    for name in ("ultralytics", "ultralytics.nn"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ultralytics.nn.tasks", tasks)
+    kind = tasks.DetectionModel = type("DetectionModel", (), {"__module__": "ultralytics.nn.tasks"})
+    module = kind()
+    for _ in range(60):
+        inner, module = module, kind()
+        module._modules = {"a": inner, "b": inner}
+    torch.save({"model": module}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="more than 20,000 modules"):
+        read_foreign(tmp_path / "a.pt")
+
+
+def test_tensors_that_are_no_models_are_one_error(tmp_path):
+    shapes = ("model.0.conv.weight", "model.22.cv2.0.a", "model.22.cv3.0.a")
+    for tensors in (
+        {f"model.{'9' * 5000}.x": torch.zeros(1), **{name: torch.zeros(16) for name in shapes}},
+        {name: torch.zeros(()) for name in shapes},
+        {"model": torch.zeros(2), "x": 1},
+        {"class_embed.weight": torch.zeros(()), "query_embed.weight": torch.zeros(())},
+    ):
+        torch.save(tensors, tmp_path / "a.pt")
+        with pytest.raises(CheckpointError, match=r"a\.pt"):
+            read_foreign(tmp_path / "a.pt")
+
+
+def test_a_division_is_what_training_writes(tmp_path):
+    folder = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.2", "b": ""})
+    file = tmp_path / "split.json"
+    right = {
+        "hsvdet_division": 1,
+        "data": str(folder),
+        "split": "train",
+        "train": ["images/train/a.png"],
+        "val": ["images/train/b.png"],
+    }
+    text(file, json.dumps(right))
+    assert len(read_data(file, "val").records) == 1
+    for change, words in (
+        ({"data": str(file)}, "a division itself"),
+        ({"data": 7}, "data Input should be a valid string"),
+        ({"train": [[1]]}, "not a division"),
+        ({"train": []}, "not a division"),
+        ({"val": right["train"]}, "an image is in it twice"),
+        ({"data": f"{folder}\0"}, "does not exist"),
+    ):
+        text(file, json.dumps({**right, **change}))
+        with pytest.raises(DataError, match=words):
+            read_data(file, "train")
+    text(file, '{"hsvdet_division": ' + DEEP)
+    with pytest.raises(DataError, match="not a division"):
+        read_data(file, "train")
+
+
+def test_the_class_list_of_a_voc_data_set_is_read_as_a_data_yaml_is(tmp_path):
+    folder = voc(tmp_path / "set", {"a": voc_xml(voc_object("car", 1, 1, 50, 50))})
+    for content, words in {
+        "a: &a [x]\nnames: {1: *a}\n": "aliases",
+        f"names: {DEEP}": "not YAML that can be read",
+        "names: {1: [car]}\n": "expects 'names'",
+        "names: {car: 1}\n": "expects 'names'",
+        "- car\n": "expects 'names'",
+        "names: {1: car}\nlabelled_classes: {a: b}\n": "expects a list of class names",
+    }.items():
+        text(folder / "labels.yaml", content)
+        with pytest.raises(DataError, match=words):
+            read_data(folder, "train")

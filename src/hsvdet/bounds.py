@@ -12,6 +12,9 @@ LARGEST_OPTION = 1_000_000
 MOST_TENSORS = 20_000
 MOST_PARAMETERS = 2**32
 
+# Module objects in a published file.
+MOST_MODULES = 20_000
+
 # Pixels of a side of a network's input: a square of them is 3 GiB in float32. No published detector has a tenth of it.
 LARGEST_SIDE = 16_384
 LARGEST_STRIDE = 1024

@@ -20,7 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from .errors import CheckpointError
-from .files import write_atomically
+from .files import parse_json, write_atomically
 
 FORMAT = 1
 
@@ -132,9 +132,9 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f" published weights: hsvdet convert {path} OUT.safetensors --model NAME"
         )
     try:
-        header = json.loads(metadata["hsvdet"])
+        header = parse_json(metadata["hsvdet"])
         version = header.pop("format")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise CheckpointError(f"{path}: its hsvdet header is not readable JSON. Copy it again.") from None
     if version != FORMAT:
         raise CheckpointError(

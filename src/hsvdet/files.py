@@ -63,6 +63,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def parse_json(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """As `json.loads`, of anybody's file. Raises ValueError also where it is nested too deep to be read."""
+    try:
+        return json.loads(text, object_hook=object_hook)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def write_atomically(path: str | PathLike[str], content: bytes) -> None:
     """Write a whole file or none. Raises OSError."""
     file = PartFile(path)
@@ -86,7 +94,7 @@ def remove_earlier_results(
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
-        content = json.loads((folder / table).read_text(encoding="utf-8"))
+        content = parse_json((folder / table).read_text(encoding="utf-8"))
         ours = content["info"]["description"] == made_by
         names = files_of(content)
     except (OSError, ValueError, LookupError, TypeError):

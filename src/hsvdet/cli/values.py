@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +53,9 @@ def _parsed(text: str, config: Any, name: str) -> Any:
     """a,b for several; JSON's numbers, true and false; anything else is a word."""
     if isinstance(getattr(config, name), tuple):
         return tuple(part for part in text.split(",") if part)
+    from ..files import parse_json
+
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return text

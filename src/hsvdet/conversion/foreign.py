@@ -63,6 +63,26 @@ def read_foreign(
     if not isinstance(foreign, Fetched):
         local = Path(foreign)
         foreign = fetch(foreign) if is_address(foreign) else Fetched(local, local.name, ours=False)
+    try:
+        return _converted(foreign, model, labels, size)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{foreign.path}: not put together as any published weights are ({reason[:120].rstrip('.')})."
+        ) from error
+
+
+def _converted(
+    foreign: Fetched, model: str | None, labels: Sequence[str] | None, size: tuple[int, int] | None
+) -> Converted:
     path = foreign.path
     found = read_weights(path)
     tensors = _without_wrappers(found.tensors)
@@ -70,13 +90,11 @@ def read_foreign(
     renamed: Renamed = rename(tensors, source.rules(name, tensors), str(path))
     number = source.num_classes(tensors)
     names = _labels(path, source, number, labels, found.labels)
-    detector = create(
-        name,
-        names,
-        size=size or found.size,
-        category_ids=coco_ids(names),
-        options=source.options(renamed.tensors, found.settings),
-    )
+    options = source.options(renamed.tensors, found.settings)
+    try:
+        detector = create(name, names, size=size or found.size, category_ids=coco_ids(names), options=options)
+    except ConfigError as error:
+        raise error if size else CheckpointError(f"{path}: {error}") from error
     load_tensors(detector.net, renamed.tensors, str(path))
     detector.licence = source.licence
     detector.source, detector.start = f"{foreign.name} (sha256 {_sha256(path)})", "trained"

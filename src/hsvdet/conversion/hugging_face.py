@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import check_file
 from ..errors import CheckpointError
+from ..files import parse_json
 from .coco_classes import COCO_SLOTS
 
 
@@ -49,14 +49,17 @@ def folder_size(path: Path) -> tuple[int, int] | None:
     file = path / "preprocessor_config.json"
     size = _json(file).get("size") if path.is_dir() and file.is_file() else None
     if isinstance(size, Mapping) and {"shortest_edge", "longest_edge"} <= size.keys():
-        return int(size["shortest_edge"]), int(size["longest_edge"])
+        sides = size["shortest_edge"], size["longest_edge"]
+        if not all(type(side) is int for side in sides):
+            raise CheckpointError(f"{file}: size expects whole numbers of pixels, got {str(sides)[:80]}.")
+        return sides
     return None
 
 
 def folder_labels(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Class names in the order of their numbers; those that stand for nothing are made different."""
     names = settings.get("id2label")
-    if not isinstance(names, Mapping) or sorted(names, key=int) != [str(i) for i in range(len(names))]:
+    if not isinstance(names, Mapping) or names.keys() != {str(i) for i in range(len(names))}:
         return None
     labels = [str(names[str(number)]) for number in range(len(names))]
     if len(labels) == len(COCO_SLOTS) and labels[1] == COCO_SLOTS[1]:
@@ -66,7 +69,7 @@ def folder_labels(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise CheckpointError(f"{path}: expected JSON; it cannot be read ({error}). Copy it again.") from None
     if not isinstance(content, dict):

@@ -6,13 +6,15 @@ under AGPL-3.0.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..bounds import MOST_MODULES
 from ..errors import CheckpointError
 from ..models.yolov8 import VARIANTS
 from .coco_classes import COCO_LABELS
@@ -86,7 +88,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> str | None:
 
     Raises CheckpointError, saying what it is, for its other models.
     """
-    places = [int(match[1]) for key in tensors if (match := re.match(r"model\.(\d+)\.", key))]
+    places = [int(match[1]) for key in tensors if (match := re.match(r"model\.(\d{1,4})\.", key))]
     if not places or "model.0.conv.weight" not in tensors:
         return None
     head = f"model.{max(places)}."
@@ -119,7 +121,7 @@ def read_module(module: Shell, checkpoint: Mapping[str, Any]) -> Foreign:
     given_name = str(yaml.get("yaml_file", "")).removesuffix(".yaml") if isinstance(yaml, dict) else ""
     called = f"{given_name} ({kind})" if given_name else f"a {kind}"
     tensors: dict[str, Tensor] = {}
-    kinds = _walk(module, "", tensors)
+    kinds = _walk(module, "", tensors, itertools.count())
     if kind != "DetectionModel":
         raise CheckpointError(f"{EXPECTED}; came {called}.")
     other = sorted(kinds - LAYERS)
@@ -135,8 +137,13 @@ def read_module(module: Shell, checkpoint: Mapping[str, Any]) -> Foreign:
     return Foreign(tensors, _names(module), None if side is None else (side, side))
 
 
-def _walk(module: Shell, prefix: str, tensors: dict[str, Tensor]) -> set[str]:
-    """Collect the state dict of a module object into `tensors`. Returns the class names met."""
+def _walk(module: Shell, prefix: str, tensors: dict[str, Tensor], number: Iterator[int]) -> set[str]:
+    """Collect the state dict of a module object into `tensors`. Returns the class names met.
+
+    number: counts the modules. Each may contain the next one twice, so that sixty of them stand for 2^60.
+    """
+    if next(number) >= MOST_MODULES:
+        raise CheckpointError(f"{EXPECTED}; came one of more than {MOST_MODULES:,} modules.")
     kinds = {type(module).__name__}
     if type(module).__name__ == "BatchNorm2d" and module.attribute("eps") != 1e-3:
         kinds.add("BatchNorm2d of another eps")
@@ -147,7 +154,7 @@ def _walk(module: Shell, prefix: str, tensors: dict[str, Tensor]) -> set[str]:
                 tensors[prefix + name] = tensor.detach()
     for name, child in (module.attribute("_modules") or {}).items():
         if isinstance(child, Shell):
-            kinds |= _walk(child, f"{prefix}{name}.", tensors)
+            kinds |= _walk(child, f"{prefix}{name}.", tensors, number)
     return kinds
 
 

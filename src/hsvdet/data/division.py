@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import SeedSequence
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ..errors import ConfigError, DataError
 from ..files import write_atomically
@@ -131,6 +132,19 @@ class DividedFile(NamedTuple):
     images: dict[str, list[int | str]]
 
 
+class _Content(BaseModel, strict=True):
+    data: str
+    split: str
+    train: list[int | str] = Field(min_length=1)
+    val: list[int | str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _apart(self) -> _Content:
+        if len({*self.train, *self.val}) < len(self.train) + len(self.val):
+            raise ValueError("an image is in it twice")
+        return self
+
+
 def read_division(path: Path) -> DividedFile | None:
     """None for a file of another kind; without reading a large one. Raises DataError."""
     if path.suffix.lower() != ".json":
@@ -139,11 +153,13 @@ def read_division(path: Path) -> DividedFile | None:
         with path.open("rb") as file:
             if _MARK.encode() not in file.read(64):
                 return None
-        content = json.loads(path.read_bytes())
-        images = {part: list(content[part]) for part in _PARTS}
-        return DividedFile(path, str(content["data"]), str(content["split"]), images)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a division that training wrote ({error}). Make it again.") from None
+        content = _Content.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror}.") from None
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()[:3])
+        raise DataError(f"{path}: not a division that training wrote ({what}). Make it again.") from None
+    return DividedFile(path, content.data, content.split, {"train": content.train, "val": content.val})
 
 
 @dataclass(frozen=True)

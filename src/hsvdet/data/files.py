@@ -9,7 +9,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from ..bounds import LARGEST_TEXT
 from ..errors import DataError
@@ -47,6 +49,24 @@ def read_bytes(path: Path | str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} cannot be opened: {reason}.") from error
+
+
+# The safe loader that leaves every scalar a string: a class may be called "no" or 007.
+_YamlLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Mappings, lists and strings. Raises DataError as `read_text`, and for what is not YAML or has aliases: nine
+    lines of them can stand for a thousand million entries."""
+    text = read_text(path)
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_YamlLoader)):
+            raise DataError(
+                f"{path} has YAML aliases (*name), which are not read. Write out what they stand for."
+            )
+        return yaml.load(text, Loader=_YamlLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path} is not YAML that can be read: {' '.join(str(error).split())}.") from error
 
 
 def _encoding(content: bytes) -> str:

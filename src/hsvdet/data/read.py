@@ -63,7 +63,10 @@ def open_source(path: str | PathLike[str]) -> Source:
     found = found.absolute()
     divided = read_division(found) if found.is_file() else None
     if divided is not None:
-        return DividedSource(divided, open_source(divided.data))
+        inner = Path(divided.data)
+        if inner.is_file() and read_division(inner) is not None:
+            raise DataError(f"{path} divides {inner}, which is a division itself. Divide a data set.")
+        return DividedSource(divided, open_source(inner))
     if found.is_dir():
         # The plainest sign first: a data.yaml, then XML files, then any JSON file.
         finders = (find_yolo, find_voc, find_coco)

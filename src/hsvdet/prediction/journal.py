@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError, SaveError
+from ..files import parse_json
 from .sources import Source
 
 NAME = "unfinished.jsonl"
@@ -89,11 +90,11 @@ def resume(
     path = folder / NAME
     try:
         content = path.read_text(encoding="utf-8").split("\n")[:-1]  # a last line without its end was cut off
-        header = json.loads(content[0])
+        header = parse_json(content[0])
         before = header["settings"]
         if header["format"] != _FORMAT or not isinstance(before, dict):
             raise ValueError
-        lines = [(_line(text), json.loads(text)["is"], text) for text in content[1:]]
+        lines = [(_line(text), parse_json(text)["is"], text) for text in content[1:]]
     except FileNotFoundError:
         raise ConfigError(f"{folder} has no run of `predict` that was cut off. Leave out --resume.") from None
     except OSError as error:
@@ -137,7 +138,7 @@ def identity(source: Source) -> list[Any]:
 
 def _line(text: str) -> Line:
     """Raises ValueError, LookupError and TypeError for one that `Journal` did not write."""
-    content = json.loads(text)
+    content = parse_json(text)
     line = Line(content["source"], content["row"], content["detections"], content["reason"])
     whole = type(line.source) is int and line.source >= 0
     if not (whole and isinstance(line.row, dict | None) and isinstance(line.detections, list)):

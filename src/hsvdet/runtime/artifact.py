@@ -20,6 +20,7 @@ import numpy as np
 
 from ..bounds import LARGEST_SIDE, MOST_DETECTIONS
 from ..errors import CheckpointError
+from ..files import parse_json
 from ..targets import PRECISIONS, TARGETS, target_of
 from .containers import KEY, Opened, close_onnx, close_openvino, open_onnx, open_openvino
 
@@ -225,10 +226,10 @@ def parse_header(text: str | None, path: str | PathLike[str]) -> ArtifactHeader:
             " with `hsvdet export`."
         )
     try:
-        return ArtifactHeader.from_json(json.loads(text))
+        return ArtifactHeader.from_json(parse_json(text))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         raise CheckpointError(f"{path}: its hsvdet header is not readable JSON. Export it again.") from None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...files import parse_json
 from ..dataset import DetectionData
 from ..files import FileIndex, display, image_sizes, read_bytes, without_path
 from .repair import (
@@ -277,8 +278,8 @@ class _ImageFinder:
 def _load(file: Path) -> dict:
     try:
         # Finds UTF-8, -16 and -32 by itself.
-        content = json.loads(read_bytes(file), object_hook=_without_masks)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_bytes(file), _without_masks)
+    except ValueError as error:
         reason = "it is empty" if file.stat().st_size == 0 else f"{type(error).__name__}: {error}"
         raise DataError(f"{file} is not a JSON file that can be read: {reason}.") from error
     if isinstance(content, list):

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-import yaml
 
 from ...errors import DataError
 from ..dataset import DetectionData
@@ -28,6 +27,7 @@ from ..files import (
     image_sizes,
     in_threads,
     read_text,
+    read_yaml,
     walk,
     without_path,
 )
@@ -46,7 +46,8 @@ from .repair import (
 )
 from .splits import ALL, finish, name_splits, split_name
 
-_LABEL_FILES = ("labels.yaml", "labels.txt", "classes.txt")
+_LISTING = "labels.yaml"
+_LABEL_FILES = ("labels.txt", "classes.txt")
 # The usual ones first; then all, also in capitals.
 _SUFFIXES = tuple(
     dict.fromkeys(
@@ -331,31 +332,37 @@ def _to_xyxy(corners: np.ndarray) -> np.ndarray:
 
 def _listed_classes(root: Path) -> list[tuple[int, str]] | None:
     """(id, name) from labels.yaml, as `convert_data` writes it (names: {id: name}), or labels.txt."""
-    for name in _LABEL_FILES:
-        file = root / name
-        if not file.is_file():
-            continue
-        text = read_text(file)
-        if file.suffix != ".yaml":
-            return [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    names = _listing(root).get("names")
+    if names is not None:
         try:
-            names = yaml.load(text, Loader=yaml.BaseLoader)["names"]
-            return [(int(category_id), label) for category_id, label in names.items()]
-        except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{file} expects 'names' with a line 'id: name' for each class.") from error
+            return [(int(category_id), str.strip(label)) for category_id, label in names.items()]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _no_listing(root) from error
+    for file in (root / name for name in _LABEL_FILES):
+        if file.is_file():
+            lines = enumerate(read_text(file).splitlines(), 1)
+            return [(i, line.strip()) for i, line in lines if line.strip()]
     return None
 
 
 def _labelled_everywhere(root: Path) -> Any:
     """`labelled_classes` of labels.yaml: names of the classes that are labelled in images whose XML file does not say
     it itself; None for all."""
-    file = root / "labels.yaml"
-    if not file.is_file():
-        return None
-    try:
-        return yaml.load(read_text(file), Loader=yaml.BaseLoader).get("labelled_classes")
-    except (yaml.YAMLError, AttributeError) as error:
-        raise DataError(f"{file} expects 'names' with a line 'id: name' for each class.") from error
+    return _listing(root).get("labelled_classes")
+
+
+def _listing(root: Path) -> dict[str, Any]:
+    """What labels.yaml says; nothing where there is none."""
+    if not (root / _LISTING).is_file():
+        return {}
+    content = read_yaml(root / _LISTING)
+    if not isinstance(content, dict) or "names" not in content:
+        raise _no_listing(root)
+    return content
+
+
+def _no_listing(root: Path) -> DataError:
+    return DataError(f"{root / _LISTING} expects 'names' with a line 'id: name' for each class.")
 
 
 def _parse_or_error(file: str | None) -> _Annotation | DataError | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ...errors import DataError
 from ..dataset import DetectionData
@@ -25,6 +24,7 @@ from ..files import (
     image_sizes,
     in_threads,
     read_text,
+    read_yaml,
     walk,
     walk_images,
     without_path,
@@ -52,8 +52,6 @@ PIXELS = Kind("error", "with numbers far above 1 (fractions of the image are exp
 _FAR = 4.0
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 _NAME_FILES = ("classes.txt", "labels.txt", "obj.names", "classes.names")
-# The safe loader that leaves every scalar a string: a class may be called "no" or 007.
-_YamlLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclass(frozen=True)
@@ -90,27 +88,14 @@ def find_yolo(path: Path) -> YoloSource | None:
 
 def _looks_like_data(file: Path) -> bool:
     try:
-        content = _load_yaml(file)
+        content = read_yaml(file)
     except DataError:
         return False
     return isinstance(content, dict) and "names" in content and ("train" in content or "val" in content)
 
 
-def _load_yaml(file: Path) -> Any:
-    text = read_text(file)
-    try:
-        # Nine lines of aliases can stand for a thousand million entries.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_YamlLoader)):
-            raise DataError(
-                f"{file} has YAML aliases (*name), which are not read. Write out what they stand for."
-            )
-        return yaml.load(text, Loader=_YamlLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{file} is not YAML that can be read: {' '.join(str(error).split())}.") from error
-
-
 def _from_yaml(file: Path) -> YoloSource:
-    content = _load_yaml(file)
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise DataError(f"{file} is empty or no mapping; 'train', 'val' and 'names' were expected.")
     folder = file.parent.absolute()
@@ -128,7 +113,7 @@ def _from_yaml(file: Path) -> YoloSource:
             name = key
         if name and name not in splits and value:
             splits[name] = [value] if isinstance(value, str) else value
-            if not all(isinstance(entry, str) for entry in splits[name]):
+            if not isinstance(value, str | list) or not all(isinstance(entry, str) for entry in splits[name]):
                 raise DataError(f"{file}: {key} expects a path or a list of paths.")
     if not splits:
         raise DataError(f"{file} names no split; 'train' and 'val' were expected, found {_keys(content)}.")

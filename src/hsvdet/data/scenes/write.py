@@ -15,6 +15,7 @@ from typing import Any, cast
 from PIL import Image
 
 from ...errors import ConfigError, DataError
+from ...files import parse_json
 from .compose import check_request, default_objects, generate_scene
 from .suites import find_suite
 
@@ -106,7 +107,7 @@ def _holds(out: Path, spec: dict[str, Any]) -> bool:
     if not any(out.iterdir()):
         return False
     try:
-        found = json.loads((out / "spec.json").read_text(encoding="utf-8"))
+        found = parse_json((out / "spec.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         found = None
     ours = False
