@@ -29,12 +29,14 @@ from hsvdet.conversion import conditional_detr as conditional_rules  # noqa: E40
 from hsvdet.conversion import dab_detr as dab_rules  # noqa: E402
 from hsvdet.conversion import deformable_detr as deformable_rules  # noqa: E402
 from hsvdet.conversion import detr as detr_rules  # noqa: E402
+from hsvdet.conversion import dino as dino_rules  # noqa: E402
 from hsvdet.conversion import rt_detr as rt_detr_rules  # noqa: E402
 from hsvdet.conversion.rename import rename  # noqa: E402
 from hsvdet.models import find  # noqa: E402
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig  # noqa: E402
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig  # noqa: E402
 from hsvdet.models.detr import Detr, DetrConfig  # noqa: E402
+from hsvdet.models.dino import Dino, DinoConfig  # noqa: E402
 from hsvdet.models.dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig  # noqa: E402
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig  # noqa: E402
 
@@ -61,6 +63,8 @@ LINEAGE = {
     "dn_dab_detr": (DnDetr, DnDetrConfig(), dab_rules.ORIGINAL),
     "dn_dab_detr_pat3": (DnDetr, DnDetrConfig(patterns=3), dab_rules.ORIGINAL),
     "dn_deformable_detr": (DnDeformableDetr, DnDeformableDetrConfig(), deformable_rules.DN_ORIGINAL),
+    # Of 900 queries two have scores that differ by rounding alone, and would change places.
+    "dino_4scale_q100": (Dino, DinoConfig(queries=100), dino_rules.ORIGINAL),
 }
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

@@ -104,7 +104,7 @@ def test_a_whole_module_is_read_without_its_package(package, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "wrap", ["bare", "model", "state_dict", "ema.module", "module.", "legacy", "safetensors"]
+    "wrap", ["bare", "model", "state_dict", "ema.module", "ema_model", "module.", "legacy", "safetensors"]
 )
 def test_a_plain_state_dict_is_read_in_every_form(wrap, tmp_path):
     tensors, path = state_dict(), tmp_path / "weights"

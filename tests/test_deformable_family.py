@@ -25,8 +25,10 @@ TINY = (
     "deformable-detr-refine",
     "deformable-detr-two-stage-tiny",
     "dn-deformable-detr-tiny",
+    "dino-tiny",
     "rt-detr-tiny",
 )
+DENOISING = ("dn-deformable-detr-tiny", "dino-tiny", "rt-detr-tiny")
 
 
 def tiny(name: str, **options):
@@ -101,7 +103,7 @@ def test_every_parameter_gets_a_gradient_also_without_objects(name):
     for counts in ((2, 3), (0, 4), (0, 0)):
         net.zero_grad()
         output, wanted = net(images, padding, targets(*counts)), targets(*counts)
-        assert (output.denoised is not None) == (("dn" in name or "rt" in name) and sum(counts) > 0)
+        assert (output.denoised is not None) == (name in DENOISING and sum(counts) > 0)
         sum(criterion(output, wanted).values()).backward()
         missing = [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None]
         assert missing == []
@@ -127,7 +129,7 @@ def test_attention_within_rt_detrs_coarsest_map_does_not_look_at_padding():
     torch.testing.assert_close(before[~mask], after[~mask])
 
 
-@pytest.mark.parametrize("name", ["dn-deformable-detr-tiny", "rt-detr-tiny"])
+@pytest.mark.parametrize("name", DENOISING)
 def test_noised_queries_leave_the_others_as_they_are(name):
     net, (images, padding) = tiny(name).eval(), padded()
     with torch.inference_mode():

@@ -60,6 +60,7 @@ FAMILIES = {
     "detr-tiny": SHORT,
     "conditional-detr-tiny": SHORT,
     "dn-deformable-detr-tiny": SHORT | {"levels": 2},
+    "dino-tiny": SHORT | {"levels": 2},
     "rt-detr-tiny": {"decoder_layers": 1},
 }
 

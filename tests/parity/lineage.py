@@ -15,13 +15,14 @@ from torch import Tensor
 _EMBEDDINGS = (
     "label_enc.weight",
     "tgt_embed.weight",
+    "transformer.tgt_embed.weight",
     "transformer.patterns.weight",
     "transformer.level_embed",
 )
 
 
 def lineage_tensor(name: str, shape: Sequence[int]) -> Tensor:
-    """One float32 tensor of DN-DETR under its name in the authors' repository."""
+    """One float32 tensor of a model under its name in the authors' repository."""
     generator, leaf = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))), name.split(".")[-1]
     if leaf == "running_var":
         return torch.from_numpy(generator.uniform(0.5, 1.5, shape).astype(np.float32))
@@ -41,7 +42,7 @@ def lineage_tensor(name: str, shape: Sequence[int]) -> Tensor:
         if len(shape) == 4 and shape[1] > 3:
             values = values - values.mean((1, 2, 3), keepdims=True)
         owner = name.split(".")[-2]
-        if owner in ("out_proj", "output_proj", "linear2"):
+        if owner in ("out_proj", "output_proj", "linear2", "linear22"):
             values = 0.3 * values
         elif leaf == "in_proj_weight" or owner.startswith(("sa_q", "sa_k", "ca_q", "ca_k")):
             values = 2.0 * values
@@ -61,3 +62,11 @@ def lineage_image(name: str, height: int, width: int) -> Tensor:
             channel += amplitude * np.sin(2 * np.pi * (fy * y + fx * x) + phase)
         channel += 0.25 * generator.standard_normal((height, width))
     return torch.from_numpy(image.astype(np.float32))
+
+
+def lineage_noise(name: str, shape: Sequence[int], high: int | None = None) -> Tensor:
+    """What a reference drew: uniform in [0, 1) float32 or, with `high`, integers from 0 to below it, int64."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"noise:{name}".encode())))
+    if high is not None:
+        return torch.from_numpy(generator.integers(0, high, tuple(shape)).astype(np.int64))
+    return torch.from_numpy(generator.uniform(0, 1, tuple(shape)).astype(np.float32))

@@ -199,13 +199,13 @@ def _recognise_dn(tensors: Mapping[str, Tensor]) -> str | None:
     return _DN if known <= tensors.keys() else None
 
 
-def _num_classes(tensors: Mapping[str, Tensor]) -> int:
+def num_classes(tensors: Mapping[str, Tensor]) -> int:
     return next(
         tensor.shape[0] for key, tensor in tensors.items() if re.fullmatch(rf"{_CLASSES}\.0\.weight", key)
     )
 
 
-def _options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+def sizes(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes told from the tensors, and what of them only the settings tell."""
     options: dict[str, Any] = {}
     if "pyramid.levels" in renamed and "decoder.0.feed_forward.expand.weight" in renamed:
@@ -239,11 +239,11 @@ SOURCES = tuple(
         models=models,
         recognise=recognise,
         rules=rules,
-        num_classes=_num_classes,
+        num_classes=num_classes,
         labels={len(COCO_SLOTS): COCO_SLOTS},
         licence="Apache-2.0",
         note=note,
-        options=_options,
+        options=sizes,
         alike={_SINGLE: (f"{_SINGLE}-dc5",)},
         choose=_dilated,
     )

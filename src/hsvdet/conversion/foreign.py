@@ -18,7 +18,7 @@ from ..checkpoint import load_tensors, looks_like_safetensors, open_safetensors
 from ..detector import Detector, create
 from ..errors import CheckpointError, ConfigError
 from ..hub import Fetched, fetch, is_address
-from . import conditional_detr, dab_detr, deformable_detr, detr, rt_detr, ultralytics
+from . import conditional_detr, dab_detr, deformable_detr, detr, dino, rt_detr, ultralytics
 from .coco_classes import coco_ids
 from .hugging_face import folder_labels, folder_settings, folder_size, weight_files
 from .pickles import Shell, read_pickle
@@ -31,6 +31,7 @@ SOURCES: tuple[Source, ...] = (
     *conditional_detr.SOURCES,
     *dab_detr.SOURCES,
     *deformable_detr.SOURCES,
+    *dino.SOURCES,
     *rt_detr.SOURCES,
 )
 
@@ -133,7 +134,10 @@ def _read(path: Path) -> Foreign:
             raise CheckpointError(f"{path}: expected a state dict; came a dict that contains itself.")
         passed.append(id(found))
         outer = outer or found
-        inner = next((found[key] for key in ("ema", "model", "state_dict", "module") if found.get(key)), None)
+        inner = next(
+            (found[key] for key in ("ema", "ema_model", "model", "state_dict", "module") if found.get(key)),
+            None,
+        )
         if inner is None:
             raise CheckpointError(
                 f"{path}: expected a state dict, or one under ema, model or state_dict;"

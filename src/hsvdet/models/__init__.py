@@ -21,6 +21,7 @@ from . import (
     deduplicated,
     deformable_detr,
     detr,
+    dino,
     dn_deformable_detr,
     dn_detr,
     hsg_det,
@@ -44,6 +45,7 @@ from .deformable_detr import (
     TwoStageDeformableDetr,
 )
 from .detr import Detr, DetrConfig
+from .dino import Dino, DinoConfig
 from .dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig
 from .dn_detr import DnDetr, DnDetrConfig
 from .hsg_det import HsgDet, HsgDetConfig
@@ -195,6 +197,7 @@ MODELS: dict[str, Model] = {
         "DN-Deformable-DETR", DnDeformableDetr, DnDeformableDetrConfig, dn_deformable_detr.VARIANTS,
         dn_deformable_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
     ),
+    **_query("DINO", Dino, DinoConfig, dino.VARIANTS, dino.criterion, TopPairs(), _SHORTEST, "dino"),
     **_query(
         "RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, rt_detr.criterion, TopPairs(), _STRETCH, "rt-detr"
     ),

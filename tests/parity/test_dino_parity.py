@@ -1,0 +1,149 @@
+"""DINO against its reference, through the rename table."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from hsvdet.checkpoint import load_tensors
+from hsvdet.conversion.foreign import SOURCES
+from hsvdet.conversion.rename import rename
+from hsvdet.criteria.class_losses import FocalLoss
+from hsvdet.criteria.matching import MatchingCosts, match
+from hsvdet.layers.queries import top_tokens
+from hsvdet.models import dino, find
+from hsvdet.structures import Target
+from parity.golden import golden
+from parity.lineage import lineage_image, lineage_noise, lineage_tensor
+
+# Files of numbers in tests/golden: the reference with 100 queries, which no two roundings rank in another order.
+MODELS = {"dino": "dino-r50"}
+SHARED = {"dino_4scale": "dino-r50"}  # with all 900 queries
+
+
+def source_of(tensors):
+    """The only source that knows these names, and the model it takes them for."""
+    (found,) = [(source, name) for source in SOURCES if (name := source.recognise(tensors))]
+    return found
+
+
+def made_of(theirs):
+    """The network with the reference's weights, and the rules that brought them."""
+    source, name = source_of(theirs)
+    rules, row = source.rules(name, theirs), find(name)
+    renamed = rename(theirs, rules, name)
+    assert not renamed.dropped
+    net = row.net(dataclasses.replace(row.config, **source.options(renamed.tensors, {})), 91)
+    load_tensors(net, renamed.tensors, name)
+    return net, rules
+
+
+def batch(sizes):
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    images = torch.zeros(len(sizes), 3, height, width)
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for i, (height, width) in enumerate(sizes):
+        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
+        padding[i, :height, :width] = False
+    return images, padding
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reference(request):
+    """Its numbers, our network with its weights, and the rules between their names."""
+    expected = golden(request.param)
+    aliases = expected.spec["aliases"]
+    theirs = {key: lineage_tensor(aliases.get(key, key), shape) for key, shape in expected.spec["keys"]}
+    assert source_of(theirs)[1] == MODELS[request.param]
+    return expected, *made_of(theirs)
+
+
+def test_published_weights_answer_as_the_reference_does(reference):
+    expected, net, _ = reference
+    sizes = expected.spec["image_sizes"]
+    expected.compare(net, [lineage_image(f"img{i}", *size) for i, size in enumerate(sizes)])
+
+
+def test_a_step_is_that_of_the_reference(reference, monkeypatch):
+    """Every loss and matching, and the norms of gradients, of all terms and of boxes alone: these tell where the
+    gradient stops. The same random numbers in both."""
+    expected, net, rules = reference
+    train = expected.spec["train"]
+    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
+    names = iter([f"rand{i}" for i in range(len(train["draws"]))])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", lambda shape, device=None: lineage_noise(next(names), shape))
+        patch.setattr(
+            torch, "randint", lambda low, high, shape, device=None: lineage_noise(next(names), shape, high)
+        )
+        output = net.train()(*batch(expected.spec["image_sizes"]), targets)
+    assert next(names, None) is None
+    losses = dino.criterion()(output, targets)
+    suffixes = {"": "", "proposals/": "_interm", "denoised5/": "_dn"}
+    for layer in range(5):
+        suffixes |= {f"layer{layer}/": f"_{layer}", f"denoised{layer}/": f"_dn_{layer}"}
+    assert len(losses) == len(train["losses"]) == 3 * len(suffixes)
+    for prefix, suffix in suffixes.items():
+        for ours, theirs, weight in (("class", "ce", 1), ("l1", "bbox", 5), ("giou", "giou", 2)):
+            wanted = train["losses"][f"loss_{theirs}{suffix}"]
+            assert losses[f"{prefix}{ours}"].item() / weight == pytest.approx(wanted, rel=2e-5), (
+                prefix,
+                ours,
+            )
+
+    # In the order of the reference's criterion.
+    predictions = output.layers[-1], *output.layers[:-1], output.proposals
+    for prediction, wanted in zip(predictions, train["matches"], strict=True):
+        found = match(prediction, targets, FocalLoss(), MatchingCosts())
+        pairs = [
+            (i, query, target) for i, image in enumerate(wanted) for query, target in zip(*image, strict=True)
+        ]
+        assert list(zip(*(part.tolist() for part in found), strict=True)) == pairs
+
+    parameters, shapes = dict(net.named_parameters()), dict(expected.spec["keys"])
+    boxes_alone = [value for name, value in losses.items() if not name.endswith("class")]
+    for terms, norms in ((boxes_alone, "box_gradients"), (losses.values(), "gradients")):
+        net.zero_grad()
+        sum(terms).backward(retain_graph=True)
+        for key, norm in train[norms].items():
+            ours = rename({key: torch.zeros(shapes[key])}, rules, key).tensors
+            got = torch.stack([parameters[name].grad.norm() for name in ours]).norm().item()
+            assert got == pytest.approx(norm, rel=5e-4), (norms, key)
+
+
+def choose(chosen, monkeypatch):
+    """Let the network take these tokens. The list that comes back will hold those it would have taken."""
+    own = []
+
+    def instead(scores, count, unusable):
+        own.append(top_tokens(scores, count, unusable))
+        return chosen
+
+    monkeypatch.setattr(dino, "top_tokens", instead)
+    return own
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_all_queries_answer_as_the_reference_does(name, shared, monkeypatch):
+    """With the tokens that the reference chose: of so many, some score the same but for rounding, and the rank of a
+    token is what its query learned to be."""
+    keys = json.loads((shared / "golden" / "lineage" / f"{name}_keys.json").read_text())
+    theirs = {
+        key: lineage_tensor(keys["aliases"].get(key, key), shape) for key, shape in keys["keys"].items()
+    }
+    assert source_of(theirs)[1] == SHARED[name]
+    net = made_of(theirs)[0].eval()
+    assert sum(parameter.numel() for parameter in net.parameters()) == keys["parameters"]
+    for case in ("single", "padded"):
+        known = json.loads((shared / "golden" / "lineage" / f"{name}_{case}.json").read_text())
+        chosen = torch.tensor(known["topk"][0]["indices"])
+        own = choose(chosen, monkeypatch)
+        with torch.inference_mode():
+            answer = net(*batch(known["image_sizes"])).answer
+        same = [len(set(a) & set(b)) for a, b in zip(own[0].tolist(), chosen.tolist(), strict=True)]
+        assert same[0] >= 895  # the second image has tokens of padding, which the reference chooses
+        for sample in known["samples"]:
+            at = sample["image"], sample["query"]
+            torch.testing.assert_close(answer.logits[at], torch.tensor(sample["logits"]), atol=1e-4, rtol=0)
+            torch.testing.assert_close(answer.boxes[at], torch.tensor(sample["box"]), atol=1e-5, rtol=0)
