@@ -20,7 +20,7 @@ from hsvdet.errors import CheckpointError, ConfigError, DataError, NonFiniteErro
 from hsvdet.preprocess import Preprocess
 from hsvdet.runtime.artifact import ArtifactHeader
 from test_seal import HEADER
-from tiny_data import text, voc, voc_object, voc_xml, yolo
+from tiny_data import coco, text, voc, voc_object, voc_xml, yolo
 
 
 def changed(checkpoint, out, **header):
@@ -321,3 +321,105 @@ def test_the_class_list_of_a_voc_data_set_is_read_as_a_data_yaml_is(tmp_path):
         text(folder / "labels.yaml", content)
         with pytest.raises(DataError, match=words):
             read_data(folder, "train")
+
+
+NAMES = ["", "  ", ["car"], {"a": 1}, True, "\x1b[31mcar", "car\nbus", "\ud800", "a\u2028b"]
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc"])
+def test_what_is_no_name_of_a_class_is_refused(tmp_path, form):
+    for name in NAMES:
+        if form == "coco":
+            path = coco(tmp_path / "set", [(1, 3, [1, 1, 20, 20])], categories=[{"id": 3, "name": name}])
+        elif form == "yolo":
+            path = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.2"})
+            text(path / "data.yaml", "train: images/train\nnames: " + json.dumps([name]))
+        else:
+            path = voc(tmp_path / "set", {"a": voc_xml()})
+            text(path / "labels.yaml", "names: " + json.dumps({1: name}))
+        if form != "coco" and name is True:
+            continue  # a word, in YAML as it is read here
+        with pytest.raises(DataError):
+            read_data(path, "train")
+    for name in NAMES:
+        with pytest.raises(ConfigError, match="labels expects"):
+            hsvdet.create("yolov8-n", [name], options={"width": 0.0625})
+        with pytest.raises(CheckpointError, match="labels is not what it must be"):
+            ArtifactHeader.from_json({**HEADER.to_json(), "labels": [name]})
+
+
+def test_classes_that_are_numbers_are_named_and_used(tmp_path):
+    path = coco(tmp_path, [(1, 3, [1, 1, 20, 20])], categories=[{"id": 3, "name": 7}])
+    data = read_data(path)
+    assert data.labels == ("7",) and "called 7: numbers" in data.problems[0].what
+
+
+@pytest.mark.parametrize(
+    "change, severity, words",
+    [
+        ({"area": float("inf")}, "warning", "area Infinity"),
+        ({"area": "much"}, "warning", 'area "much"'),
+        ({"area": -4}, "warning", "area -4"),
+        ({"area": 1e300}, "warning", "area 1e+300"),
+        ({"area": True}, "warning", "area true"),
+        ({"iscrowd": 2}, "warning", "iscrowd 2"),
+        ({"iscrowd": [1]}, "warning", "iscrowd [1]"),
+        ({"iscrowd": None}, "warning", "iscrowd null"),
+        ({"bbox": [True, 1, 20, 20]}, "error", "expects 4 numbers"),
+        ({"bbox": [[1], 1, 20, 20]}, "error", "expects 4 numbers"),
+        ({"bbox": [1, 1, 7e-6, 7e-6]}, "error", "thinner than a hundredth of a pixel"),
+        ({"image_id": True}, "error", "image_id is true"),
+        ({"category_id": float("nan")}, "error", "category_id is NaN"),
+    ],
+)
+def test_values_of_an_annotation_that_mean_nothing_are_named(tmp_path, change, severity, words):
+    whole = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 20, 20]}
+    data = read_data(coco(tmp_path, [{**whole, **change}, (1, 7, [30, 30, 9, 9])]))
+    (problem,) = data.problems
+    assert problem.severity == severity and words in problem.what
+    (record,) = data.records
+    assert record.labels.tolist() == ([0, 1] if severity == "warning" else [1])
+    assert np.isfinite(record.area).all() and record.area[-1] == 81 and not record.crowd.any()
+    if severity == "warning":
+        assert record.area[0] == 400
+
+
+def test_a_voc_iscrowd_that_means_nothing_is_named(tmp_path):
+    car = voc_object("car", 1, 1, 50, 50)
+    odd = car.replace("<bndbox>", "<iscrowd>yes</iscrowd><bndbox>")
+    data = read_data(voc(tmp_path, {"a": voc_xml(odd, voc_object("car", 1, 1, 9, 9))}))
+    assert "object 1: yes" in data.problems[0].what and data.records[0].crowd.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_sizes_that_no_image_has_are_measured(tmp_path, form):
+    for side in (10**7, 1e300, float("inf")):
+        if form == "coco":
+            images = [{"id": 1, "file_name": "a.png", "width": side, "height": 80}]
+            path = coco(tmp_path / "set", [(1, 3, [1, 1, 20, 20])], images)
+        else:
+            size = f"<size><width>{side}</width><height>80</height></size>"
+            path = voc(tmp_path / "set", {"a": voc_xml(voc_object("car", 1, 1, 5, 5), size=size)})
+        assert read_data(path, "train").records[0].size == (80, 100)
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "broken link"])
+def test_what_stands_where_annotations_should_is_not_taken_for_none(tmp_path, form, kind):
+    """An image without annotations would be trained as one without objects."""
+    if form == "yolo":
+        folder = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.2", "b": None})
+        place, name = folder / "labels/train/b.txt", "labels/train/b.txt"
+    else:
+        folder = voc(tmp_path / "set", {"a": voc_xml(voc_object("car", 1, 1, 9, 9)), "b": None})
+        place, name = folder / "Annotations/b.xml", "Annotations/b.xml"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    data = read_data(folder, "train")
+    assert len(data.records) == 1
+    (problem,) = data.problems
+    assert problem.severity == "error" and problem.file == name and "Its image is left out" in problem.what

@@ -25,6 +25,9 @@ MOST_DETECTIONS = 1_000_000
 # Pixels of an image: Pillow's own bound. The environment variable HSVDET_MAX_PIXELS sets another.
 MAX_PIXELS = 178_956_970
 
+# Pixels of a side that an annotation gives an image; beyond, the image itself is asked.
+LARGEST_IMAGE_SIDE = 1_000_000
+
 # Bytes of an annotation file or a list: ten times COCO's annotations of all its images.
 LARGEST_TEXT = 8 * 2**30
 

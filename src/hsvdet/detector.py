@@ -25,7 +25,7 @@ from .inference.fold import FoldReport, fold
 from .inference.settings import Settings, arrange, settings_for
 from .options import override
 from .preprocess import Preprocess
-from .structures import Detections, Prediction, Rectangle
+from .structures import Detections, Prediction, Rectangle, is_class_name
 
 if TYPE_CHECKING:
     from .data.images import ImageSource
@@ -226,10 +226,9 @@ def create(
     """
     entry = models.find(name)
     labels = tuple(labels)
-    named = all(isinstance(label, str) and label.strip() for label in cast("Sequence[object]", labels))
-    if not labels or len(set(labels)) != len(labels) or not named:
+    if not labels or not all(map(is_class_name, labels)) or len(set(labels)) != len(labels):
         raise ConfigError(
-            f"labels expects one or more class names, each once; got {str(list(labels))[:200]}."
+            f"labels expects one or more class names, each once; got {ascii(list(labels))[:200]}."
         )
     ids = tuple(category_ids) if category_ids is not None else tuple(range(1, len(labels) + 1))
     if len(ids) != len(labels):

@@ -9,6 +9,7 @@ in its name is (centre x, centre y, width, height) in fractions of the unpadded 
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # `hsvdet.runtime` has no PyTorch
@@ -17,6 +18,16 @@ if TYPE_CHECKING:  # `hsvdet.runtime` has no PyTorch
     import numpy as np
     import torch
     from torch import Tensor
+
+
+def is_class_name(name: object) -> bool:
+    """Text with something in it, without line breaks, control characters and halves of characters: it goes into XML,
+    CSV, pictures and terminals."""
+    return (
+        isinstance(name, str)
+        and bool(name.strip())
+        and not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
+    )
 
 
 class ImageInfo(NamedTuple):

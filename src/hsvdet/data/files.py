@@ -109,31 +109,39 @@ def walk_images(folder: Path | str, links: list[str]) -> Iterator[str]:
 
 
 class FileIndex:
-    """Which files exist, by listing each folder once: 118,000 single look-ups would be slow on a network."""
+    """What exists, by listing each folder once: 118,000 single look-ups would be slow on a network."""
 
     def __init__(self):
-        self._folders: dict[str, dict[str, str]] = {}
+        self._folders: dict[str, dict[str, os.DirEntry[str]]] = {}
 
     def find(self, path: str) -> str | None:
         """The file's path as it is on disk, or None. The name may be in another Unicode form (macOS stores
         accents as separate characters) or have Windows separators."""
+        found = self._look_up(path)
+        return found.path if found is not None and _is_file(found) else None
+
+    def entry(self, path: str) -> str | None:
+        """As `find`, but also of a folder, a pipe or a broken link: what is there and is no file, is not absent."""
+        found = self._look_up(path)
+        return found.path if found is not None else None
+
+    def _look_up(self, path: str) -> os.DirEntry[str] | None:
         for candidate in (path, path.replace("\\", "/")) if "\\" in path else (path,):
             folder, name = os.path.split(candidate)
             names = self._names(folder)
             found = names.get(name) or names.get(unicodedata.normalize("NFC", name))
             if found:
-                return os.path.join(folder, found)
+                return found
         return None
 
-    def _names(self, folder: str) -> dict[str, str]:
+    def _names(self, folder: str) -> dict[str, os.DirEntry[str]]:
         if folder not in self._folders:
-            names = {}
+            names: dict[str, os.DirEntry[str]] = {}
             try:
                 with os.scandir(folder or ".") as entries:
                     for entry in entries:
-                        if _is_file(entry):
-                            names[unicodedata.normalize("NFC", entry.name)] = entry.name
-                            names[entry.name] = entry.name
+                        names[unicodedata.normalize("NFC", entry.name)] = entry
+                        names[entry.name] = entry
             except (OSError, ValueError):
                 pass  # no such folder: it holds no files
             self._folders[folder] = names

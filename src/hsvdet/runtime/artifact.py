@@ -21,6 +21,7 @@ import numpy as np
 from ..bounds import LARGEST_SIDE, MOST_DETECTIONS
 from ..errors import CheckpointError
 from ..files import parse_json
+from ..structures import is_class_name
 from ..targets import PRECISIONS, TARGETS, target_of
 from .containers import KEY, Opened, close_onnx, close_openvino, open_onnx, open_openvino
 
@@ -97,7 +98,7 @@ class ArtifactHeader:
             "labels": _are(labels, str)
             and len(labels) > 0
             and len(set(labels)) == len(labels)
-            and all(labels),
+            and all(map(is_class_name, labels)),
             "category_ids": _are(ids, int) and _are(labels, str) and len(set(ids)) == len(ids) == len(labels),
             "preprocess": isinstance(self.preprocess, dict),
             "licence": isinstance(self.licence, str),

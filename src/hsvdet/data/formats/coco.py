@@ -13,21 +13,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from ...bounds import LARGEST_IMAGE_SIDE
 from ...errors import DataError
 from ...files import parse_json
 from ..dataset import DetectionData
 from ..files import FileIndex, display, image_sizes, read_bytes, without_path
 from .repair import (
+    AREA,
+    CROWD,
     MALFORMED,
     UNKNOWN_CLASS,
     Classes,
     Columns,
     Entry,
     Findings,
+    annotated_size,
     classes_of,
     labelled_mask,
     refuse_unasked,
@@ -113,8 +117,8 @@ class _Reader:
             category_id = _integer(category.get("id")) if isinstance(category, dict) else None
             if category_id is None:
                 raise DataError(f"{self.file}: every category needs an integer id, got {_brief(category)}.")
-            name = category.get("name")
-            own.append((category_id, str(category_id) if name is None else str(name).strip()))
+            name = category.get("name", category_id)
+            own.append((category_id, str(name) if type(name) in (int, float) else name))
         if not own:
             raise DataError(f"{self.file}: 'categories' is empty. List each class with its id and name.")
         return classes_of(sorted(own, key=lambda item: item[0]), self.asked, self.file_name, self.findings)
@@ -131,7 +135,7 @@ class _Reader:
         for image in images:
             name = image.get("file_name") if isinstance(image, dict) else None
             image_id = image.get("id") if isinstance(image, dict) else None
-            if not isinstance(name, str) or not name or not isinstance(image_id, (int, str, float)):
+            if not isinstance(name, str) or not name or not _is_id(image_id):
                 what = f"An image without id or file_name: left out ({_brief(image)})."
                 self.findings.add("error", self.file_name, what)
                 continue
@@ -155,11 +159,11 @@ class _Reader:
                     entries[first] = entry._replace(labelled=_either(entry.labelled, mask))
                 continue
             by_path[path] = len(entries)
-            height, width = _integer(image.get("height")) or 0, _integer(image.get("width")) or 0
+            size = annotated_size(_integer(image.get("height")), _integer(image.get("width"))) or (0, 0)
             video = image.get("video_id")
             group = None if video is None else f"video {video}"
             mask = self._labelled(image.get("labelled_classes", labelled), classes)
-            entries.append(Entry(image_id, path, (height, width), name, group, mask))
+            entries.append(Entry(image_id, path, size, name, group, mask))
         if images and not by_path:
             raise DataError(
                 f"{self.file}: none of its {len(images):,} images was found, the first being"
@@ -216,7 +220,7 @@ class _Reader:
                     image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
                     self.findings.count(MALFORMED, file_of(image_id), where)
             annotations = valid
-            fields = _fields([_with_sound_area(annotation) for annotation in valid])
+            fields = _fields(valid)
         image_ids, category_ids, xywh, crowd, area = fields
 
         number = np.array([_name(annotation, i) for i, annotation in enumerate(annotations)], dtype=np.int64)
@@ -237,11 +241,20 @@ class _Reader:
             where = f"annotation {number[row]}: category_id {category_ids[row]}"
             self.findings.count(UNKNOWN_CLASS, entries[image[row]].file, where)
         usable = np.flatnonzero((own >= 0) & exists[image])
+        odd_area = ~((0 <= area) & (area <= LARGEST_IMAGE_SIDE**2))
+        odd_crowd = np.array([mark not in (0, 1, "0", "1") for mark in crowd], dtype=bool)
+        for kind, odd, key in ((AREA, odd_area, "area"), (CROWD, odd_crowd, "iscrowd")):
+            for row in usable[odd[usable]]:
+                where = f"annotation {number[row]}: {key} {_brief(annotations[row].get(key))}"
+                entry = entries[image[row]]
+                assert entry is not None  # it is usable
+                self.findings.count(kind, entry.file, where)
         label = np.array([classes.contiguous[category_id] for category_id in own_ids], dtype=np.int64)[own]
         unasked = usable[label[usable] < 0]
         refuse_unasked((classes.names[own_ids[i]] for i in own[unasked]), classes.labels, str(self.file))
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-        return Columns(image, xyxy, label, crowd, area, number).rows(usable)
+        is_crowd = np.array([mark in (1, "1") for mark in crowd], dtype=bool)
+        return Columns(image, xyxy, label, is_crowd, np.where(odd_area, np.nan, area), number).rows(usable)
 
 
 def _either(labelled: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
@@ -299,26 +312,45 @@ def _without_masks(item: dict) -> dict:
     return item
 
 
-def _fields(annotations: list[dict]) -> tuple[list, list, np.ndarray, np.ndarray, np.ndarray]:
-    """image ids, category ids, xywh [N, 4] float64, crowd [N] bool, area [N] float64 (NaN where not given).
-    Raises what Python raises if any annotation is not valid."""
+class _Fields(NamedTuple):
+    """Of annotations: xywh [N, 4] float64; crowd as written; area [N] float64, 0 where not given, NaN where it is no
+    number."""
+
+    image_ids: list[int | str | float]
+    category_ids: list[int | str | float]
+    xywh: np.ndarray
+    crowd: list[Any]
+    area: np.ndarray
+
+
+def _fields(annotations: list[dict]) -> _Fields:
+    """Raises what Python raises if any annotation is not valid."""
     number = len(annotations)
     image_ids = [annotation["image_id"] for annotation in annotations]
     category_ids = [annotation["category_id"] for annotation in annotations]
-    set(image_ids)  # raises TypeError if one is a list or an object
-    set(category_ids)
-    xywh = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
+    boxes = [annotation["bbox"] for annotation in annotations]
+    if not all(map(_is_id, image_ids)) or not all(map(_is_id, category_ids)):
+        raise TypeError("id")
+    if any(type(value) is bool for box in boxes for value in box):  # NumPy takes true for 1
+        raise TypeError("bbox")
+    xywh = np.array(boxes, dtype=np.float64)
     if xywh.shape != (number, 4) and number:
         raise ValueError("bbox")
-    crowd = [annotation.get("iscrowd", 0) in (1, "1") for annotation in annotations]
-    area = [annotation.get("area", math.nan) for annotation in annotations]
-    return (
-        image_ids,
-        category_ids,
-        xywh.reshape(-1, 4),
-        np.array(crowd, dtype=bool),
-        np.array(area, dtype=np.float64).reshape(number),
-    )
+    area = np.array([_number(annotation.get("area", 0)) for annotation in annotations], dtype=np.float64)
+    crowd = [annotation.get("iscrowd", 0) for annotation in annotations]
+    return _Fields(image_ids, category_ids, xywh.reshape(-1, 4), crowd, area)
+
+
+def _is_id(value: Any) -> TypeGuard[int | str | float]:
+    return type(value) in (int, str) or (type(value) is float and math.isfinite(value))
+
+
+def _number(value: Any) -> float:
+    """NaN for anything else."""
+    try:
+        return math.nan if type(value) is bool else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _defect(annotation: Any) -> str | None:
@@ -329,25 +361,17 @@ def _defect(annotation: Any) -> str | None:
         if key not in annotation:
             return f"no {key!r}"
     for key in ("image_id", "category_id"):
-        if not isinstance(annotation[key], (int, str, float)):
+        if not _is_id(annotation[key]):
             return f"{key} is {_brief(annotation[key])}"
     bbox = annotation["bbox"]
     if not isinstance(bbox, list) or len(bbox) != 4:
         return f"bbox expects 4 numbers, got {_brief(bbox)}"
     try:
         np.array(bbox, dtype=np.float64).reshape(4)
+        is_sound = not any(type(value) is bool for value in bbox)
     except (TypeError, ValueError, OverflowError):
-        return f"bbox expects 4 numbers, got {_brief(bbox)}"
-    return None
-
-
-def _with_sound_area(annotation: dict) -> dict:
-    """The annotation; an area that is not a number becomes NaN, for which the box's own is taken."""
-    try:
-        area = float(annotation.get("area", math.nan))
-    except (TypeError, ValueError, OverflowError):
-        area = math.nan
-    return {**annotation, "area": area}
+        is_sound = False
+    return None if is_sound else f"bbox expects 4 numbers, got {_brief(bbox)}"
 
 
 def _look_up(ids: list, position: dict[Any, int]) -> np.ndarray:
@@ -369,10 +393,7 @@ def _name(annotation: Any, place: int) -> int:
 
 def _integer(value: Any) -> int | None:
     """The integer that a JSON number or numeric string stands for, or None. One above 2^53 is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+    number = _number(value)
     return int(number) if number.is_integer() and abs(number) < 2**53 else None
 
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...bounds import LARGEST_IMAGE_SIDE
 from ...errors import DataError, did_you_mean
+from ...structures import is_class_name
 from ..dataset import Problem, Record
 
 
@@ -26,16 +28,21 @@ CLIPPED = Kind("warning", "partly outside the image: clipped to it")
 SWAPPED = Kind("warning", "with corners in the wrong order or a negative size: corners put in order")
 REPEATED = Kind("warning", "annotated twice, exactly alike: kept once")
 OUTSIDE = Kind("error", "wholly outside the image: left out")
+THIN = Kind("error", "thinner than a hundredth of a pixel inside the image: left out")
 EMPTY = Kind("error", "without area: left out")
 NOT_FINITE = Kind("error", "with NaN or infinite numbers: left out")
 MALFORMED = Kind("error", "that cannot be read: left out")
 UNKNOWN_CLASS = Kind("error", "of an unknown class: left out")
+AREA = Kind("warning", "with an area that is no number of square pixels: the box's own was taken")
+CROWD = Kind("warning", "with an iscrowd other than 0 and 1: taken as an object")
 UNLABELLED = Kind(
     "warning", "of a class that is not among the labelled_classes of its image: used all the same"
 )
 
 # Rounding, and conventions that differ by a pixel, put sound boxes this far outside. Clipped without a word.
 _TOLERANCE = 1.0
+# Pixels. No object is so thin; what is, is a rounding error or a fraction taken for a pixel.
+_THINNEST = 0.01
 
 
 class Findings:
@@ -141,10 +148,10 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
     inside = columns.xyxy.clip(0, limits())
     report(CLIPPED, np.any(np.abs(inside - columns.xyxy) > _TOLERANCE, 1))
     boxes = inside.astype(np.float32)
-    # A sliver can vanish in float32, or when the pixel it leans over the edge by is clipped.
-    vanished = np.any(boxes[:, 2:] <= boxes[:, :2], 1)
-    leave_out(EMPTY, vanished)
-    boxes = boxes[~vanished]
+    # Also what vanishes in float32, or when the pixel it leans over the edge by is clipped.
+    thin = np.any(boxes[:, 2:] - boxes[:, :2] < _THINNEST, 1)
+    leave_out(THIN, thin)
+    boxes = boxes[~thin]
 
     own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = np.where(columns.area > 0, columns.area, own_area).astype(np.float32)  # NaN > 0 is False
@@ -220,18 +227,36 @@ class Classes(NamedTuple):
     names: dict[int, str]
 
 
+def annotated_size(height: float | None, width: float | None) -> tuple[int, int] | None:
+    """(height, width) in pixels as an annotation gives them; None where no image is so large, or they are none."""
+    if (
+        height is None
+        or width is None
+        or not (1 <= height <= LARGEST_IMAGE_SIDE and 1 <= width <= LARGEST_IMAGE_SIDE)
+    ):
+        return None
+    return int(height), int(width)
+
+
 def classes_of(
-    own: Iterable[tuple[int, str]],
+    own: Iterable[tuple[int, object]],
     asked: Sequence[str] | None,
     file: str,
     findings: Findings,
 ) -> Classes:
     """own: (id, name) of the data set's classes, in the order wanted. asked: the names to have instead, in
-    their order; names are the key. Two ids with one name are one class, with the first id on output.
+    their order; names are the key. Two ids with one name are one class, with the first id on output. Raises DataError
+    for a name that is none (`is_class_name`).
     """
     names: dict[int, str] = {}
     first: dict[str, int] = {}
-    for category_id, name in own:
+    for category_id, found in own:
+        name = found.strip() if isinstance(found, str) else found
+        if not isinstance(name, str) or not is_class_name(name):
+            raise DataError(
+                f"{file}: the class {category_id} is called {ascii(found)[:60]}; text without line breaks and control"
+                " characters is expected. Rename it."
+            )
         if category_id in names and names[category_id] != name:
             raise DataError(
                 f"{file}: the class id {category_id} is used for {names[category_id]!r} and {name!r}."
@@ -244,6 +269,10 @@ def classes_of(
                 file,
                 f"The class ids {first[name]} and {category_id} have one name, {name!r}: taken as one class.",
             )
+    numbers = [name for name in first if name.isdecimal()]
+    if numbers:
+        what = f"Classes are called {_shorten(numbers)}: numbers do not say what is meant. Name them."
+        findings.add("warning", file, what)
     labels = tuple(first) if asked is None else tuple(asked)
     if len(set(labels)) != len(labels):
         raise DataError(f"labels expects every class name once, got {', '.join(labels)}.")

@@ -33,12 +33,15 @@ from ..files import (
 )
 from ..pixels import IMAGE_SUFFIXES
 from .repair import (
+    CROWD,
     MALFORMED,
     UNKNOWN_CLASS,
     Classes,
     Columns,
     Entry,
     Findings,
+    Kind,
+    annotated_size,
     classes_of,
     labelled_mask,
     refuse_unasked,
@@ -127,13 +130,13 @@ class _Object(NamedTuple):
 
 
 class _Annotation(NamedTuple):
-    """What one XML file says. size: (height, width) or None. malformed: objects that cannot be read, why. labelled:
-    names of classes, or None."""
+    """What one XML file says. size: (height, width) or None. defects: of objects, and which. labelled: names of
+    classes, or None."""
 
     size: tuple[int, int] | None
     file_name: str
     objects: list[_Object]
-    malformed: list[str]
+    defects: list[tuple[Kind, str]]
     labelled: list[str] | None = None
 
 
@@ -200,7 +203,8 @@ class _Reader:
         return name
 
     def _find_annotation(self, name: str) -> str | None:
-        return self.index.find(os.path.join(self.source.annotations, name + ".xml"))
+        """The XML file, or what has its name and is none."""
+        return self.index.entry(os.path.join(self.source.annotations, name + ".xml"))
 
     def _find_image(self, name: str, file_name: str) -> str | None:
         """The image named like the XML file, else the one that the XML file names."""
@@ -264,8 +268,8 @@ class _Reader:
                 what = "No annotation file: taken as an image without objects."
                 findings.add("warning", shown, what)
                 annotation = _Annotation(None, "", [], [])
-            for defect in annotation.malformed:
-                findings.count(MALFORMED, shown, defect)
+            for kind, where in annotation.defects:
+                findings.count(kind, shown, where)
             if annotation.size is None:
                 without_size.append(len(entries))
             path = os.path.abspath(image)
@@ -386,27 +390,30 @@ def _parse(file: str) -> _Annotation:
         raise DataError(f"{file} is not XML that can be read: {reason}.") from error
     if root.tag != "annotation":
         raise DataError(f"{file} is not a VOC annotation: <annotation> was expected, found <{root.tag}>.")
-    objects, malformed = [], []
+    objects, defects = [], []
     for number, element in enumerate(root.findall("object"), 1):
         name = (element.findtext("name") or "").strip()
         written = [element.findtext(f"bndbox/{corner}", "None") for corner in _CORNERS]
         try:
             corners = [float(value) for value in written]
         except ValueError:
-            malformed.append(f"object {number}: corners {', '.join(written)}")
+            defects.append((MALFORMED, f"object {number}: corners {', '.join(written)}"))
             continue
         if not name:
-            malformed.append(f"object {number}: no name")
+            defects.append((MALFORMED, f"object {number}: no name"))
             continue
-        objects.append(_Object(name, corners, element.findtext("iscrowd") == "1", number))
+        crowd = (element.findtext("iscrowd") or "0").strip()
+        if crowd not in ("0", "1"):
+            defects.append((CROWD, f"object {number}: {crowd[:60]}"))
+        objects.append(_Object(name, corners, crowd == "1", number))
     element = root.find("labelled_classes")
     labelled = None if element is None else [(name.text or "").strip() for name in element.findall("name")]
-    return _Annotation(_size(root), root.findtext("filename") or "", objects, malformed, labelled)
+    return _Annotation(_size(root), root.findtext("filename") or "", objects, defects, labelled)
 
 
 def _size(root: ElementTree.Element) -> tuple[int, int] | None:
     try:
-        height, width = (int(float(root.findtext(f"size/{side}", ""))) for side in ("height", "width"))
-    except (ValueError, OverflowError):
+        height, width = (float(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+    except ValueError:
         return None
-    return (height, width) if height > 0 and width > 0 else None
+    return annotated_size(height, width)

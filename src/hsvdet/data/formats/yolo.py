@@ -63,7 +63,7 @@ class YoloSource:
     root: Path
     splits: dict[str, list[str]]
     bases: tuple[Path, ...]
-    names: list[tuple[int, str]] | None
+    names: list[tuple[int, Any]] | None
     names_file: str
     category_ids: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -135,20 +135,20 @@ def _keys(content: dict) -> str:
     return ", ".join(str(key) for key in list(content)[:8]) or "nothing"
 
 
-def _names(content: dict, file: Path) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
+def _names(content: dict, file: Path) -> tuple[list[tuple[int, Any]], tuple[str, ...]]:
     number, names = content.get("nc"), content.get("names")
     if isinstance(names, dict):
         try:
-            own = [(int(key), str(name).strip()) for key, name in names.items()]
+            own = [(int(key), name) for key, name in names.items()]
         except ValueError as error:
             raise DataError(f"{file}: the keys of 'names' are class ids, integers; {error}.") from error
     elif isinstance(names, list):
-        own = [(i, str(name).strip()) for i, name in enumerate(names)]
+        own: list[tuple[int, Any]] = list(enumerate(names))
     elif isinstance(number, str) and number.isdecimal():
         if len(number) > 6:
             raise DataError(f"{file}: nc: {number[:20]} classes without names. Give 'names'.")
         own = [(i, str(i)) for i in range(int(number))]
-        return own, ("It has no 'names'; the classes are called 0, 1, 2 and so on.",)
+        return own, ()
     else:
         raise DataError(f"{file} has no class names; 'names' was expected, found {_keys(content)}.")
     if not own:
@@ -392,10 +392,11 @@ def _labels_for(path: str) -> str | None:
 
 
 def _label_file(image: str, index: FileIndex) -> str | None:
-    """The image's label file: under labels/, else beside it. None: an image without objects."""
+    """The image's label file, or what has its name and is none: under labels/, else beside it. None: an image without
+    objects."""
     beside = os.path.splitext(image)[0] + ".txt"
     under_labels = _labels_for(beside)
-    return (under_labels and index.find(under_labels)) or index.find(beside)
+    return (under_labels and index.entry(under_labels)) or index.entry(beside)
 
 
 def _text_or_error(label_file: str | None) -> str | DataError:
