@@ -111,11 +111,15 @@ class Prediction(NamedTuple):
 class Selection(NamedTuple):
     """What a learned token selector answered: its loss is criteria/selection.py.
 
-    logits: [B, h, w] float32, one for each token of a map. stride: pixels per cell of the map.
+    logits: [B, h, w] float32, one for each token of a map. stride: pixels per cell of the map. kept: [B, h, w] bool,
+    the tokens that were selected; None where the network does not say. attended: [B, h, w] float32, how much a
+    decoder looked at each token in all, -1 in padding; None where nothing learns from it.
     """
 
     logits: Tensor
     stride: int
+    kept: Tensor | None = None
+    attended: Tensor | None = None
 
 
 class DenseOutput(NamedTuple):
@@ -188,13 +192,15 @@ class QueryOutput(NamedTuple):
     """A query decoder's answer. layers: the Prediction of every decoder layer, the last one being the answer.
 
     proposals: the first guess of a two-stage model, before the decoder, or None; of all tokens or of the
-    chosen ones, as the paper trains it. denoised: training only. selections: as in DenseOutput.
+    chosen ones, as the paper trains it. denoised: training only. selections: as in DenseOutput. encoder: of encoder
+    layers that learn to predict, too; training only.
     """
 
     layers: tuple[Prediction, ...]
     proposals: Prediction | None = None
     denoised: Denoised | None = None
     selections: tuple[Selection, ...] = ()
+    encoder: tuple[Prediction, ...] = ()
 
     @property
     def answer(self) -> Prediction:
@@ -218,7 +224,7 @@ class QueryOutput(NamedTuple):
             named += [
                 (f"denoised layer {number}", layer) for number, layer in enumerate(self.denoised.layers)
             ]
-        return named
+        return named + [(f"encoder layer {number}", layer) for number, layer in enumerate(self.encoder)]
 
 
 class DualOutput(NamedTuple):

@@ -69,7 +69,7 @@ class GaussianSalience:
     ) -> list[Tensor]:
         return [
             gaussian_salience(targets, extents, (logits.shape[-2], logits.shape[-1]), stride)
-            for logits, stride in selections
+            for logits, stride, *_ in selections
         ]
 
 
@@ -95,7 +95,7 @@ class BorderSalience:
     ) -> list[Tensor]:
         strides = sorted(selection.stride for selection in selections)
         maps = []
-        for logits, stride in selections:
+        for logits, stride, *_ in selections:
             least = 4.0 * stride if self.by_level and stride > strides[0] else 0.0
             most = 8.0 * stride if self.by_level and stride < strides[-1] else torch.inf
             x, y = cell_centres((logits.shape[-2], logits.shape[-1]), stride, extents.device)
@@ -143,7 +143,7 @@ class AssignedSalience:
                 " Choose gaussian or border."
             )
         maps = []
-        for logits, stride in selections:
+        for logits, stride, *_ in selections:
             height, width = logits.shape[-2:]
             found = [torch.zeros_like(logits, dtype=torch.float32)]
             for step in [stride] if self.by_level else assigned.strides.unique().int().tolist():

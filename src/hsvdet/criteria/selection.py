@@ -1,4 +1,5 @@
-"""The loss of learned token selectors: they are to find objects, whatever the network makes of the tokens."""
+"""The losses of learned token selectors: they are to find objects, whatever the network makes of the tokens; or the
+tokens at which the network's own decoder looks."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class SelectionLoss:
         network's dense head, if it has one. At least one selection."""
         maps = self.salience(selections, targets, extents, assigned)
         losses = []
-        for (logits, stride), wanted in zip(selections, maps, strict=True):
+        for (logits, stride, *_), wanted in zip(selections, maps, strict=True):
             logits = logits.float()
             cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
             cross_entropy = (wanted - logits.sigmoid()).square() * cross_entropy
@@ -46,6 +47,33 @@ class SelectionLoss:
                 (cross_entropy if unknown is None else cross_entropy.masked_fill(unknown, 0.0)).sum()
             )
         return self.gain * sum(losses[1:], losses[0])
+
+
+def attended_loss(selections: Sequence[Selection]) -> Tensor:
+    """[B]: the cross-entropy between the logits of all maps and whether a token is among the n that the decoder looks
+    at most, with n as many as were kept in the image; the mean over its tokens (Sparse DETR, Roh et al. 2022, arXiv
+    2111.14330, section 3.2). Every selection has to have `kept` and `attended`."""
+    logits, kept, attended = _of_all_maps(selections)
+    most = attended.sort(dim=1, descending=True, stable=True).indices
+    rank = torch.arange(logits.shape[1], device=logits.device)
+    wanted = torch.zeros_like(logits).scatter(1, most, (rank < kept.sum(1, keepdim=True)).float())
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+
+
+def attended_share(selections: Sequence[Selection]) -> Tensor:
+    """[B] in 0..1: of the decoder's looks at the picture, how much falls on tokens that were kept. As of
+    `attended_loss`. (Sparse DETR's authors count looks at padding as missed, too.)"""
+    _, kept, attended = _of_all_maps(selections)
+    looks = attended.clamp(min=0)  # -1 is padding
+    return (looks * kept).sum(1) / looks.sum(1).clamp(min=1e-6)
+
+
+def _of_all_maps(selections: Sequence[Selection]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, kept and attended, [B, S] each, one map after another."""
+    logits = torch.cat([one.logits.float().flatten(1) for one in selections], 1)
+    kept = torch.cat([one.kept.flatten(1) for one in selections if one.kept is not None], 1)
+    attended = torch.cat([one.attended.flatten(1) for one in selections if one.attended is not None], 1)
+    return logits, kept, attended
 
 
 def _unknown_cells(

@@ -25,7 +25,8 @@ class SetWeights(NamedTuple):
 
 class SetCriterion(Criterion):
     """(QueryOutput, targets) to weighted losses: {"class", "l1", "giou"} of the last decoder layer, the same
-    under "layer<i>/" for the others, "proposals/" for the first stage and "denoised<i>/" for noised queries.
+    under "layer<i>/" for the others, "proposals/" for the first stage, "encoder<i>/" for encoder layers that predict
+    and "denoised<i>/" for noised queries.
 
     Sums are over the whole step, divided by its number of objects, at least 1.
     proposals: whether the first stage learns the classes ("class") or only that something is there, as class
@@ -63,6 +64,9 @@ class SetCriterion(Criterion):
             pairs = match(output.proposals, wanted, self.class_loss, self.costs, "proposals")
             counts = _matched(step, output.proposals)
             parts |= self._parts(output.proposals, wanted, pairs, counts, "proposals/")
+        for i, layer in enumerate(output.encoder):
+            pairs = match(layer, targets, self.class_loss, self.costs, f"encoder layer {i}")
+            parts |= self._parts(layer, targets, pairs, _matched(step, layer), f"encoder{i}/")
         if output.denoised is not None:
             parts |= self._denoised(output.denoised, targets, step)
         return parts

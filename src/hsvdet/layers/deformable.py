@@ -8,6 +8,7 @@ around each map makes points outside read nothing. `benchmarks/deformable.py` se
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,33 @@ def sample_points(value: Tensor, sizes: list[tuple[int, int]], locations: Tensor
             table.flatten(0, 2), base.reshape(bags), corners.flatten(0, 1) * heads, shares.reshape(*bags, 4)
         )
     return total.view(batch, queries, -1)
+
+
+@torch.no_grad()
+def attention_received(locations: Tensor, weights: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """How much of all queries' attention falls on each token: locations [B, Q, M, L, P, 2] and weights [B, Q, M, L, P],
+    as `DeformableAttention.locate` gives them, to [B, S] float32.
+
+    A weight is shared by the four cells whose numbers are nearest to (x w, y h); shares outside of the map are lost.
+    That is half a cell to the right and below of where `sample_points` reads it, as Sparse DETR's published networks
+    count it (arXiv 2111.14330, section 3.2).
+    """
+    pixels = locations.float() * sides(sizes, locations)[:, None]
+    first = pixels.floor()
+    x, y = (pixels - first).unbind(-1)
+    column, row = first.long().unbind(-1)  # [B, Q, M, L, P]
+    maps = []
+    for level, (height, width) in enumerate(sizes):
+        at = (slice(None),) * 3 + (level,)
+        received = torch.zeros(len(locations), height * width, device=locations.device)
+        for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            across, down = column[at] + right, row[at] + below
+            share = (x[at] if right else 1 - x[at]) * (y[at] if below else 1 - y[at]) * weights[at].float()
+            inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
+            cell = down.clamp(0, height - 1) * width + across.clamp(0, width - 1)
+            received.scatter_add_(1, cell.flatten(1), share.where(inside, 0.0).flatten(1))
+        maps.append(received)
+    return torch.cat(maps, 1)
 
 
 def _framed(value: Tensor, sizes: list[tuple[int, int]]) -> Tensor:

@@ -12,7 +12,7 @@ from .transformer import FeedForward
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention, then a feed-forward network, each x <- LayerNorm(x + f(x))."""
+    """Deformable attention of tokens to all tokens, then a feed-forward network, each x <- LayerNorm(x + f(x))."""
 
     EXPLAINED = {"attention": "encoder"}
 
@@ -25,8 +25,9 @@ class DeformableEncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, position: Tensor, reference: Tensor, tokens: Tokens) -> Tensor:
-        """features: [B, S, D]. position: [B or 1, S, D]. reference: [B, S, L, 2]. tokens: where they are."""
-        seen = self.attention(features + position, reference, features, tokens.sizes, tokens.padding)
+        """features: [B, k, D], of the tokens that look: all S of them, or some. position: [B or 1, k, D]. reference:
+        [B, k, L, 2]. tokens: what they look at. Returns their features [B, k, D]."""
+        seen = self.attention(features + position, reference, tokens.features, tokens.sizes, tokens.padding)
         features = self.norm_attention(features + self.dropout(seen))
         return self.norm_feed_forward(features + self.dropout(self.feed_forward(features)))
 
@@ -45,10 +46,9 @@ class DeformableEncoder(nn.Module):
     def forward(self, tokens: Tokens, position: Tensor) -> Tokens:
         """As `Pyramid` gives them. Returns the tokens with other features; those of padding mean nothing."""
         reference = on_maps(token_centres(tokens), tokens)
-        features = tokens.features
         for layer in self.layers:
-            features = layer(features, position, reference, tokens)
-        return tokens._replace(features=features)
+            tokens = tokens._replace(features=layer(tokens.features, position, reference, tokens))
+        return tokens
 
 
 class DeformableDecoderLayer(nn.Module):
@@ -76,9 +76,16 @@ class DeformableDecoderLayer(nn.Module):
     ) -> Tensor:
         """content, place: [B, Q, D]. reference: [B, Q, 2 or 4] points or boxes, fractions of the picture.
         query_mask: [Q, Q] bool, which queries may not look at which. Returns the content [B, Q, D]."""
+        return self.look(self.meet(content, place, query_mask), place, reference, memory)
+
+    def meet(self, content: Tensor, place: Tensor, query_mask: Tensor | None = None) -> Tensor:
+        """The first half: queries look at one another."""
         placed = content + place
         attended = self.self_attention(placed, placed, content, query_mask)
-        content = self.norm_self(content + self.dropout(attended))
+        return self.norm_self(content + self.dropout(attended))
+
+    def look(self, content: Tensor, place: Tensor, reference: Tensor, memory: Tokens) -> Tensor:
+        """The second half: they look at the image."""
         seen = self.cross_attention(
             content + place, on_maps(reference, memory), memory.features, memory.sizes, memory.padding
         )

@@ -73,6 +73,15 @@ def top_tokens(scores: Tensor, count: IntLikeType, unusable: Tensor | None = Non
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
+def content_of(tokens: Tokens, chosen: Tensor) -> Tensor:
+    """What queries start from that are tokens: features of these, [B, k, D]. Those of padding mean nothing; they are
+    given as 0."""
+    content = pick(tokens.features, chosen)
+    if tokens.padding is None:
+        return content
+    return content.masked_fill(tokens.padding.gather(1, chosen).unsqueeze(-1), 0.0)
+
+
 def pick(values: Tensor, chosen: Tensor) -> Tensor:
     """Rows of values [B, S, D] by their numbers [B, k]: [B, k, D]."""
     return values.gather(1, chosen.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
