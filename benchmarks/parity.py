@@ -31,6 +31,7 @@ from hsvdet.conversion import deformable_detr as deformable_rules  # noqa: E402
 from hsvdet.conversion import detr as detr_rules  # noqa: E402
 from hsvdet.conversion import dino as dino_rules  # noqa: E402
 from hsvdet.conversion import rt_detr as rt_detr_rules  # noqa: E402
+from hsvdet.conversion import sparse_detr as sparse_rules  # noqa: E402
 from hsvdet.conversion.rename import rename  # noqa: E402
 from hsvdet.models import find  # noqa: E402
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig  # noqa: E402
@@ -39,6 +40,7 @@ from hsvdet.models.detr import Detr, DetrConfig  # noqa: E402
 from hsvdet.models.dino import Dino, DinoConfig  # noqa: E402
 from hsvdet.models.dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig  # noqa: E402
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig  # noqa: E402
+from hsvdet.models.sparse_detr import SparseDetr, SparseDetrConfig  # noqa: E402
 
 PUBLISHED = {
     "detr_r50": (Detr, DetrConfig(), detr_rules),
@@ -65,6 +67,10 @@ LINEAGE = {
     "dn_deformable_detr": (DnDeformableDetr, DnDeformableDetrConfig(), deformable_rules.DN_ORIGINAL),
     # Of 900 queries two have scores that differ by rounding alone, and would change places.
     "dino_4scale_q100": (Dino, DinoConfig(queries=100), dino_rules.ORIGINAL),
+    **{
+        f"sparse_detr_rho{rho}": (SparseDetr, SparseDetrConfig(rho=rho), sparse_rules.rules(6, 6))
+        for rho in (0.1, 0.3, 0.5)
+    },
 }
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 

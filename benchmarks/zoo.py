@@ -35,6 +35,7 @@ DEFORMABLE_REPOSITORY = "[its repository](https://github.com/fundamentalvision/D
 DAB = "[DAB-DETR](https://arxiv.org/abs/2201.12329), table 2"
 DN = "[DN-DETR](https://arxiv.org/abs/2203.01305), table 1"
 DINO = "[DINO](https://arxiv.org/abs/2203.03605), table 1 (12 epochs)"
+SPARSE = "[Sparse DETR](https://arxiv.org/abs/2111.14330), table 1"
 RT_DETR = "[RT-DETR](https://arxiv.org/abs/2304.08069), table 2"
 RT_DETR_SCALED = "[RT-DETR](https://arxiv.org/abs/2304.08069), table of the scaled models"
 
@@ -63,6 +64,11 @@ PUBLISHED = {
     "deformable-detr-r50-two-stage": Published(40, 173, 46.2, DEFORMABLE),
     "dino-r50": Published(47, 279, 49.0, DINO),
     "dino-r50-5scale": Published(47, 860, 49.4, DINO),
+    "sparse-detr-r50-rho10": Published(40.9, 105.4, 45.3, SPARSE),
+    "sparse-detr-r50-rho20": Published(40.9, 112.9, 45.6, SPARSE),
+    "sparse-detr-r50-rho30": Published(40.9, 120.5, 46.0, SPARSE),
+    "sparse-detr-r50-rho40": Published(40.9, 128.0, 46.2, SPARSE),
+    "sparse-detr-r50-rho50": Published(40.9, 135.6, 46.3, SPARSE),
     "rt-detr-r18": Published(20, 60.7, 46.5, RT_DETR_SCALED),
     "rt-detr-r34": Published(31, 92.7, 48.9, RT_DETR_SCALED),
     "rt-detr-r50-m": Published(36, 100.1, 51.3, RT_DETR_SCALED),
@@ -90,6 +96,7 @@ MULTIPLY_ADDS = (
     "Deformable DETR",
     "DN-Deformable-DETR",
     "DINO",
+    "Sparse DETR",
 )
 
 HEAD = """# The models and what they cost

@@ -1,4 +1,5 @@
-"""Deformable DETR in its three forms, DN-Deformable-DETR and RT-DETR in their tiny forms, and their parts."""
+"""Deformable DETR in its three forms, DN-Deformable-DETR, Sparse DETR and RT-DETR in their tiny forms, and their
+parts."""
 
 import dataclasses
 import itertools
@@ -26,6 +27,7 @@ TINY = (
     "deformable-detr-two-stage-tiny",
     "dn-deformable-detr-tiny",
     "dino-tiny",
+    "sparse-detr-tiny",
     "rt-detr-tiny",
 )
 DENOISING = ("dn-deformable-detr-tiny", "dino-tiny", "rt-detr-tiny")
@@ -63,7 +65,7 @@ def padded() -> tuple[torch.Tensor, torch.Tensor]:
 
 def predictions(output) -> list[Prediction]:
     first = [output.proposals] if output.proposals else []
-    return [*output.layers, *first, *(output.denoised.layers if output.denoised else ())]
+    return [*output.layers, *first, *(output.denoised.layers if output.denoised else ()), *output.encoder]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -139,11 +141,11 @@ def test_noised_queries_leave_the_others_as_they_are(name):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["deformable-detr-two-stage-tiny", "rt-detr-tiny"])
+@pytest.mark.parametrize("name", ["deformable-detr-two-stage-tiny", "sparse-detr-tiny", "rt-detr-tiny"])
 def test_a_picture_smaller_than_the_number_of_queries_gives_as_many_as_it_has_tokens(name):
     net = tiny(name).eval()
     with torch.inference_mode():
-        assert net(torch.rand(1, 3, 32, 32)).answer.boxes.shape[1] == (22 if "two" in name else 21)
+        assert net(torch.rand(1, 3, 32, 32)).answer.boxes.shape[1] == (21 if "rt" in name else 22)
 
 
 class Answer(torch.nn.Module):
@@ -176,6 +178,76 @@ def test_onnx_runtime_answers_alike_and_needs_no_grid_sample(tmp_path):
     logits, boxes = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), expected.logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.from_numpy(boxes), expected.boxes, atol=1e-5, rtol=0)
+
+
+# Sparse DETR
+
+
+def kept(output):
+    """[B, S] bool."""
+    return torch.cat([selection.kept.flatten(1) for selection in output.selections], 1)
+
+
+def test_sparse_detr_changes_the_tokens_it_keeps_and_no_others():
+    net, (images, padding) = tiny("sparse-detr-tiny").eval(), padded()
+    before, after = [], []
+    net.encoder.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    net.encoder.register_forward_hook(lambda _, inputs, out: after.append(out[0]))
+    with torch.inference_mode():
+        output = net(images, padding)
+    changed = (before[0].features != after[0].features).any(-1)
+    assert torch.equal(changed, kept(output))
+    real = (~before[0].padding).sum(1)
+    assert changed.sum(1).tolist() == [int(0.3 * count) + 1 for count in real.tolist()]
+    assert [selection.stride for selection in output.selections] == [8, 16, 32, 64]
+
+
+def test_sparse_detr_answers_for_an_image_alike_beside_a_larger_one():
+    """Which has more tokens to keep."""
+    net, (images, padding) = tiny("sparse-detr-tiny").eval(), padded()
+    with torch.inference_mode():
+        together, alone = net(images, padding), net(images[1:], padding[1:])
+    torch.testing.assert_close(together.answer.boxes[1:], alone.answer.boxes, atol=1e-6, rtol=0)
+    assert torch.equal(kept(together)[1:], kept(alone))
+
+
+@pytest.mark.parametrize("name", ["sparse-detr-tiny"])
+def test_queries_of_tokens_are_of_no_padding_where_there_are_more_queries_than_tokens(name):
+    net, (images, padding) = tiny(name, queries=200).eval(), padded()  # the second image has 128 tokens
+    scale, outside = 0.0, sampled_padding(padding, (12, 16))[:, None]
+    net.pyramid.project[0].register_forward_hook(
+        lambda _, inputs, out: torch.where(outside, out + scale * torch.randn_like(out), out)
+    )
+    with torch.inference_mode():
+        first = net(images, padding).answer
+        scale = 10.0
+        second = net(images, padding).answer
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+def test_sparse_detr_works_with_another_share_of_the_tokens():
+    net, (images, _) = tiny("sparse-detr-tiny").eval(), padded()
+    for rho, count in ((0.1, 26), (1, 256)):  # of 12 x 16 + 6 x 8 + 3 x 4 + 2 x 2 = 256 tokens
+        net.keep(rho)
+        with torch.inference_mode():
+            assert kept(net(images)).sum(1).tolist() == [count, count]
+    for rho in (0.0, 1.1):
+        with pytest.raises(ConfigError, match="rho expects a share"):
+            net.keep(rho)
+        with pytest.raises(ConfigError, match="rho expects a share"):
+            tiny("sparse-detr-tiny", rho=rho)
+
+
+def test_sparse_detrs_scores_learn_from_where_the_decoder_looks_and_from_nothing_else():
+    net, (images, padding) = tiny("sparse-detr-tiny").train(), padded()
+    criterion = find("sparse-detr-tiny").criterion()
+    losses = criterion(net(images, padding), targets(2, 3))
+    losses.pop("selector").backward(retain_graph=True)
+    assert all(p.grad.abs().sum() > 0 for p in net.score.parameters())
+    assert all(p.grad is None for p in net.decoder.parameters())
+    net.zero_grad()
+    sum(losses.values()).backward()
+    assert all(p.grad is None for p in net.score.parameters())
 
 
 # RT-DETR

@@ -61,6 +61,7 @@ FAMILIES = {
     "conditional-detr-tiny": SHORT,
     "dn-deformable-detr-tiny": SHORT | {"levels": 2},
     "dino-tiny": SHORT | {"levels": 2},
+    "sparse-detr-tiny": {"encoder_layers": 2, "decoder_layers": 1, "levels": 2},
     "rt-detr-tiny": {"decoder_layers": 1},
 }
 
@@ -179,6 +180,7 @@ def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_p
         ("hsg-det-n+", HYBRID | {"queries": 20}, "letterbox"),
         ("detr-tiny", SHORT, "shortest"),
         ("deformable-detr-two-stage-tiny", SHORT | {"levels": 2}, "shortest"),
+        ("sparse-detr-tiny", {"encoder_layers": 2, "decoder_layers": 1, "levels": 2}, "fit"),
     ],
 )
 def test_a_dynamic_artifact_has_the_canvas_of_the_detector_itself(name, options, resize, tmp_path):

@@ -1,6 +1,8 @@
 """What token selectors are to find, and the loss by which they learn it."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ import torch
 import hsvdet
 from hsvdet.criteria.numbers import LossNumbers
 from hsvdet.criteria.salience import AnchorScores, AssignedSalience, BorderSalience
-from hsvdet.criteria.selection import SelectionLoss
+from hsvdet.criteria.selection import SelectionLoss, attended_loss, attended_share
 from hsvdet.errors import ConfigError
+from hsvdet.layers.deformable import attention_received
 from hsvdet.models import find
+from hsvdet.models.sparse_detr import ScoringNetwork
 from hsvdet.structures import Selection, Target
 from hsvdet.training.recipe import find_recipe
 
@@ -94,3 +98,60 @@ def test_the_gain_is_a_factor_and_unknown_names_are_refused():
         find_recipe("plain", {"salience": "round"})
     with pytest.raises(ConfigError, match="salience expects a word, got 3"):
         find_recipe("plain", {"salience": 3})
+
+
+@pytest.fixture(scope="module")
+def sparse_detr():
+    """Numbers of Sparse DETR's reference, single operations; and a function that reads a tensor of them."""
+    numbers = json.loads((Path(__file__).parent / "golden" / "sparse_selection.json").read_text())
+    return numbers, lambda tensor: torch.tensor(tensor["values"]).reshape(tensor["shape"])
+
+
+def test_the_attention_that_tokens_receive_is_the_references_head_by_head(sparse_detr):
+    numbers, read = sparse_detr
+    locations, weights, wanted = (read(numbers[key]) for key in ("locations", "weights", "received_by_head"))
+    for head in range(2):
+        one = slice(head, head + 1)
+        received = attention_received(locations[:, :, one], weights[:, :, one], numbers["sizes"])
+        torch.testing.assert_close(received, wanted[:, head], atol=1e-6, rtol=1e-5)
+    both = attention_received(locations, weights, numbers["sizes"])
+    torch.testing.assert_close(both, wanted.sum(1), atol=1e-6, rtol=1e-5)
+
+
+def on_two_maps(sizes, logits, kept, attended):
+    """[2, 30] each, to selections of the maps."""
+    counts = [height * width for height, width in sizes]
+    parts = zip(sizes, *(part.split(counts, 1) for part in (logits, kept, attended)), strict=True)
+    return [Selection(*(p.unflatten(1, size) for p in part[:1]), 8, *(p.unflatten(1, size) for p in part[1:]))
+            for size, *part in parts]  # fmt: skip
+
+
+def test_selectors_learn_what_is_attended_most_as_in_the_reference(sparse_detr):
+    """The loss, and the share of attention that falls on what was kept."""
+    numbers, read = sparse_detr
+    logits, attended = read(numbers["logits"]), read(numbers["received_by_head"]).sum(1)
+    kept = torch.zeros(2, 30, dtype=torch.bool).scatter(1, torch.tensor(numbers["kept"]), True)
+    selections = on_two_maps(numbers["sizes"], logits, kept, attended)
+    torch.testing.assert_close(attended_share(selections), torch.tensor(numbers["share"]))
+    assert attended.topk(6).indices.tolist() == numbers["wanted"]
+    six = torch.arange(30) < 6  # how many are kept counts, not which
+    selections = on_two_maps(numbers["sizes"], logits, six.expand(2, 30), attended)
+    assert attended_loss(selections).mean().item() == pytest.approx(numbers["loss"], rel=1e-6)
+
+
+def test_sparse_detrs_scoring_network_is_the_references(sparse_detr):
+    numbers, read = sparse_detr
+    tensors = {key: read(tensor) for key, tensor in numbers["scoring"]["tensors"].items()}
+    names = {
+        "layer1.0": "norm",
+        "layer1.1": "embed",
+        "layer2.0": "first",
+        "layer2.2": "second",
+        "layer2.4": "last",
+    }
+    network = ScoringNetwork(16)
+    network.load_state_dict(
+        {f"{names[key.rpartition('.')[0]]}.{key.split('.')[-1]}": tensor for key, tensor in tensors.items()}
+    )
+    scores = network(read(numbers["scoring"]["in"]))
+    torch.testing.assert_close(scores, read(numbers["scoring"]["out"]), atol=1e-5, rtol=1e-5)

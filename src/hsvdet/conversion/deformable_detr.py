@@ -132,7 +132,7 @@ SHARED_HEADS = [linear(rf"{_CLASSES}\.\d+", "classes"), mlp(rf"{_BOXES}\.\d+", "
 
 def heads(model: str, tensors: Mapping[str, Tensor]) -> list[Rule]:
     """tensors: the file's, which tell how many layers there are, and which heads it repeats."""
-    layers = _count(r"(?:transformer|model)\.decoder\.layers\.(\d+)\.", tensors)
+    layers = count_numbers(r"(?:transformer|model)\.decoder\.layers\.(\d+)\.", tensors)
     if model == _TWO_STAGE:  # the heads of proposals are numbered after those of the decoder's layers
         proposals = [
             linear(rf"{_CLASSES}\.{layers}", "proposal_classes"),
@@ -141,7 +141,7 @@ def heads(model: str, tensors: Mapping[str, Tensor]) -> list[Rule]:
         return [*proposals, *OWN_HEADS]
     if model != _REFINED:
         return SHARED_HEADS
-    if _count(rf"{_CLASSES}\.(\d+)\.", tensors) > 1:
+    if count_numbers(rf"{_CLASSES}\.(\d+)\.", tensors) > 1:
         return OWN_HEADS
     # transformers 5 keeps one class head for all layers where they have always been the same.
     to_all = tuple(rf"classes.{layer}.\g<leaf>" for layer in range(layers))
@@ -149,7 +149,7 @@ def heads(model: str, tensors: Mapping[str, Tensor]) -> list[Rule]:
     return [every, *OWN_HEADS]
 
 
-def _count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
+def count_numbers(pattern: str, tensors: Mapping[str, Tensor]) -> int:
     """How many numbers stand in the group of `pattern` at the beginning of keys."""
     return len({match[1] for key in tensors if (match := re.match(pattern, key))})
 
@@ -186,6 +186,9 @@ def _recognise_original(tensors: Mapping[str, Tensor]) -> str | None:
     relatives = ("label_enc.weight", "tgt_embed.weight", "refpoint_embed.weight")
     if not known <= tensors.keys() or any(key in tensors for key in relatives):
         return None
+    query = tensors.get("transformer.pos_trans.weight")
+    if query is not None and query.shape[0] < query.shape[1]:
+        return None  # Sparse and Efficient DETR: only the places of queries are made from boxes
     return _recognise(tensors, "transformer.")
 
 
@@ -213,8 +216,8 @@ def sizes(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
             "dim": renamed["pyramid.levels"].shape[1],
             "levels": renamed["pyramid.levels"].shape[0],
             "feed_forward": renamed["decoder.0.feed_forward.expand.weight"].shape[0],
-            "encoder_layers": _count(r"encoder\.layers\.(\d+)\.", renamed),
-            "decoder_layers": _count(r"decoder\.(\d+)\.", renamed),
+            "encoder_layers": count_numbers(r"encoder\.layers\.(\d+)\.", renamed),
+            "decoder_layers": count_numbers(r"decoder\.(\d+)\.", renamed),
         }
     if "contents" in renamed:
         queries = renamed["contents"].shape[0]

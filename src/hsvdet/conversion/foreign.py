@@ -18,7 +18,7 @@ from ..checkpoint import load_tensors, looks_like_safetensors, open_safetensors
 from ..detector import Detector, create
 from ..errors import CheckpointError, ConfigError
 from ..hub import Fetched, fetch, is_address
-from . import conditional_detr, dab_detr, deformable_detr, detr, dino, rt_detr, ultralytics
+from . import conditional_detr, dab_detr, deformable_detr, detr, dino, rt_detr, sparse_detr, ultralytics
 from .coco_classes import coco_ids
 from .hugging_face import folder_labels, folder_settings, folder_size, weight_files
 from .pickles import Shell, read_pickle
@@ -33,6 +33,7 @@ SOURCES: tuple[Source, ...] = (
     *deformable_detr.SOURCES,
     *dino.SOURCES,
     *rt_detr.SOURCES,
+    *sparse_detr.SOURCES,
 )
 
 

@@ -28,6 +28,7 @@ from . import (
     hsg_det_plus,
     hsv_det,
     rt_detr,
+    sparse_detr,
     yolov8,
 )
 from .conditional_detr import ConditionalDetr, ConditionalDetrConfig
@@ -52,6 +53,7 @@ from .hsg_det import HsgDet, HsgDetConfig
 from .hsg_det_plus import HsgDetPlus, HsgDetPlusConfig
 from .hsv_det import HsvDet, HsvDetConfig, HsvDetE2e, HsvDetE2eConfig
 from .rt_detr import RtDetr, RtDetrConfig
+from .sparse_detr import SparseDetr, SparseDetrConfig
 from .yolov8 import YoloV8, YoloV8Config, YoloV8E2e, YoloV8E2eConfig
 
 
@@ -198,6 +200,10 @@ MODELS: dict[str, Model] = {
         dn_deformable_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
     ),
     **_query("DINO", Dino, DinoConfig, dino.VARIANTS, dino.criterion, TopPairs(), _SHORTEST, "dino"),
+    **_query(
+        "Sparse DETR", SparseDetr, SparseDetrConfig, sparse_detr.VARIANTS,
+        sparse_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "sparse-detr",
+    ),
     **_query(
         "RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, rt_detr.criterion, TopPairs(), _STRETCH, "rt-detr"
     ),

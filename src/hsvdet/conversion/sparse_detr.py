@@ -1,0 +1,91 @@
+"""Published weights of Sparse DETR, from its authors' repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .coco_classes import COCO_SLOTS
+from .deformable_detr import TRANSFORMER_ORIGINAL, count_numbers, num_classes, sizes
+from .published import Source
+from .rename import Rule
+from .shared_rules import linear, mlp
+
+_MODELS = tuple(f"sparse-detr-r50-rho{percent}" for percent in (10, 20, 30, 40, 50))
+_USUAL = "sparse-detr-r50-rho30"
+_SCORING = r"transformer\.enc_mask_predictor"
+# Heads are numbered decoder, proposals, encoder; the decoder's list of them is of all, the encoder's of its own.
+_DECODER, _ENCODER = r"(?:transformer\.decoder\.)?", r"transformer\.encoder\."
+
+
+def two_stage(decoder_layers: int) -> list[Rule]:
+    """What is the same in Efficient DETR: queries from tokens, and the heads of decoder and proposals."""
+    return [
+        *TRANSFORMER_ORIGINAL,
+        linear(r"transformer\.enc_output", "propose.0"),
+        linear(r"transformer\.enc_output_norm", "propose.1"),
+        linear(r"transformer\.pos_trans", "query_position.0"),
+        linear(r"transformer\.pos_trans_norm", "query_position.1"),
+        linear(rf"{_DECODER}class_embed\.{decoder_layers}", "proposal_classes"),
+        mlp(rf"{_DECODER}bbox_embed\.{decoder_layers}", "proposal_boxes"),
+        *(linear(rf"{_DECODER}class_embed\.{n}", f"classes.{n}") for n in range(decoder_layers)),
+        *(mlp(rf"{_DECODER}bbox_embed\.{n}", f"boxes.{n}") for n in range(decoder_layers)),
+    ]
+
+
+def rules(encoder_layers: int, decoder_layers: int) -> list[Rule]:
+    table = [
+        *two_stage(decoder_layers),
+        linear(rf"{_SCORING}\.layer1\.0", "score.norm"),
+        linear(rf"{_SCORING}\.layer1\.1", "score.embed"),
+        linear(rf"{_SCORING}\.layer2\.0", "score.first"),
+        linear(rf"{_SCORING}\.layer2\.2", "score.second"),
+        linear(rf"{_SCORING}\.layer2\.4", "score.last"),
+    ]
+    for n in range(encoder_layers - 1):
+        for prefix, number in ((_DECODER, decoder_layers + 1 + n), (_ENCODER, n)):
+            table.append(linear(rf"{prefix}class_embed\.{number}", f"encoder_classes.{n}"))
+            table.append(mlp(rf"{prefix}bbox_embed\.{number}", f"encoder_boxes.{n}"))
+    return table
+
+
+def _rules(model: str, tensors: Mapping[str, Tensor]) -> list[Rule]:
+    encoder, decoder = (
+        count_numbers(rf"transformer\.{part}\.layers\.(\d+)\.", tensors) for part in ("encoder", "decoder")
+    )
+    return rules(encoder, decoder)
+
+
+def _recognise(tensors: Mapping[str, Tensor]) -> str | None:
+    return _USUAL if "transformer.enc_mask_predictor.layer1.0.weight" in tensors else None
+
+
+def _options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    rho = settings.get("rho")
+    return sizes(renamed, settings) | ({"rho": rho} if isinstance(rho, float) else {})
+
+
+def _of_share(name: str, settings: Mapping[str, Any]) -> str:
+    """The share of the tokens that are kept leaves no trace in the tensors."""
+    rho = settings.get("rho")
+    named = f"sparse-detr-r50-rho{round(100 * rho)}" if isinstance(rho, float) else name
+    return named if named in _MODELS else name
+
+
+SOURCES = (
+    Source(
+        name="Sparse DETR",
+        models=_MODELS,
+        recognise=_recognise,
+        rules=_rules,
+        num_classes=num_classes,
+        labels={len(COCO_SLOTS): COCO_SLOTS},
+        licence="Apache-2.0",
+        note="The settings in the file say which share of the tokens it keeps; without them, name the model.",
+        options=_options,
+        alike={_USUAL: _MODELS},
+        choose=_of_share,
+    ),
+)
