@@ -14,7 +14,9 @@ from hsvdet.cli import main
 from hsvdet.errors import ConfigError, DataError
 from hsvdet.explainer.attention import Heat, heat_of, real_cells, samples_of, selection_of
 from hsvdet.explainer.capture import Call, run, the_same_chance, watch
+from hsvdet.explainer.layers import kept_tokens
 from hsvdet.explainer.panel import Panel, close_up
+from hsvdet.explainer.scene import Scene, chosen_subjects
 from hsvdet.explainer.slots import SlotMaps, slot_maps
 from hsvdet.explainer.view import View
 from hsvdet.layers.attention import MultiHeadAttention
@@ -254,6 +256,7 @@ def test_a_close_up_holds_its_points_and_has_the_shape_of_the_image():
 KINDS = {
     "detr-tiny": ({"encoder", "encoder-heads", "decoder", "decoder-heads"}, {}),
     "deformable-detr-tiny": ({"encoder", "encoder-heads", "decoder", "decoder-heads"}, {}),
+    "sparse-detr-tiny": ({"encoder", "encoder-heads", "decoder", "decoder-heads", "kept"}, {}),
     "hsv-det-n+": ({"P5", "P4", "P3", "cells"}, THIN | {"insert": ("P5", "P4", "P3")}),
     "yolov8-n": ({"cells"}, {"width": 0.0625}),
 }
@@ -298,6 +301,27 @@ def test_the_answering_cell_is_that_of_the_anchor(tmp_path):
         assert fact["anchor"] == [(column + 0.5) * stride, (row + 0.5) * stride]  # the input is the image
         number = starts[stride] + row * (128 // stride) + column
         assert detections[fact["subject"]]["prediction"] == number
+
+
+def test_the_kept_token_that_is_nearest_looks_for_the_others(tmp_path):
+    detector = tiny("sparse-detr-tiny", "stretch")
+    seen = watch(detector, noise(96, 128), score=0.0, iou=0.7)
+    scene = Scene(
+        "a", "sparse-detr-tiny", noise(96, 128), seen, chosen_subjects([(3, 90), (70, 20)]), [], False
+    )
+    call = seen.encoder[0]
+    for subject, query in zip(scene.subjects, kept_tokens(scene, call, scene.subjects), strict=True):
+        distances = []
+        for selection in seen.output.selections:
+            for row, column in selection.kept[0].nonzero().tolist():
+                place = (np.array([column, row]) + 0.5) / selection.kept.shape[:0:-1] * (128, 96)
+                distances.append(np.hypot(*(place - subject.point)))
+        place = call.inputs["reference"][0, query, 0].numpy() * (128, 96)
+        assert np.hypot(*(place - subject.point)) == pytest.approx(min(distances), abs=1e-3)
+    report = hsvdet.explain(detector, photograph(tmp_path / "a.png", 96, 128), tmp_path / "out")
+    maps = report.images[0]["facts"]["kept"]["maps"]
+    assert [fact["tokens"] for fact in maps] == [192, 48, 12, 4]
+    assert sum(fact["kept"] for fact in maps) == int(0.3 * 256) + 1
 
 
 def test_points_and_layers_can_be_chosen(tmp_path):

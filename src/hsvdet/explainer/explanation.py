@@ -31,6 +31,7 @@ from .capture import watch
 from .cells import draw_cells
 from .layers import draw_layers
 from .scene import Drawing, Scene, chosen_subjects, found_subjects, rounded
+from .selection import draw_selections
 from .sheet import jpeg
 from .slots import slot_maps, slots_picture
 
@@ -178,7 +179,7 @@ def _scene(
 
 
 def _draw(scene: Scene, layer: int | None) -> list[Drawing]:
-    drawings = draw_layers(scene, layer) + draw_blocks(scene)
+    drawings = draw_layers(scene, layer) + draw_selections(scene) + draw_blocks(scene)
     if isinstance(scene.seen.output, DenseOutput):
         drawings.append(draw_cells(scene, scene.seen.output))
     return drawings

@@ -94,10 +94,13 @@ def _draw_samples(
 ) -> list[Drawing]:
     view = scene.seen.view
     if name == "encoder":
-        cells = tuple(call.inputs["sizes"][0])
-        queries = _tokens(scene, call, cells, subjects)
         title = f"points that the encoder samples, {which}"
-        what = f"The token of the finest map at the cross ({scene.map_of(cells)})"
+        queries = kept_tokens(scene, call, subjects)
+        what = "The token at the cross, of those that are kept the nearest,"
+        if queries is None:
+            cells = tuple(call.inputs["sizes"][0])
+            queries = _tokens(scene, call, cells, subjects)
+            what = f"The token of the finest map at the cross ({scene.map_of(cells)})"
     else:
         queries = [subject.prediction for subject in scene.objects]
         title = f"points that the decoder samples, {which}"
@@ -149,6 +152,16 @@ def _draw_samples(
         legend,
         {"layer": which, "subjects": facts},
     )
+
+
+def kept_tokens(scene: Scene, call: Call, subjects: Sequence[Subject]) -> list[int] | None:
+    """Where only selected tokens look: of these, on all maps, the nearest to each subject's point. None where all
+    do."""
+    if all(selection.kept is None for selection in scene.seen.output.selections):
+        return None
+    reference = call.inputs["reference"][0, :, 0].double().cpu().numpy()  # on the finest map
+    places = scene.seen.view.to_image(reference)
+    return [int(np.square(places - subject.point).sum(1).argmin()) for subject in subjects]
 
 
 def _tokens(scene: Scene, call: Call, cells: Cells, subjects: Sequence[Subject]) -> list[int]:
