@@ -9,12 +9,13 @@ depend on how its images are spread over batches and processes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..structures import Target
+from ..structures import Prediction, Target
+from .matching import Match
 from .normaliser import mean_over_processes
 
 
@@ -48,8 +49,11 @@ class StepCounts(NamedTuple):
 class Criterion(nn.Module):
     """criterion(output, targets) is a dict of weighted losses, by name: of a batch that is a step by itself.
 
-    A criterion says `parts`: what a batch adds to the losses of its step.
+    A criterion says `parts`: what a batch adds to the losses of its step. matches: whether it pairs the predictions
+    of the answer with objects one to one, and so has `pairs`.
     """
+
+    matches: ClassVar[bool] = False
 
     def forward(self, output: Any, targets: list[Target]) -> dict[str, Tensor]:
         parts = self.parts(output, targets, count_objects(targets, output.answer.boxes.device))
@@ -57,6 +61,13 @@ class Criterion(nn.Module):
 
     def parts(self, output: Any, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         raise NotImplementedError
+
+    def pairs(self, answer: Prediction, targets: list[Target]) -> Match:
+        """The pairs of the answer by which it is trained. Raises NonFiniteError."""
+        raise NotImplementedError
+
+    def at(self, progress: float) -> None:
+        """progress: the share of the run that is done, 0 to 1; for what moves over it."""
 
 
 def count_objects(targets: Sequence[Target], device: torch.device) -> StepCounts:

@@ -25,9 +25,7 @@ class DualCriterion(Criterion):
     def at(self, progress: float) -> None:
         """progress: the share of the run that is done, 0 to 1."""
         for part in (self.dense, self.query):
-            at = getattr(part, "at", None)
-            if at is not None:
-                at(progress)
+            part.at(progress)
 
     def parts(self, output: DualOutput, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         dense = self.dense.parts(output.dense._replace(selections=output.selections), targets, step)

@@ -35,6 +35,8 @@ class SetCriterion(Criterion):
     ("real"). What is not known of an image is not learned as nothing: see criteria/unknown.py.
     """
 
+    matches = True
+
     def __init__(
         self,
         class_loss: ClassLoss,
@@ -70,6 +72,9 @@ class SetCriterion(Criterion):
         if output.denoised is not None:
             parts |= self._denoised(output.denoised, targets, step)
         return parts
+
+    def pairs(self, answer: Prediction, targets: list[Target]) -> Match:
+        return match(answer, targets, self.class_loss, self.costs, "answer")
 
     def sums(
         self,

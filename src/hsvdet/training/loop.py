@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from ..checkpoint import load_tensors, read_checkpoint
-from ..criteria.set import SetCriterion
 from ..errors import CheckpointError, Interrupted, NonFiniteError
 from ..evaluate import Evaluation
 from ..structures import Batch
@@ -42,7 +41,7 @@ class Run:
         self.validator = Validator(fabric, plan, to_validate) if to_validate is not None else None
         self.learner = Learner(fabric, plan, self.steps_per_epoch)
         criterion = self.learner.objective.criterion
-        self.stability = Stability(fabric, plan, criterion) if isinstance(criterion, SetCriterion) else None
+        self.stability = Stability(fabric, plan, criterion) if criterion.matches else None
         self.folder = Folder(plan)
         self.progress = Progress(plan.epochs, len(self.loader), progress and self.rank == 0)
         self.state = RunState()

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..criteria.matching import match
-from ..criteria.set import SetCriterion
+from ..criteria.criterion import Criterion
 from ..data.dataset import DetectionData
 from ..data.loader import EvaluationLoader, EvaluationSet
 from ..devices import autocast, move
@@ -40,7 +39,7 @@ class Measure(NamedTuple):
 class Stability:
     """Of the weights under training, not of their average, which would change more slowly than matching does."""
 
-    def __init__(self, fabric: Fabric, plan: Plan, criterion: SetCriterion):
+    def __init__(self, fabric: Fabric, plan: Plan, criterion: Criterion):
         self.plan, self.criterion, self.device = plan, criterion, fabric.device
         self.rank = fabric.global_rank
         self.data = _evenly(plan.validation_data or plan.training_data, PROBE)
@@ -84,7 +83,7 @@ class Stability:
             batch = move(batch, self.device, self.plan.detector.preprocess)
             with autocast(self.device, precision):
                 answer = net(batch.images, batch.padding).answer
-            pairs = match(answer, batch.targets, self.criterion.class_loss, self.criterion.costs, "answer")
+            pairs = self.criterion.pairs(answer, batch.targets)
             assignment = torch.full(answer.boxes.shape[:2], -1, dtype=torch.int32, device=answer.boxes.device)
             assignment[pairs.image, pairs.query] = pairs.target.int()
             for info, row in zip(batch.infos, assignment.cpu(), strict=True):
