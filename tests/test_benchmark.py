@@ -170,7 +170,7 @@ def test_suppression_is_timed_on_drawn_scenes_without_data(tiny_checkpoint):
 def test_models_without_suppression_and_without_weights_are_refused():
     with pytest.raises(ConfigError, match="without suppression"):
         hsvdet.benchmark_nms(hsvdet.create("rt-detr-tiny", ["car"]))
-    with pytest.raises(ConfigError, match="random weights"):
+    with pytest.raises(CheckpointError, match="not weights"):
         hsvdet.benchmark_nms("yolov8-n")
 
 

@@ -196,3 +196,8 @@ def test_half_precision_weights_load_into_a_float32_network(whole, tmp_path):
     tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     (tmp_path / "a.safetensors").write_bytes(save(tensors, {"hsvdet": json.dumps(header)}))
     assert {p.dtype for p in hsvdet.load(tmp_path / "a.safetensors").net.parameters()} == {torch.float32}
+
+
+def test_a_model_is_not_taken_for_its_weights():
+    with pytest.raises(CheckpointError, match="yolov8-n is a model, not weights.*hsvdet train yolov8-n"):
+        hsvdet.load("yolov8-n")

@@ -65,6 +65,10 @@ class Detector:
         self.net.to(device)
         return self
 
+    def resized(self, size: tuple[int, int]) -> Detector:
+        """The same weights for images of another (height, width). Raises ConfigError."""
+        return dataclasses.replace(self, preprocess=self.preprocess.resized(size))
+
     @overload
     def __call__(
         self,
@@ -236,7 +240,7 @@ def create(
     if len(set(ids)) != len(ids) or any(type(number) is not int for number in ids):
         raise ConfigError(f"category_ids expects integers, each once; got {str(list(ids))[:200]}.")
     config = override(entry.config, options or {})
-    preprocess = dataclasses.replace(entry.preprocess, size=tuple(size)) if size else entry.preprocess
+    preprocess = entry.preprocess.resized(size) if size else entry.preprocess
     net = build(entry, config, len(labels))
     backbone = getattr(net, "backbone", None)
     if isinstance(backbone, Backbone):

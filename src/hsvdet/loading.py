@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -31,6 +32,11 @@ def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> Detec
         if not fetched.ours:
             return read_foreign(fetched).detector.to(device)
         path = fetched.path
+    if str(path) in models.MODELS and not Path(path).exists():
+        raise CheckpointError(
+            f"{path} is a model, not weights: it has learned nothing yet. Give a checkpoint, as `hsvdet train {path}`"
+            " writes or `hsvdet convert` makes of published weights."
+        )
     tensors, header = read_checkpoint(path)
     check_description(header, path)
     if header.get("start", "random") not in get_args(Start):
@@ -59,6 +65,13 @@ def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> Detec
     detector.extra = {key: value for key, value in header.items() if key not in (*HEADER, "start")}
     load_tensors(detector.net, tensors, path)
     return detector.to(device)
+
+
+def as_detector(detector: Detector | str | PathLike[str], size: tuple[int, int] | None = None) -> Detector:
+    """detector: itself, or where `load` finds it. size: (height, width) of its input, where it is to be another.
+    Raises as `load`, and ConfigError for a size that it cannot have."""
+    ready = detector if isinstance(detector, Detector) else load(detector)
+    return ready if size is None else ready.resized(size)
 
 
 def _start_of(source: str) -> Start:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -74,6 +74,10 @@ class Preprocess:
     def pads(self) -> bool:
         """Whether there may be padding beside a picture; of pictures without any, batches make some."""
         return self.resize != "stretch"
+
+    def resized(self, size: tuple[int, int]) -> Preprocess:
+        """With another `size`. Raises ConfigError."""
+        return replace(self, size=tuple(size))
 
     def geometry(self, height: int, width: int, minimal: bool = False) -> tuple[tuple[int, int], Rectangle]:
         """(canvas height, width) and where the picture lies on it, for an image of height x width pixels.

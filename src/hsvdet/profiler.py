@@ -113,7 +113,7 @@ def profile(model: str | Path, *, size: tuple[int, int] | None = None, classes: 
     """
     entry, config, preprocess, number = _find(model)
     if size is not None:
-        preprocess = dataclasses.replace(preprocess, size=tuple(size))
+        preprocess = preprocess.resized(size)
     if classes is not None:
         if classes < 1:
             raise ConfigError(f"classes expects a number from 1 on; got {classes}.")

@@ -15,7 +15,7 @@ from . import models
 from .boxes import cxcywh_to_xyxy
 from .data.dataset import DetectionData
 from .data.loader import EvaluationLoader, EvaluationSet
-from .data.read import read_data
+from .data.read import as_data
 from .detector import Detector
 from .devices import autocast, default_workers, find_device, move
 from .errors import ConfigError
@@ -28,7 +28,7 @@ from .evaluate import (
     write_report,
 )
 from .layers.selection import selectors_of
-from .loading import load
+from .loading import as_detector
 from .postprocess import to_pixels
 from .runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from .structures import Batch, Detections, Prediction
@@ -98,8 +98,7 @@ def val(
         return _reported(evaluation, out)
     require_artifact(require_certificate, trusted_key)
     place = find_device(device)
-    if not isinstance(detector, Detector):
-        detector = load(detector)
+    detector = as_detector(detector)
     data = _of_classes(detector, data, split)
     images = EvaluationSet(data, detector.preprocess)
     loader = EvaluationLoader(
@@ -128,8 +127,7 @@ def val(
 def _of_classes(
     detector: Detector | ArtifactDetector, data: DetectionData | str | PathLike[str], split: str
 ) -> DetectionData:
-    if not isinstance(data, DetectionData):
-        data = read_data(data, split, labels=detector.labels)
+    data = as_data(data, split, detector.labels)
     check_labels(detector, data)
     return data
 

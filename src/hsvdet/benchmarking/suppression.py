@@ -25,7 +25,7 @@ import torch
 from .. import models
 from ..data.dataset import DetectionData
 from ..data.images import read_image
-from ..data.read import read_data
+from ..data.read import as_data
 from ..data.scenes import generate_scene
 from ..detector import Detector
 from ..devices import find_device
@@ -33,7 +33,7 @@ from ..errors import ConfigError
 from ..evaluate import evaluate_detections
 from ..evaluate.columns import labelled, span
 from ..evaluate.recall import OCCLUDED, OCCLUSION_EDGES
-from ..loading import load
+from ..loading import as_detector
 from ..structures import Detections, Prediction
 from ..validation import check_labels
 from .soft_nms import gaussian, linear, soft_nms
@@ -148,24 +148,15 @@ def benchmark_nms(
     as of `Detector.accelerate`.
     Raises CheckpointError, DataError, and ConfigError for a model whose answer is not suppressed.
     """
-    if not isinstance(detector, Detector):
-        if str(detector) in models.MODELS:
-            raise ConfigError(
-                f"benchmark nms expects a checkpoint; {detector} has random weights, which find nothing to suppress."
-            )
-        detector = load(detector)
+    detector = as_detector(detector, size)
     reading = models.find(detector.name).reading
     if not reading.suppresses:
         raise ConfigError(f"{detector.name} answers without suppression: there is nothing to time.")
     thresholds = [*scores, *ious]
     if not scores or not ious or not all(0 <= value <= 1 for value in thresholds):
         raise ConfigError(f"scores and ious expect numbers from 0 to 1; got {thresholds}.")
-    if size is not None:
-        preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
-        detector = dataclasses.replace(detector, preprocess=preprocess)
-    if data is not None and not isinstance(data, DetectionData):
-        data = read_data(data, split, labels=detector.labels)
     if data is not None:
+        data = as_data(data, split, detector.labels)
         check_labels(detector, data)
     detector = detector.to(find_device(device)).accelerate(precision)
     detector.net.eval()

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from ..data.dataset import DetectionData
-from ..data.read import read_data
+from ..data.read import as_data
 from ..detector import Detector
 from ..errors import ConfigError
 from ..files import write_atomically
-from ..loading import load
+from ..loading import as_detector
 from ..runtime.artifact import ArtifactHeader, certificate_files, read_artifact, write_header
 from ..runtime.runner import Runner
 from ..runtime.seal import sign
@@ -78,11 +78,10 @@ def certify(
         raise ConfigError(
             f"{path}: certifying an ONNX artifact needs onnx, not installed here: pip install onnx"
         )
-    if not isinstance(detector, Detector):
-        detector = load(detector)
+    detector = as_detector(detector)
     header = runner.header
-    if data is not None and not isinstance(data, DetectionData):
-        data = read_data(data, split, labels=detector.labels)
+    if data is not None:
+        data = as_data(data, split, detector.labels)
     precision = precision_of(read_artifact(path))
     certificate, tried, worst, possible = examine(
         detector,
@@ -201,10 +200,9 @@ def _over(found: Found, score: float) -> Found:
 
 def _at_size(detector: Detector, size: tuple[int, int]) -> Detector:
     """A copy in float32 that takes images at the artifact's size."""
-    preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
     if next(detector.net.parameters()).dtype is not torch.float32:
         raise ConfigError("A certificate compares with the float32 detector; load it from its checkpoint.")
-    return dataclasses.replace(detector, preprocess=preprocess)
+    return detector.resized(size)
 
 
 def _score(reference: Reference, answers: Sequence[Answer], floor: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -250,5 +249,5 @@ def _plan(
         with torch.device("meta"):  # an unknown one is found out before the data are read
             build(entry, config, 1)
     if size is not None:
-        dataclasses.replace(entry.preprocess, size=size)
+        entry.preprocess.resized(size)
     return _Plan(model, {**changes, **options}, size, weights, backbone_weights, recipe_options)

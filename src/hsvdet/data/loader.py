@@ -95,7 +95,7 @@ class TrainingSet(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         rng = np.random.default_rng(SeedSequence((self.seed, key.epoch, key.number)))
-        preprocess = replace(self.preprocess, size=key.size)
+        preprocess = self.preprocess.resized(key.size)
 
         def another() -> Sample:
             return self._read(self._another(key.number, rng), rng)

@@ -39,6 +39,13 @@ def read_data(
     return data
 
 
+def as_data(
+    data: DetectionData | str | PathLike[str], split: str | None = None, labels: Sequence[str] | None = None
+) -> DetectionData:
+    """data: itself, or where `read_data` finds it. Raises as `read_data`."""
+    return data if isinstance(data, DetectionData) else read_data(data, split, labels=labels)
+
+
 def available_splits(path: str | PathLike[str]) -> tuple[str, ...]:
     """The splits of a data set, train first; ("all",) where it is not divided. Reads no annotation."""
     return tuple(split_names(open_source(path)))

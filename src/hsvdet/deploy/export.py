@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from torch import Tensor
 
 from .. import models
 from ..data.dataset import DetectionData
-from ..data.read import read_data
+from ..data.read import as_data
 from ..detector import Detector
 from ..errors import ConfigError, SaveError
 from ..layers.selection import selectors_of
-from ..loading import load
+from ..loading import as_detector
 from ..runtime.artifact import ArtifactHeader, accept, parts, rejected_path, write_header
 from ..targets import PRECISIONS, RUNNABLE, TARGETS, Target
 from .graph import ExportGraph
@@ -110,11 +109,7 @@ def export(
     started = time.monotonic()
     target = _check(to, precision, calibrate, score, iou, max_detections)
     path = _path(detector, target, out)
-    if not isinstance(detector, Detector):
-        detector = load(detector)
-    if size is not None:
-        preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
-        detector = dataclasses.replace(detector, preprocess=preprocess)
+    detector = as_detector(detector, size)
     _check_selector(detector)
     notes: list[str] = []
     if target.one_canvas and (dynamic or detector.preprocess.resize == "shortest"):
@@ -240,9 +235,7 @@ def _images(
         from ..certificate.probes import probes
 
         return [probe.image for probe in probes(None, 8)]
-    if not isinstance(calibrate, DetectionData):
-        calibrate = read_data(calibrate, "train", labels=detector.labels)
-    return calibration_images(calibrate)
+    return calibration_images(as_data(calibrate, "train", detector.labels))
 
 
 def _kept_in_float32(

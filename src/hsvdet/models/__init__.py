@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -114,7 +113,7 @@ def _query(
         own, learned_by = preprocess, recipe
         if name.endswith("-tiny"):
             learned_by = "small-data"
-            own = replace(preprocess, size=(320, 320)) if preprocess.resize == "stretch" else _FIT
+            own = preprocess.resized((320, 320)) if preprocess.resize == "stretch" else _FIT
         rows[name] = Model(family, net, config(**sizes), criterion, reading, own, learned_by)
     return rows
 

@@ -20,7 +20,7 @@ from ..certificate.hashes import weights_sha256
 from ..detector import Detector
 from ..devices import find_device
 from ..errors import ConfigError, DataError, HsvdetError, SaveError
-from ..loading import load
+from ..loading import as_detector
 from ..runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from ..structures import Detections
 from .results import ResultFolder
@@ -225,12 +225,7 @@ def _ready(
         return artifact
     require_artifact(require_certificate, trusted_key)
     place = find_device(device)
-    if not isinstance(detector, Detector):
-        detector = load(detector)
-    if size is not None:
-        preprocess = dataclasses.replace(detector.preprocess, size=tuple(size))
-        detector = dataclasses.replace(detector, preprocess=preprocess)
-    detector = detector.to(place).accelerate(precision, compile=compile)
+    detector = as_detector(detector, size).to(place).accelerate(precision, compile=compile)
     logging.getLogger("hsvdet").info("predicting on %s", detector.describe())
     return detector
 
