@@ -11,6 +11,7 @@ from PIL import Image
 
 import hsvdet
 from hsvdet.cli import main
+from hsvdet.data.images import read_image
 from hsvdet.errors import ConfigError, DataError
 from hsvdet.explainer.attention import Heat, heat_of, real_cells, samples_of, selection_of
 from hsvdet.explainer.capture import Call, run, the_same_chance, watch
@@ -26,6 +27,7 @@ from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig, Sparse
 from hsvdet.structures import Rectangle
 
 THIN = {"width": 0.0625, "k": 8}
+HYBRID = {"width": 0.0625, "dim": 16, "heads": 2, "tokens": 16, "queries": 40}
 RESIZES = ["letterbox", "fit", "stretch", "shortest"]
 LABELS = ["car", "person"]
 
@@ -259,6 +261,9 @@ KINDS = {
     "sparse-detr-tiny": ({"encoder", "encoder-heads", "decoder", "decoder-heads", "kept"}, {}),
     "hsv-det-n+": ({"P5", "P4", "P3", "cells"}, THIN | {"insert": ("P5", "P4", "P3")}),
     "yolov8-n": ({"cells"}, {"width": 0.0625}),
+    "yolov8-n-dedup": ({"cells"}, {"width": 0.0625}),
+    "hsg-det-n": ({"cells"}, HYBRID),
+    "hsg-det-n+": ({"cells"}, HYBRID),
 }
 
 
@@ -289,18 +294,30 @@ def test_every_kind_of_detector_has_its_pictures_and_stays_as_it_is(name, tmp_pa
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in detector.net.modules())
 
 
-def test_the_answering_cell_is_that_of_the_anchor(tmp_path):
-    detector = tiny("yolov8-n", width=0.0625)
-    report = hsvdet.explain(detector, photograph(tmp_path / "a.png", 96, 128), tmp_path / "out")
+@pytest.mark.parametrize("name", ["yolov8-n", "yolov8-n-dedup", "hsg-det-n+"])
+def test_the_answering_cell_is_that_of_the_anchor(name, tmp_path):
+    detector = tiny(name, **KINDS[name][1])
+    image = photograph(tmp_path / "a.png", 96, 128)
+    report = hsvdet.explain(detector, image, tmp_path / "out", top=20, score=0.0)
     detections = {row["subject"]: row for row in report.images[0]["detections"]}
     counts = {8: 12 * 16, 16: 6 * 8, 32: 3 * 4}
     starts = {8: 0, 16: counts[8], 32: counts[8] + counts[16]}
-    for fact in report.images[0]["facts"]["cells"]["subjects"]:
+    dense = detector.net(read_image(image)[None] / 255).dense.prediction
+    facts = report.images[0]["facts"]["cells"]["subjects"]
+    assert len(facts) == len(detections) > 5
+    for fact in facts:
         column, row = fact["cell"]
         stride = fact["stride"]
         assert fact["anchor"] == [(column + 0.5) * stride, (row + 0.5) * stride]  # the input is the image
         number = starts[stride] + row * (128 // stride) + column
-        assert detections[fact["subject"]]["prediction"] == number
+        if name == "yolov8-n":
+            assert detections[fact["subject"]]["prediction"] == number
+        if "dedup" in name:  # which leaves the boxes of the cells as they are
+            x, y, width, height = dense.boxes[0, number].tolist()
+            inside = np.clip([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 0, 1)
+            np.testing.assert_allclose(
+                detections[fact["subject"]]["box"], inside * [128, 96, 128, 96], atol=0.02
+            )
 
 
 def test_the_kept_token_that_is_nearest_looks_for_the_others(tmp_path):
@@ -365,7 +382,7 @@ def test_slot_maps_hold_every_box_of_a_data_set(tmp_path):
     one = int(np.argmin(maps.aspects))
     np.testing.assert_allclose(maps.boxes[one], seen.output.answer.boxes[0].numpy(), atol=1e-4)
     for name in ("hsv-det-n", "hsv-det-n-dedup"):
-        with pytest.raises(ConfigError, match="no query slots"):
+        with pytest.raises(ConfigError, match="detectors without one"):
             hsvdet.explain(tiny(name), [], tmp_path / "out2", data=tmp_path / "val.json")
 
 

@@ -149,6 +149,24 @@ class DenseOutput(NamedTuple):
         """What the answer is read from: it is finite where these are, [B, ...] each."""
         return self.prediction.logits, self.distances
 
+    @property
+    def dense(self) -> DenseOutput:
+        """The dense head's part of any output, or None."""
+        return self
+
+    @property
+    def query(self) -> None:
+        """The query head's part of any output, or None."""
+        return None
+
+    @property
+    def cells(self) -> Tensor:
+        """The anchor of the dense head that each prediction of the answer stands on: [B, Q] int64, -1 for none."""
+        import torch
+
+        images, anchors = self.prediction.logits.shape[:2]
+        return torch.arange(anchors, device=self.anchors.device).expand(images, -1)
+
     def predictions(self) -> list[tuple[str, Prediction]]:
         """All of them, by name."""
         twin = [] if self.twin is None else [("one-to-many", self.twin.prediction)]
@@ -211,6 +229,21 @@ class QueryOutput(NamedTuple):
         """See `DenseOutput`."""
         return self.answer
 
+    @property
+    def dense(self) -> None:
+        """See `DenseOutput`."""
+        return None
+
+    @property
+    def query(self) -> QueryOutput:
+        """See `DenseOutput`."""
+        return self
+
+    @property
+    def cells(self) -> None:
+        """See `DenseOutput`."""
+        return None
+
     def boxes_at(self, index: Tensor, extents: Tensor) -> Tensor:
         """The answer's boxes at `index` [B, K], [B, K, 4] fractions. extents: see `DenseOutput`."""
         return self.answer.boxes.float().gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
@@ -229,13 +262,15 @@ class QueryOutput(NamedTuple):
 
 class DualOutput(NamedTuple):
     """A detector with a dense and a query head. answer: of both, merged: what is read. dense: of the one-to-one
-    dense head, in training with its twin. query: of the decoder. parents: [B, Q] int64, the anchor from which
-    each query was made, or None where queries are learned. selections: as in DenseOutput, of the whole network.
+    dense head, in training with its twin. query: of the decoder. cells: see `DenseOutput.cells`. parents: [B, Q]
+    int64, the anchor from which each query was made, or None where queries are learned. selections: as in DenseOutput,
+    of the whole network.
     """
 
     answer: Prediction
     dense: DenseOutput
     query: QueryOutput
+    cells: Tensor
     parents: Tensor | None = None
     selections: tuple[Selection, ...] = ()
 

@@ -17,7 +17,7 @@ from ..detector import Detector
 from ..devices import move
 from ..layers.sparse_global import SparseGlobal
 from ..postprocess import Thresholds, require_finite
-from ..structures import DenseOutput, Detections, ImageInfo, Prediction, QueryOutput, Sample
+from ..structures import Detections, ImageInfo, Output, Prediction, Sample
 from .view import Cells, View
 
 _SEED = 0  # of chance among tokens, where a detector selects them so
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
     """
 
     view: View
-    output: QueryOutput | DenseOutput
+    output: Output
     detections: Detections
     predictions: np.ndarray
     encoder: list[Call]
@@ -102,7 +102,7 @@ def watch(detector: Detector, image: Tensor, name: str = "the image", *, score: 
     )
 
 
-def run(detector: Detector, image: Tensor) -> tuple[View, QueryOutput | DenseOutput, list[Call]]:
+def run(detector: Detector, image: Tensor) -> tuple[View, Output, list[Call]]:
     """One image through the network, alone, and every call of a module that attends."""
     net = detector.net
     canvas, content = detector.preprocess.to_canvas(image, minimal=True)

@@ -23,9 +23,8 @@ from ..devices import find_device
 from ..draw import printable
 from ..errors import ConfigError, DataError, SaveError
 from ..files import remove_earlier_results, write_atomically
-from ..loading import load
+from ..loading import as_detector
 from ..prediction.sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
-from ..structures import DenseOutput
 from .blocks import draw_blocks
 from .capture import watch
 from .cells import draw_cells
@@ -109,7 +108,7 @@ def explain(
         raise ConfigError("explain expects images, or a data set for the maps of query slots; got neither.")
     found = find_sources(sources) if given else []
     place = find_device(device)
-    detector = detector if isinstance(detector, Detector) else load(detector)
+    detector = as_detector(detector)
     if detector.folded is not None:
         raise ConfigError(
             "explain expects a detector as it was trained; this one is deployed, its layers are folded together."
@@ -180,8 +179,9 @@ def _scene(
 
 def _draw(scene: Scene, layer: int | None) -> list[Drawing]:
     drawings = draw_layers(scene, layer) + draw_selections(scene) + draw_blocks(scene)
-    if isinstance(scene.seen.output, DenseOutput):
-        drawings.append(draw_cells(scene, scene.seen.output))
+    output = scene.seen.output
+    if output.dense is not None and output.cells is not None:
+        drawings.append(draw_cells(scene, output.dense, output.cells[0]))
     return drawings
 
 

@@ -13,12 +13,11 @@ import torch
 from .. import models
 from ..data.dataset import DetectionData
 from ..data.loader import EvaluationLoader, EvaluationSet
-from ..data.read import read_data
+from ..data.read import as_data
 from ..detector import Detector
 from ..devices import default_workers, move
 from ..draw import printable
 from ..errors import ConfigError
-from ..structures import QueryOutput
 
 SMALL = 96**2 / (640 * 480)  # of the picture: where COCO's large objects begin, on its usual picture
 _BATCH = 8
@@ -55,8 +54,7 @@ def slot_maps(
     detector: Detector, data: DetectionData | str | os.PathLike[str], split: str, score: float
 ) -> SlotMaps:
     """Raises ConfigError for a detector without queries, and DataError."""
-    if not isinstance(data, DetectionData):
-        data = read_data(data, split)
+    data = as_data(data, split)
     loader = EvaluationLoader(
         EvaluationSet(data, detector.preprocess), _BATCH, workers=default_workers(detector.device)
     )
@@ -65,9 +63,9 @@ def slot_maps(
     for batch in loader:
         batch = move(batch, detector.device, detector.preprocess)
         output = net(batch.images, batch.padding)
-        if not isinstance(output, QueryOutput):
+        if output.dense is not None:
             raise ConfigError(
-                f"{detector.name} has a dense head and no query slots, so --data has nothing to map. Leave it out."
+                f"{detector.name} has a dense head; --data maps the query slots of detectors without one. Leave it out."
             )
         answer = output.answer
         scores = reading.scores(answer.logits)

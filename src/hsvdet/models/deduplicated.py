@@ -58,7 +58,7 @@ class _Deduplicated(nn.Module):
         maps, selections = self.maps(images, padding, targets)
         dense = self.head(maps, images, padding)
         answer, cells = self.suppressor(maps, dense)
-        return DualOutput(answer, dense, QueryOutput((answer,)), cells, selections)
+        return DualOutput(answer, dense, QueryOutput((answer,)), cells, cells, selections)
 
 
 class DeduplicatedYoloV8(_Deduplicated, YoloV8):  # pyright: ignore[reportIncompatibleMethodOverride] another output

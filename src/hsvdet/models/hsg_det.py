@@ -215,7 +215,8 @@ class HsgDet(HsgTrunk):
         answer = Prediction(
             *(torch.cat(parts, 1) for parts in zip(dense.prediction, query.answer, strict=True))
         )
-        return DualOutput(answer, dense, query, None, tokens.selections)
+        cells = torch.cat([dense.cells, dense.cells.new_full(query.answer.boxes.shape[:2], -1)], 1)
+        return DualOutput(answer, dense, query, cells, None, tokens.selections)
 
     def decode(self, content: Tensor, reference: Tensor, tokens: ExtractedTokens) -> tuple[Prediction, ...]:
         """content: [B, Q, D]. reference: [B, Q, 4] boxes. The predictions of every layer."""

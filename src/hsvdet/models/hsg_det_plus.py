@@ -95,7 +95,7 @@ class HsgDetPlus(HsgTrunk):
         empty = None if cells.padding is None else cells.padding.gather(1, parents)
         query = QueryOutput(self.decode(content, reference, cells, tokens, empty))
         answer = merge(dense.prediction, query.answer, parents, self.temperatures, self.share)
-        return DualOutput(answer, dense, query, parents, tokens.selections)
+        return DualOutput(answer, dense, query, dense.cells, parents, tokens.selections)
 
     def decode(
         self,
