@@ -20,7 +20,7 @@ from hsvdet.errors import CheckpointError, ConfigError, DataError, NonFiniteErro
 from hsvdet.preprocess import Preprocess
 from hsvdet.runtime.artifact import ArtifactHeader
 from test_seal import HEADER
-from tiny_data import coco, text, voc, voc_object, voc_xml, yolo
+from tiny_data import coco, image, text, voc, voc_object, voc_xml, yolo
 
 
 def changed(checkpoint, out, **header):
@@ -173,20 +173,64 @@ def test_ids_and_names_of_classes_are_each_once(tmp_path, tiny_checkpoint):
             hsvdet.load(changed(tiny_checkpoint, tmp_path / "a.safetensors", **wrong))
 
 
-def test_a_large_transparent_image_is_decoded_in_a_few_times_its_size(tmp_path):
-    """In a process of its own, whose most memory is then this image's: 4 bytes a pixel come in, 3 go out."""
-    side = 4000
-    Image.new("RGBA", (side, side), (10, 20, 30, 128)).save(tmp_path / "a.png", compress_level=1)
-    code = (
-        "import resource, sys\n"
-        "from hsvdet.data.pixels import read_pixels\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "assert read_pixels(sys.argv[1])[0, 0].tolist() == [132, 137, 142]\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)\n"
+MEASURED = """
+import sys
+from hsvdet.data.pixels import read_pixels
+
+def most():  # of this process: getrusage() would know its parent's
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+before = most()
+pixel = read_pixels(sys.argv[1])[0, 0].tolist()
+print(most() - before, *pixel)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux for the memory")
+@pytest.mark.parametrize(
+    "image, expected, most",
+    [
+        (lambda side: Image.new("RGBA", side, (10, 20, 30, 128)), [132, 137, 142], 9),
+        (lambda side: Image.fromarray(np.full(side, 0.5, np.float32)), [128] * 3, 9),
+    ],
+)
+def test_a_large_image_is_decoded_in_a_few_times_its_size(tmp_path, image, expected, most):
+    """4 bytes a pixel come in, 3 go out."""
+    side = 5000
+    image((side, side)).save(tmp_path / "a.tif", compression="tiff_deflate")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, tmp_path / "a.tif"], capture_output=True, text=True
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 10 * side**2, f"{int(done.stdout) / side**2:.1f} bytes a pixel"
+    memory, *pixel = map(int, done.stdout.split())
+    assert pixel == expected and memory < most * side**2, f"{memory / side**2:.1f} bytes a pixel"
+
+
+def test_frames_of_a_video_are_bounded_as_images_are(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    from hsvdet.prediction.video import read_video
+    from test_predict import video
+
+    path = video(tmp_path / "a.mp4")
+    assert len(list(read_video(str(path), "a"))) > 0
+    monkeypatch.setenv("HSVDET_MAX_PIXELS", "100")
+    with pytest.raises(DataError, match="more than 100 pixels"):
+        next(read_video(str(path), "a"))
+
+
+def test_large_images_are_not_decoded_four_at_a_time(tmp_path, monkeypatch):
+    from hsvdet.prediction import sources
+
+    asked, read = [], sources.read_image
+    monkeypatch.setattr(sources, "read_image", lambda path: asked.append(path) or read(path))
+    monkeypatch.setattr(sources, "_PIXELS_AT_ONCE", 100 * 80 + 1)
+    for i in range(4):
+        Image.new("RGB", (100, 80)).save(tmp_path / f"{i}.png")
+    frames = sources.read_frames(sources.find_sources(tmp_path))
+    next(frames)
+    frames.close()
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -423,3 +467,36 @@ def test_what_stands_where_annotations_should_is_not_taken_for_none(tmp_path, fo
     assert len(data.records) == 1
     (problem,) = data.problems
     assert problem.severity == "error" and problem.file == name and "Its image is left out" in problem.what
+
+
+def test_a_journal_that_was_changed_is_not_continued(tmp_path, predict, detector, monkeypatch):
+    for i in range(3):
+        image(tmp_path / f"in/{i}.png")
+    out, usual = tmp_path / "out", type(detector).__call__
+
+    def stopped(self, images, **options):
+        if options["names"][0].endswith("2.png"):
+            raise KeyboardInterrupt
+        return usual(self, images, **options)
+
+    with monkeypatch.context() as until, pytest.raises(KeyboardInterrupt):
+        until.setattr(type(detector), "__call__", stopped)
+        predict(tmp_path / "in", out, batch=1)
+    header, first, *rest = (out / "unfinished.jsonl").read_text().splitlines()
+    right = json.loads(first)
+    found = right["detections"][0]
+    for change in (
+        {"detections": [1]},
+        {"detections": [found | {"category_id": 99}]},
+        {"detections": [found | {"bbox": [1, 2, 3]}]},
+        {"detections": [found | {"score": float("nan")}]},
+        {"row": right["row"] | {"picture": "../../secret.png"}},
+        {"row": right["row"] | {"id": True}},
+        {"source": -1},
+        {"reason": 7},
+    ):
+        text(out / "unfinished.jsonl", "\n".join([header, json.dumps(right | change), *rest, ""]))
+        with pytest.raises(ConfigError, match="not what `predict` writes"):
+            predict(tmp_path / "in", out, batch=1, resume=True)
+    text(out / "unfinished.jsonl", "\n".join([header, first, *rest, ""]))
+    assert predict(tmp_path / "in", out, batch=1, resume=True).resumed == 2

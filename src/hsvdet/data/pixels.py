@@ -76,7 +76,7 @@ def image_size(source: str | PathLike[str] | bytes) -> tuple[int, int]:
 @contextmanager
 def _opened(source: str | PathLike[str] | bytes) -> Generator[tuple[str, Image.Image], None, None]:
     """The name to use in messages, and the image with only its header read."""
-    limit = _max_pixels()
+    limit = max_pixels()
     if isinstance(source, (bytes, bytearray, memoryview)):
         name, file = "the image given as bytes", io.BytesIO(source)
     else:
@@ -140,20 +140,8 @@ def _decode(image: Image.Image, name: str, shrink: int = 1) -> np.ndarray:
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     """[H, W, 3] uint8, writable."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise DataError(f"{name} has 32-bit pixels beyond 65535. Convert it to 8 or 16 bits.")
-        # Pillow's own conversion would saturate: 256 of 65535 became white.
-        grey = np.empty(values.shape, np.uint8)
-        for rows in _strips(values):
-            grey[rows] = (values[rows].astype(np.uint32) + 128) // 257
-        return np.repeat(grey[..., None], 3, -1)
-    if image.mode == "F":
-        values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 1):  # also NaN
-            raise DataError(f"{name} has floating point pixels outside [0, 1]. Convert it to 8 or 16 bits.")
-        return np.repeat(np.rint(values * 255).astype(np.uint8)[..., None], 3, -1)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_numbers(image, name)
     transparent = image.mode in _ALPHA_MODES or "transparency" in image.info
     if image.mode == "RGB" and not transparent and image.width * image.height <= _STRIP:
         return np.array(image)
@@ -163,6 +151,20 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
         strip = image.crop((0, rows.start, image.width, rows.stop))
         pixels = np.asarray(strip.convert("RGBA" if transparent else "RGB"))
         rgb[rows] = _over_background(pixels) if transparent else pixels
+    return rgb
+
+
+def _from_numbers(image: Image.Image, name: str) -> np.ndarray:
+    """Grey of 16 or 32 bits, or floating point, to RGB, a strip at a time."""
+    whole = image.mode != "F"
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for rows in _strips(rgb):
+        strip = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+        if not (strip.min() >= 0 and strip.max() <= (65535 if whole else 1)):  # also NaN
+            what = "32-bit pixels beyond 65535" if whole else "floating point pixels outside [0, 1]"
+            raise DataError(f"{name} has {what}. Convert it to 8 or 16 bits.")
+        # Pillow's own conversion would saturate: 256 of 65535 became white.
+        rgb[rows] = ((strip.astype(np.uint32) + 128) // 257 if whole else np.rint(strip * 255))[..., None]
     return rgb
 
 
@@ -203,7 +205,8 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _max_pixels() -> int:
+def max_pixels() -> int:
+    """Of an image, or a frame of a video. Raises DataError for a setting that is no number."""
     setting = os.environ.get("HSVDET_MAX_PIXELS", "")
     if not setting:
         return MAX_PIXELS

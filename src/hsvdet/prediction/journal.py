@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field, NonNegativeInt, field_validator
 
 from ..errors import ConfigError, SaveError
 from ..files import parse_json
@@ -80,10 +82,14 @@ class Resumed(NamedTuple):
 
 
 def resume(
-    folder: Path, settings: Mapping[str, Any], sources: Sequence[Source], ids: Mapping[Source, int]
+    folder: Path,
+    settings: Mapping[str, Any],
+    sources: Sequence[Source],
+    ids: Mapping[Source, int],
+    category_ids: Collection[int],
 ) -> Resumed:
     """What of an earlier run in `folder` stays as it is: all up to the first source that is not done, was another, or
-    has changed since, or whose picture is gone. ids: as numbers in names give them.
+    has changed since, or whose picture is gone. ids: as numbers in names give them. category_ids: that there are.
 
     Raises ConfigError where there is no such run, or one of other settings.
     """
@@ -95,6 +101,10 @@ def resume(
         if header["format"] != _FORMAT or not isinstance(before, dict):
             raise ValueError
         lines = [(_line(text), parse_json(text)["is"], text) for text in content[1:]]
+        if not {found["category_id"] for line, _, _ in lines for found in line.detections} <= set(
+            category_ids
+        ):
+            raise ValueError("a class that there is not")
     except FileNotFoundError:
         raise ConfigError(f"{folder} has no run of `predict` that was cut off. Leave out --resume.") from None
     except OSError as error:
@@ -136,11 +146,36 @@ def identity(source: Source) -> list[Any]:
     return [source.name, source.kind, *((status.st_size, status.st_mtime_ns) if status else ())]
 
 
+class _Detection(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
+    image_id: int
+    category_id: int
+    bbox: list[float] = Field(min_length=4, max_length=4)
+    score: float
+
+
+class _Row(BaseModel, strict=True, allow_inf_nan=False):
+    id: int
+    picture: str | None
+
+    @field_validator("picture")
+    @classmethod
+    def _inside(cls, picture: str | None) -> str | None:
+        if picture is not None and (picture.startswith("/") or ".." in picture.split("/")):
+            raise ValueError("outside the folder")
+        return picture
+
+
+class _Written(BaseModel, strict=True):
+    source: NonNegativeInt
+    row: _Row | None
+    detections: list[_Detection]
+    reason: str | None
+    is_: list[Any] = Field(alias="is")
+
+
 def _line(text: str) -> Line:
-    """Raises ValueError, LookupError and TypeError for one that `Journal` did not write."""
+    """Raises ValueError for one that `Journal` did not write."""
+    # A file name that is not UTF-8 is an escape that stands for no letter: pydantic's own parser refuses it.
     content = parse_json(text)
-    line = Line(content["source"], content["row"], content["detections"], content["reason"])
-    whole = type(line.source) is int and line.source >= 0
-    if not (whole and isinstance(line.row, dict | None) and isinstance(line.detections, list)):
-        raise ValueError("not a line of a journal")
-    return line
+    _Written.model_validate(content)
+    return Line(content["source"], content["row"], content["detections"], content["reason"])

@@ -67,7 +67,7 @@ class ResultFolder:
         before = Resumed(0, [])
         sweep(folder)
         if resume:
-            before = resume_from(folder, settings, sources, self._ids)
+            before = resume_from(folder, settings, sources, self._ids, self.category_ids)
         else:
             _clear(folder)
             taken = next((name for name in self._names.values() if os.path.lexists(folder / name)), None)

@@ -34,6 +34,7 @@ _PATIENCE = 30  # seconds without a byte from a server
 _CHUNK = 2**20
 _STREAMED = ("multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 _AT_ONCE = 4  # images that are decoded while the network works
+_PIXELS_AT_ONCE = 64_000_000  # of these, however few they are
 
 
 class Source(NamedTuple):
@@ -96,15 +97,22 @@ def read_frames(sources: Iterable[Source]) -> Generator[Frame | Failure, None, N
     """The frames of all sources in order; a Failure in the place of what cannot be read. Images are decoded
     a few ahead, in threads."""
     upcoming = iter(sources)
-    waiting: deque[tuple[Source, Future[Tensor] | None]] = deque()
+    waiting: deque[tuple[Source, int, Future[Tensor] | None]] = deque()
+    ahead = 0  # pixels
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         while True:
-            while len(waiting) < _AT_ONCE and (source := next(upcoming, None)) is not None:
+            while (
+                len(waiting) < _AT_ONCE
+                and ahead < _PIXELS_AT_ONCE
+                and (source := next(upcoming, None)) is not None
+            ):
                 reading = pool.submit(read_image, source.location) if source.kind == "image" else None
-                waiting.append((source, reading))
+                waiting.append((source, _pixels(source), reading))
+                ahead += waiting[-1][1]
             if not waiting:
                 return
-            source, reading = waiting.popleft()
+            source, pixels, reading = waiting.popleft()
+            ahead -= pixels
             try:
                 if reading is not None:
                     yield Frame(reading.result(), source)
@@ -116,6 +124,15 @@ def read_frames(sources: Iterable[Source]) -> Generator[Frame | Failure, None, N
                 # Of a library that has met a file it does not expect: the other sources still count.
                 what = f"{type(error).__name__}: {error}".rstrip(".: ")
                 yield Failure(source, DataError(f"{source} cannot be read: unexpected {what}."))
+
+
+def _pixels(source: Source) -> int:
+    """Of an image, from its header; 0 of what is not known before it is opened."""
+    try:
+        height, width = image_size(source.location) if source.kind == "image" else (0, 0)
+    except Exception:  # said when it is read
+        return 0
+    return height * width
 
 
 def _open(source: Source) -> Iterator[Frame]:

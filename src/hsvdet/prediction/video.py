@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.pixels import max_pixels
 from ..errors import DataError, SaveError
 from ..files import PartFile
 
@@ -45,11 +46,13 @@ def read_video(location: str, name: str, *, live: bool = False) -> Iterator[Vide
             if not container.streams.video:
                 raise DataError(f"{name} has no video track.")
             track = container.streams.video[0]
+            _check_pixels(track, name)
             track.thread_type = "AUTO"
             first: float | None = None
             for number, frame in enumerate(container.decode(track)):
                 time = float(frame.time if frame.time is not None else number / (track.average_rate or 30))
                 first = time if first is None else first
+                _check_pixels(frame, name)  # of another size than the header's
                 pixels = frame.to_ndarray(format="rgb24")
                 turns = round(frame.rotation / 90) % 4  # counterclockwise, as np.rot90 counts
                 if turns:
@@ -59,6 +62,16 @@ def read_video(location: str, name: str, *, live: bool = False) -> Iterator[Vide
                 raise DataError(f"{name} has no frame that can be read.")
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"{name} cannot be read as video: {_reason(error)}.") from error
+
+
+def _check_pixels(picture: Any, name: str) -> None:
+    """picture: a track or a frame. Raises DataError before its pixels become memory."""
+    limit = max_pixels()
+    if picture.width * picture.height > limit:
+        raise DataError(
+            f"{name} has frames of {picture.width}x{picture.height}, more than {limit:,} pixels."
+            " If they are meant to be so large, set the environment variable HSVDET_MAX_PIXELS."
+        )
 
 
 def frame_count(location: str) -> int | None:
