@@ -85,6 +85,14 @@ def refine(change: Tensor, reference: Tensor, eps: float = 1e-5) -> Tensor:
     return (change.float() + inverse_sigmoid(reference, eps)).sigmoid()
 
 
+def box_at(points: Tensor, change: Tensor) -> Tensor:
+    """Boxes [..., 4] whose centre is a point [..., 2] moved by `change`, whose size is `change` alone.
+    Both before the sigmoid, as in `refine`.
+    """
+    change = change.float()
+    return torch.cat([change[..., :2] + inverse_sigmoid(points), change[..., 2:]], -1).sigmoid()
+
+
 def decode_distances(distances: Tensor, anchors: Tensor, strides: Tensor) -> Tensor:
     """Distance logits [..., A, 4 * R] to boxes [..., A, 4] xyxy in input pixels, float32.
 

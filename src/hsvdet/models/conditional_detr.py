@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backbones
-from ..boxes import inverse_sigmoid
+from ..boxes import box_at
 from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion
@@ -95,9 +95,7 @@ class ConditionalDetr(nn.Module):
             spatial = sine if number == 0 else sine * self.scale(content)
             content = layer(content, queries, spatial, memory, position, mask)
             normalised = self.norm(content)
-            change = self.boxes(normalised).float()
-            centre = change[..., :2] + inverse_sigmoid(reference)
-            boxes = torch.cat([centre, change[..., 2:]], -1).sigmoid()
+            boxes = box_at(reference, self.boxes(normalised))
             predictions.append(Prediction(self.classes(normalised), boxes))
         return QueryOutput(tuple(predictions))
 

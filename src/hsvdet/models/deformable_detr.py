@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backbones
-from ..boxes import inverse_sigmoid, refine
+from ..boxes import box_at, refine
 from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion
@@ -206,12 +206,6 @@ def decoder_of(config: DeformableDetrConfig) -> nn.ModuleList:
 
 def _sizes(config: DeformableDetrConfig) -> tuple:
     return config.dim, config.levels, config.heads, config.points, config.feed_forward, config.dropout
-
-
-def box_at(points: Tensor, change: Tensor) -> Tensor:
-    """Boxes [..., 4] whose centre is a point [..., 2] moved by `change`, whose size is `change` alone."""
-    change = change.float()
-    return torch.cat([change[..., :2] + inverse_sigmoid(points), change[..., 2:]], -1).sigmoid()
 
 
 def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
