@@ -36,6 +36,7 @@ EPOCHS = {
     "Conditional DETR": 60,
     "DAB-DETR": 60,
     "DN-DETR": 40,
+    "Anchor DETR": 50,
     "YOLOv8": 40,
     "HSV-DET": 40,
     "HSG-Det": 40,

@@ -20,10 +20,11 @@ COSTS, ZOO = ROOT / "src/hsvdet/models/costs.py", ROOT / "docs/zoo.md"
 
 
 class Published(NamedTuple):
-    """As printed: millions of parameters, operations in the unit of the source, COCO AP, and the source."""
+    """As printed: millions of parameters, operations in the unit of the source, COCO AP, and the source. None: not
+    printed there."""
 
-    parameters: float
-    operations: float
+    parameters: float | None
+    operations: float | None
     ap: float
     source: str
 
@@ -36,6 +37,7 @@ DAB = "[DAB-DETR](https://arxiv.org/abs/2201.12329), table 2"
 DN = "[DN-DETR](https://arxiv.org/abs/2203.01305), table 1"
 DINO = "[DINO](https://arxiv.org/abs/2203.03605), table 1 (12 epochs)"
 SPARSE = "[Sparse DETR](https://arxiv.org/abs/2111.14330), table 1"
+ANCHOR = "[Anchor DETR's repository](https://github.com/megvii-research/AnchorDETR)"
 RT_DETR = "[RT-DETR](https://arxiv.org/abs/2304.08069), table 2"
 RT_DETR_SCALED = "[RT-DETR](https://arxiv.org/abs/2304.08069), table of the scaled models"
 
@@ -57,6 +59,10 @@ PUBLISHED = {
     "dab-detr-r50-dc5-3pat": Published(44, 216, 45.7, DAB),
     "dn-detr-r50": Published(44, 94, 44.1, DN),
     "dn-detr-r50-dc5": Published(44, 202, 46.3, DN),
+    "anchor-detr-r50": Published(None, None, 42.1, ANCHOR),
+    "anchor-detr-r50-dc5": Published(None, 172, 44.3, ANCHOR),
+    "anchor-detr-r101": Published(None, None, 43.5, ANCHOR),
+    "anchor-detr-r101-dc5": Published(None, None, 45.1, ANCHOR),
     "deformable-detr-r50": Published(40, 173, 43.8, DEFORMABLE),
     "deformable-detr-r50-single-scale": Published(34, 78, 39.4, DEFORMABLE_REPOSITORY),
     "deformable-detr-r50-single-scale-dc5": Published(34, 128, 41.5, DEFORMABLE_REPOSITORY),
@@ -93,6 +99,7 @@ MULTIPLY_ADDS = (
     "Conditional DETR",
     "DAB-DETR",
     "DN-DETR",
+    "Anchor DETR",
     "Deformable DETR",
     "DN-Deformable-DETR",
     "DINO",
@@ -185,12 +192,17 @@ def family_tables() -> str:
             size, ours = f"{row.size[0]}x{row.size[1]}", [f"{row.gflops:.2f}"]
             if once:
                 ours.append(f"{row.gflops / 2:.1f} G")
-            theirs = (
-                [f"{known.operations:g} G", f"{known.ap:.1f}", known.source] if known else ["", "", row.note]
-            )
-            parameters = [f"{row.parameters:,}", f"{known.parameters:g} M" if known else ""]
+            theirs, millions = ["", "", row.note], ""
+            if known:
+                theirs = [_printed(known.operations, "G"), f"{known.ap:.1f}", known.source]
+                millions = _printed(known.parameters, "M")
+            parameters = [f"{row.parameters:,}", millions]
             lines.append(f"| {' | '.join([f'`{row.name}`', size, *parameters, *ours, *theirs])} |")
     return "\n".join(lines) + "\n"
+
+
+def _printed(number: float | None, unit: str) -> str:
+    return "" if number is None else f"{number:g} {unit}"
 
 
 def wide_table() -> str:

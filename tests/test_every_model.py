@@ -166,7 +166,7 @@ def test_noise_in_padded_tokens_does_not_change_the_answer(name):
     if hasattr(net, "pyramid"):  # normalised over all cells of a map, padding too, so noise comes after that
         maps = list(net.pyramid.project)
     else:
-        maps = list(net.project) if isinstance(net.project, torch.nn.ModuleList) else [net.backbone]
+        maps = list(net.project) if isinstance(net.project, torch.nn.ModuleList) else [net.project]
     recorded = 0
 
     def noisy(level):

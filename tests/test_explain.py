@@ -24,6 +24,7 @@ from hsvdet.layers.attention import MultiHeadAttention
 from hsvdet.layers.conditional import ConditionalCrossAttention
 from hsvdet.layers.deformable import DeformableAttention, sample_points
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig, SparseGlobalOutput
+from hsvdet.models.anchor_detr import RowColumnAttention
 from hsvdet.structures import Rectangle
 
 THIN = {"width": 0.0625, "k": 8}
@@ -122,13 +123,21 @@ def test_attention_set_by_hand_is_hot_where_it_should_be(resize, tmp_path):
 
 def dense_output(call: Call, weights: torch.Tensor) -> torch.Tensor:
     value = call.module.value(call.inputs["value" if "value" in call.inputs else "memory"])
+    value = value.flatten(1, -2)  # of a map, or of tokens already
     value = value.unflatten(-1, (call.module.heads, -1)).transpose(1, 2)
     return call.module.output((weights @ value).transpose(1, 2).flatten(2))
 
 
 @pytest.mark.parametrize(
     "name",
-    ["detr-tiny", "dab-detr-tiny", "conditional-detr-tiny", "deformable-detr-two-stage-tiny", "rt-detr-tiny"],
+    [
+        "detr-tiny",
+        "dab-detr-tiny",
+        "conditional-detr-tiny",
+        "anchor-detr-tiny",
+        "deformable-detr-two-stage-tiny",
+        "rt-detr-tiny",
+    ],
 )
 @torch.no_grad()
 def test_what_is_drawn_reproduces_what_the_layer_gave(name):
@@ -157,6 +166,7 @@ def test_what_is_drawn_reproduces_what_the_layer_gave(name):
         torch.testing.assert_close(found, call.output, atol=2e-5, rtol=1e-4)
     expected = {
         "detr-tiny": {MultiHeadAttention},
+        "anchor-detr-tiny": {RowColumnAttention},
         "rt-detr-tiny": {MultiHeadAttention, DeformableAttention},
         "deformable-detr-two-stage-tiny": {DeformableAttention},
     }

@@ -179,6 +179,7 @@ def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_p
         ("hsv-det-n", THIN | {"k": 6, "insert": ("P5",)}, "letterbox"),
         ("hsg-det-n+", HYBRID | {"queries": 20}, "letterbox"),
         ("detr-tiny", SHORT, "shortest"),
+        ("anchor-detr-tiny", SHORT, "shortest"),
         ("deformable-detr-two-stage-tiny", SHORT | {"levels": 2}, "shortest"),
         ("sparse-detr-tiny", {"encoder_layers": 2, "decoder_layers": 1, "levels": 2}, "fit"),
     ],

@@ -17,6 +17,7 @@ _EMBEDDINGS = (
     "tgt_embed.weight",
     "transformer.tgt_embed.weight",
     "transformer.patterns.weight",
+    "transformer.pattern.weight",
     "transformer.level_embed",
 )
 
@@ -26,6 +27,8 @@ def lineage_tensor(name: str, shape: Sequence[int]) -> Tensor:
     generator, leaf = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))), name.split(".")[-1]
     if leaf == "running_var":
         return torch.from_numpy(generator.uniform(0.5, 1.5, shape).astype(np.float32))
+    if name == "transformer.position.weight":
+        return torch.from_numpy(generator.uniform(0, 1, shape).astype(np.float32))
     normal = generator.standard_normal(shape)
     if leaf == "running_mean" or leaf.endswith("bias"):
         values = 0.1 * normal

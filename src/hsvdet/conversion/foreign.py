@@ -18,7 +18,17 @@ from ..checkpoint import load_tensors, looks_like_safetensors, open_safetensors
 from ..detector import Detector, create
 from ..errors import CheckpointError, ConfigError
 from ..hub import Fetched, fetch, is_address
-from . import conditional_detr, dab_detr, deformable_detr, detr, dino, rt_detr, sparse_detr, ultralytics
+from . import (
+    anchor_detr,
+    conditional_detr,
+    dab_detr,
+    deformable_detr,
+    detr,
+    dino,
+    rt_detr,
+    sparse_detr,
+    ultralytics,
+)
 from .coco_classes import coco_ids
 from .hugging_face import folder_labels, folder_settings, folder_size, weight_files
 from .pickles import Shell, read_pickle
@@ -30,6 +40,7 @@ SOURCES: tuple[Source, ...] = (
     *detr.SOURCES,
     *conditional_detr.SOURCES,
     *dab_detr.SOURCES,
+    *anchor_detr.SOURCES,
     *deformable_detr.SOURCES,
     *dino.SOURCES,
     *rt_detr.SOURCES,

@@ -15,6 +15,7 @@ from ..errors import ConfigError, did_you_mean
 from ..postprocess import BestClass, Reading, Suppressed, TopPairs
 from ..preprocess import Preprocess
 from . import (
+    anchor_detr,
     conditional_detr,
     dab_detr,
     deduplicated,
@@ -30,6 +31,7 @@ from . import (
     sparse_detr,
     yolov8,
 )
+from .anchor_detr import AnchorDetr, AnchorDetrConfig
 from .conditional_detr import ConditionalDetr, ConditionalDetrConfig
 from .dab_detr import DabDetr, DabDetrConfig
 from .deduplicated import (
@@ -181,6 +183,10 @@ MODELS: dict[str, Model] = {
     **_query(
         "DN-DETR", DnDetr, DnDetrConfig, dn_detr.VARIANTS,
         dn_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
+    ),
+    **_query(
+        "Anchor DETR", AnchorDetr, AnchorDetrConfig, anchor_detr.VARIANTS,
+        anchor_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "anchor-detr",
     ),
     **_query(
         "Deformable DETR", DeformableDetr, DeformableDetrConfig, deformable_detr.VARIANTS,

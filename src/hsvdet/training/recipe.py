@@ -221,6 +221,8 @@ RECIPES: dict[str, Recipe] = {
     # Conditional DETR (arXiv 2108.06152), section 4.1; DAB-DETR (arXiv 2201.12329), section 5 and appendix A;
     # DN-DETR (arXiv 2203.01305), section 5.1: 16 images a step, 50 epochs, dropped at 40.
     "dab-detr": dataclasses.replace(_LINEAGE, epochs=50),
+    # Anchor DETR (arXiv 2109.07107), section 4.1: 8 images a step, 50 epochs, dropped at 40.
+    "anchor-detr": dataclasses.replace(_LINEAGE, epochs=50, nominal_batch=8),
     # Deformable DETR (arXiv 2010.04159), section 5: 32 images a step, 50 epochs, dropped at 40; a tenth of the
     # rate for sampling offsets and reference points.
     "deformable-detr": dataclasses.replace(
