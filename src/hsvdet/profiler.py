@@ -120,12 +120,13 @@ def profile(model: str | Path, *, size: tuple[int, int] | None = None, classes: 
         number = classes
     count = _Count(entry, config, preprocess, number)
     total = count.operations("literal")
+    attention = _attention(count.net)
     parts = [
         Part(
             name,
             sum(p.numel() for p in {p for _, module in members for p in module.parameters()}),
             sum(count.operations("literal", path, module) for path, module in members) / GIGA,
-            all(_is_attention(module) for _, module in members),
+            all(module in attention for _, module in members),
         )
         for name, members in _parts(count.net)
     ]
@@ -144,7 +145,7 @@ def profile(model: str | Path, *, size: tuple[int, int] | None = None, classes: 
         total / GIGA,
         count.operations("executed") / GIGA,
         count.operations("folded") / GIGA,
-        sum(count.operations("literal", *block) for block in _attention_blocks("", count.net)) / total,
+        sum(count.operations("literal", path, module) for module, path in attention.items()) / total,
         *_memory(entry, config, preprocess, number),
         tuple(parts),
     )
@@ -365,15 +366,18 @@ def _parts(net: nn.Module) -> Iterator[tuple[str, list[tuple[str, nn.Module]]]]:
             yield name, [(name, child)]
 
 
-def _is_attention(module: nn.Module) -> bool:
-    return isinstance(module, SparseGlobal) or type(module).__name__.endswith("Attention")
-
-
-def _attention_blocks(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost attention blocks inside `module`."""
-    for name, child in module.named_children():
-        inner = f"{path}.{name}".lstrip(".")
-        if _is_attention(child):
-            yield inner, child
-        else:
-            yield from _attention_blocks(inner, child)
+def _attention(net: nn.Module) -> dict[nn.Module, str]:
+    """The outermost attention modules and their paths, as the layers that hold them declare in EXPLAINED."""
+    found: dict[nn.Module, str] = {}
+    inside: set[nn.Module] = set()
+    for path, module in cast("Iterator[tuple[str, nn.Module]]", net.named_modules()):
+        for name in getattr(module, "EXPLAINED", {}) if module not in inside else ():
+            child = getattr(module, name)
+            own = f"{path}.{name}".lstrip(".")
+            parts = {own: child}
+            if isinstance(child, nn.ModuleDict):
+                parts = {f"{own}.{key}": part for key, part in child.items()}
+            for part_path, part in parts.items():
+                found[part] = part_path
+                inside.update(part.modules())
+    return found
