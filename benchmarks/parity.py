@@ -32,6 +32,7 @@ from hsvdet.conversion import dab_detr as dab_rules  # noqa: E402
 from hsvdet.conversion import deformable_detr as deformable_rules  # noqa: E402
 from hsvdet.conversion import detr as detr_rules  # noqa: E402
 from hsvdet.conversion import dino as dino_rules  # noqa: E402
+from hsvdet.conversion import efficient_detr as efficient_rules  # noqa: E402
 from hsvdet.conversion import rt_detr as rt_detr_rules  # noqa: E402
 from hsvdet.conversion import sparse_detr as sparse_rules  # noqa: E402
 from hsvdet.conversion.rename import rename  # noqa: E402
@@ -43,6 +44,7 @@ from hsvdet.models.detr import Detr, DetrConfig  # noqa: E402
 from hsvdet.models.dino import Dino, DinoConfig  # noqa: E402
 from hsvdet.models.dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig  # noqa: E402
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig  # noqa: E402
+from hsvdet.models.efficient_detr import EfficientDetr, EfficientDetrConfig  # noqa: E402
 from hsvdet.models.sparse_detr import SparseDetr, SparseDetrConfig  # noqa: E402
 
 PUBLISHED = {
@@ -70,6 +72,12 @@ LINEAGE = {
     "dn_deformable_detr": (DnDeformableDetr, DnDeformableDetrConfig(), deformable_rules.DN_ORIGINAL),
     # Of 900 queries two have scores that differ by rounding alone, and would change places.
     "dino_4scale_q100": (Dino, DinoConfig(queries=100), dino_rules.ORIGINAL),
+    "efficient_detr_e3d1": (EfficientDetr, EfficientDetrConfig(own_heads=True), efficient_rules.ORIGINAL),
+    "efficient_detr_e6d6": (
+        EfficientDetr,
+        EfficientDetrConfig(encoder_layers=6, decoder_layers=6, queries=300, own_heads=True),
+        efficient_rules.ORIGINAL,
+    ),
     **{
         f"sparse_detr_rho{rho}": (SparseDetr, SparseDetrConfig(rho=rho), sparse_rules.rules(6, 6))
         for rho in (0.1, 0.3, 0.5)

@@ -36,6 +36,7 @@ DEFORMABLE_REPOSITORY = "[its repository](https://github.com/fundamentalvision/D
 DAB = "[DAB-DETR](https://arxiv.org/abs/2201.12329), table 2"
 DN = "[DN-DETR](https://arxiv.org/abs/2203.01305), table 1"
 DINO = "[DINO](https://arxiv.org/abs/2203.03605), table 1 (12 epochs)"
+EFFICIENT = "[Efficient DETR](https://arxiv.org/abs/2104.01318), table 1"
 SPARSE = "[Sparse DETR](https://arxiv.org/abs/2111.14330), table 1"
 ANCHOR = "[Anchor DETR's repository](https://github.com/megvii-research/AnchorDETR)"
 RT_DETR = "[RT-DETR](https://arxiv.org/abs/2304.08069), table 2"
@@ -70,6 +71,7 @@ PUBLISHED = {
     "deformable-detr-r50-two-stage": Published(40, 173, 46.2, DEFORMABLE),
     "dino-r50": Published(47, 279, 49.0, DINO),
     "dino-r50-5scale": Published(47, 860, 49.4, DINO),
+    "efficient-detr-r50": Published(32, 159, 44.2, EFFICIENT),
     "sparse-detr-r50-rho10": Published(40.9, 105.4, 45.3, SPARSE),
     "sparse-detr-r50-rho20": Published(40.9, 112.9, 45.6, SPARSE),
     "sparse-detr-r50-rho30": Published(40.9, 120.5, 46.0, SPARSE),
@@ -103,6 +105,7 @@ MULTIPLY_ADDS = (
     "Deformable DETR",
     "DN-Deformable-DETR",
     "DINO",
+    "Efficient DETR",
     "Sparse DETR",
 )
 

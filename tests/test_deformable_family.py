@@ -19,6 +19,7 @@ from hsvdet.models import find
 from hsvdet.models.deformable_detr import RefiningDeformableDetr
 from hsvdet.postprocess import TopPairs
 from hsvdet.structures import Prediction, Target
+from hsvdet.training.stability import instability
 
 CLASSES = 5
 TINY = (
@@ -27,6 +28,7 @@ TINY = (
     "deformable-detr-two-stage-tiny",
     "dn-deformable-detr-tiny",
     "dino-tiny",
+    "efficient-detr-tiny",
     "sparse-detr-tiny",
     "rt-detr-tiny",
 )
@@ -180,6 +182,35 @@ def test_onnx_runtime_answers_alike_and_needs_no_grid_sample(tmp_path):
     torch.testing.assert_close(torch.from_numpy(boxes), expected.boxes, atol=1e-5, rtol=0)
 
 
+# Efficient DETR
+
+
+def test_efficient_detr_takes_fewer_and_fewer_proposals():
+    net, (images, _) = tiny("efficient-detr-tiny").train(), padded()
+    untold = net(images).answer.boxes.shape[1]
+    counts = []
+    for progress in (0.0, 0.5, 1.0):
+        net.at(progress)
+        counts.append(net(images).answer.boxes.shape[1])
+    assert counts == [100, 75, 50] and untold == 50
+
+
+def test_efficient_detr_has_one_head_or_one_of_each_layer_and_of_the_tokens():
+    images, _ = padded()
+    for own, count in ((False, 1), (True, 3)):
+        net = tiny("efficient-detr-tiny", decoder_layers=2, own_heads=own).train()
+        output = net(images)
+        assert len(net.classes) == len(net.boxes) == count
+        output.layers[0].logits.sum().backward()
+        learned = [head.weight.grad is not None for head in net.classes]
+        assert learned == ([True] if count == 1 else [True, False, False])
+
+
+def test_the_query_that_is_no_more_has_changed_its_object():
+    before, now = torch.tensor([[0, -1, 1], [-1, -1, -1]]), torch.tensor([[0, -1], [1, -1]])
+    assert instability(now, before) == instability(before, now) == 1.0
+
+
 # Sparse DETR
 
 
@@ -211,7 +242,7 @@ def test_sparse_detr_answers_for_an_image_alike_beside_a_larger_one():
     assert torch.equal(kept(together)[1:], kept(alone))
 
 
-@pytest.mark.parametrize("name", ["sparse-detr-tiny"])
+@pytest.mark.parametrize("name", ["efficient-detr-tiny", "sparse-detr-tiny"])
 def test_queries_of_tokens_are_of_no_padding_where_there_are_more_queries_than_tokens(name):
     net, (images, padding) = tiny(name, queries=200).eval(), padded()  # the second image has 128 tokens
     scale, outside = 0.0, sampled_padding(padding, (12, 16))[:, None]

@@ -61,6 +61,7 @@ FAMILIES = {
     "conditional-detr-tiny": SHORT,
     "dn-deformable-detr-tiny": SHORT | {"levels": 2},
     "dino-tiny": SHORT | {"levels": 2},
+    "efficient-detr-tiny": SHORT | {"levels": 2},
     "sparse-detr-tiny": {"encoder_layers": 2, "decoder_layers": 1, "levels": 2},
     "rt-detr-tiny": {"decoder_layers": 1},
 }

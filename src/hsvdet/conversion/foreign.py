@@ -25,6 +25,7 @@ from . import (
     deformable_detr,
     detr,
     dino,
+    efficient_detr,
     rt_detr,
     sparse_detr,
     ultralytics,
@@ -43,6 +44,7 @@ SOURCES: tuple[Source, ...] = (
     *anchor_detr.SOURCES,
     *deformable_detr.SOURCES,
     *dino.SOURCES,
+    *efficient_detr.SOURCES,
     *rt_detr.SOURCES,
     *sparse_detr.SOURCES,
 )

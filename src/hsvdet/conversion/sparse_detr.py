@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from .coco_classes import COCO_SLOTS
-from .deformable_detr import TRANSFORMER_ORIGINAL, count_numbers, num_classes, sizes
+from .deformable_detr import count_numbers, num_classes, sizes
+from .efficient_detr import QUERIES_FROM_TOKENS
 from .published import Source
 from .rename import Rule
 from .shared_rules import linear, mlp
@@ -20,24 +21,13 @@ _SCORING = r"transformer\.enc_mask_predictor"
 _DECODER, _ENCODER = r"(?:transformer\.decoder\.)?", r"transformer\.encoder\."
 
 
-def two_stage(decoder_layers: int) -> list[Rule]:
-    """What is the same in Efficient DETR: queries from tokens, and the heads of decoder and proposals."""
-    return [
-        *TRANSFORMER_ORIGINAL,
-        linear(r"transformer\.enc_output", "propose.0"),
-        linear(r"transformer\.enc_output_norm", "propose.1"),
-        linear(r"transformer\.pos_trans", "query_position.0"),
-        linear(r"transformer\.pos_trans_norm", "query_position.1"),
-        linear(rf"{_DECODER}class_embed\.{decoder_layers}", "proposal_classes"),
-        mlp(rf"{_DECODER}bbox_embed\.{decoder_layers}", "proposal_boxes"),
-        *(linear(rf"{_DECODER}class_embed\.{n}", f"classes.{n}") for n in range(decoder_layers)),
-        *(mlp(rf"{_DECODER}bbox_embed\.{n}", f"boxes.{n}") for n in range(decoder_layers)),
-    ]
-
-
 def rules(encoder_layers: int, decoder_layers: int) -> list[Rule]:
     table = [
-        *two_stage(decoder_layers),
+        *QUERIES_FROM_TOKENS,
+        *(linear(rf"{_DECODER}class_embed\.{n}", f"classes.{n}") for n in range(decoder_layers)),
+        *(mlp(rf"{_DECODER}bbox_embed\.{n}", f"boxes.{n}") for n in range(decoder_layers)),
+        linear(rf"{_DECODER}class_embed\.{decoder_layers}", "proposal_classes"),
+        mlp(rf"{_DECODER}bbox_embed\.{decoder_layers}", "proposal_boxes"),
         linear(rf"{_SCORING}\.layer1\.0", "score.norm"),
         linear(rf"{_SCORING}\.layer1\.1", "score.embed"),
         linear(rf"{_SCORING}\.layer2\.0", "score.first"),

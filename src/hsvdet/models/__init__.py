@@ -24,6 +24,7 @@ from . import (
     dino,
     dn_deformable_detr,
     dn_detr,
+    efficient_detr,
     hsg_det,
     hsg_det_plus,
     hsv_det,
@@ -50,6 +51,7 @@ from .detr import Detr, DetrConfig
 from .dino import Dino, DinoConfig
 from .dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig
 from .dn_detr import DnDetr, DnDetrConfig
+from .efficient_detr import EfficientDetr, EfficientDetrConfig
 from .hsg_det import HsgDet, HsgDetConfig
 from .hsg_det_plus import HsgDetPlus, HsgDetPlusConfig
 from .hsv_det import HsvDet, HsvDetConfig, HsvDetE2e, HsvDetE2eConfig
@@ -205,6 +207,14 @@ MODELS: dict[str, Model] = {
         dn_deformable_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
     ),
     **_query("DINO", Dino, DinoConfig, dino.VARIANTS, dino.criterion, TopPairs(), _SHORTEST, "dino"),
+    **_query(
+        "Efficient DETR", EfficientDetr, EfficientDetrConfig, efficient_detr.VARIANTS,
+        efficient_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "efficient-detr",
+    ),
+    **_query(
+        "Efficient DETR", EfficientDetr, EfficientDetrConfig, efficient_detr.DEEP_VARIANTS,
+        efficient_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "sparse-detr",
+    ),
     **_query(
         "Sparse DETR", SparseDetr, SparseDetrConfig, sparse_detr.VARIANTS,
         sparse_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "sparse-detr",

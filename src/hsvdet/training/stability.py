@@ -92,7 +92,10 @@ class Stability:
 
 
 def instability(now: Tensor, before: Tensor) -> float:
-    """now, before: [images, N], the object of each query, or -1. The mean over images of queries that changed."""
+    """now, before: [images, N], the object of each query, or -1. The mean over images of queries that changed. N may
+    have changed, too: queries that there are not find nothing."""
+    most = max(now.shape[1], before.shape[1])
+    now, before = (nn.functional.pad(of, (0, most - of.shape[1]), value=-1) for of in (now, before))
     return (now != before).sum(1).double().mean().item()
 
 
