@@ -137,6 +137,7 @@ def test_what_diverged_at_finite_losses_replaces_nothing_that_is_sound(
     "change",
     [
         {"position": {"epoch": 10**9, "batch": 0, "step": 0}}, {"position": {"epoch": 0, "batch": 7, "step": 0}},
+        {"position": {"epoch": 1, "batch": 0, "step": 0}},
         {"position": {"epoch": -1, "batch": 0, "step": 0}}, {"position": {"epoch": 1.0, "batch": 0, "step": 1}},
         {"position": {"epoch": 0, "batch": 0}}, {"position": 3}, {"state": {}}, {"settings": []},
     ],
@@ -154,3 +155,45 @@ def test_a_state_that_was_changed_is_refused_and_no_run_is_done_by_it(tmp_path, 
     write_checkpoint(path, tensors, {**header, **change})
     with pytest.raises(CheckpointError, match="resume.safetensors: .* or train anew"):
         train(tiny("yolov8-n"), data, tmp_path / "run", resume=True, **options)
+
+
+def test_no_part_of_a_state_is_believed(tmp_path, no_pictures):
+    from hsvdet.checkpoint import read_checkpoint, write_checkpoint
+    from hsvdet.errors import CheckpointError
+    from hsvdet.training import find_recipe, train
+    from hsvdet.training.optimizer import load_optimizer_tensors, make_optimizer
+    from hsvdet.training.record.state import read_state
+
+    detector, path = tiny("yolov8-n"), tmp_path / "run/resume.safetensors"
+    train(
+        detector, squares(tmp_path, count=2), tmp_path / "run", epochs=1, batch=2, workers=0, device="cpu",
+        progress=False, val_split=None, accumulate=1,
+    )  # fmt: skip
+    right, header = read_checkpoint(path)
+    moment = next(name for name in right if name.endswith("/exp_avg_sq"))
+
+    def read(tensors, **state):
+        write_checkpoint(path, {**right, **tensors}, {**header, "state": header["state"] | state})
+        optimizer = make_optimizer(detector.net, find_recipe("plain"), False, False)
+        load_optimizer_tensors(optimizer, read_state(path).tensors["optimizer"], str(path))
+
+    read({})
+    (row,) = header["state"]["history"]
+    for tensors, state in (
+        ({}, {"history": [{name: value for name, value in row.items() if name != "seconds"}]}),
+        ({}, {"history": [row | {"seconds": float("nan")}]}),
+        ({}, {"history": [row | {"loss/class": "small"}]}),
+        ({}, {"seconds": float("nan")}),
+        ({}, {"scaler": {"x": 1}}),
+        ({}, {"average_steps": -5}),
+        ({moment: torch.zeros(3)}, {}),
+        ({moment: -torch.ones_like(right[moment])}, {}),
+        ({moment: right[moment].int()}, {}),
+        ({moment: torch.full_like(right[moment], torch.nan)}, {}),
+        ({moment.replace("exp_avg_sq", "step"): torch.tensor(-1.0)}, {}),
+        ({"optimizer:none/exp_avg": torch.zeros(3)}, {}),
+        ({"losses:class": torch.zeros(3, dtype=torch.float64)}, {}),
+        ({"matching:assignment": torch.zeros(3)}, {}),
+    ):
+        with pytest.raises(CheckpointError, match="or train *anew"):
+            read(tensors, **state)

@@ -245,11 +245,10 @@ class Learner:
         """path: for messages."""
         load_tensors(self.net, state.tensors["net"], path)
         load_tensors(self.average.net, state.tensors["average"], path)
-        load_optimizer_tensors(self.optimizer.optimizer, state.tensors["optimizer"])
+        load_optimizer_tensors(self.optimizer.optimizer, state.tensors["optimizer"], path)
         self.average.steps = state.header["average_steps"]
-        if state.header["scaler"] is not None:
-            scaler = self._scaler()
-            assert scaler is not None  # the precision is one of the settings, which are the same
+        scaler = self._scaler()
+        if scaler is not None and state.header["scaler"] is not None:
             scaler.load_state_dict(state.header["scaler"])
         # As after the last step: what is next may be its epoch's validation.
         self._tell_progress(max(0, state.position.step - 1))

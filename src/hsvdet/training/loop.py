@@ -231,9 +231,10 @@ class Run:
         self.learner.restore(state, str(path))
         self.state = RunState.restored(state, self.fabric.device)
         epoch, batch, step = state.position
-        if (epoch, batch) >= (self.plan.epochs, 1) or batch > len(self.loader) or step > self.learner.steps:
+        expected = epoch * self.steps_per_epoch + math.ceil(batch / self.plan.accumulate)
+        if (epoch, batch) >= (self.plan.epochs, 1) or batch > len(self.loader) or step != expected:
             raise CheckpointError(
-                f"{path}: its position (epoch {epoch}, batch {batch}, step {step}, counted from 0) lies beyond the run"
+                f"{path}: its position (epoch {epoch}, batch {batch}, step {step}, counted from 0) is none in a run"
                 f" of {self.plan.epochs} epochs of {len(self.loader)} batches. Copy it again, or train anew."
             )
         if len(self.state.history) != epoch:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from .recipe import Recipe
 
 Role = Literal["backbone", "sampling", "gate"]
@@ -84,19 +86,45 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse. Moments are laid out in memory as their parameters are: the fused step relies on it."""
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], path: str
+) -> None:
+    """The inverse. Moments are laid out in memory as their parameters are: the fused step relies on it.
+
+    path: for messages. Raises CheckpointError for a tensor that AdamW does not keep, and where one of three is missing.
+    """
     named = {
         name: parameter
         for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"], strict=True)
     }
-    for key, value in tensors.items():
-        name, what = key.rsplit("/", 1)
-        parameter = named[name]
-        if value.shape == parameter.shape:
+    known = {f"{name}/{what}" for name in {key.rpartition("/")[0] for key in tensors} for what in _KEPT}
+    wrong = sorted(known ^ tensors.keys())
+    for key, value in () if wrong else tensors.items():
+        name, _, what = key.rpartition("/")
+        parameter = named.get(name)
+        if parameter is None or not _is_kept(what, value, parameter):
+            wrong = [key]
+            break
+        if what != "step":
             value = torch.empty_like(parameter).copy_(value)
         optimizer.state[parameter][what] = value.to(parameter.device)
+    if wrong:
+        raise CheckpointError(
+            f"{path}: {wrong[0]} of the optimizer's state is missing, or is not what this run keeps. Copy it again, or"
+            " train anew."
+        )
+
+
+_KEPT = ("step", "exp_avg", "exp_avg_sq")
+
+
+def _is_kept(what: str, value: Tensor, parameter: Tensor) -> bool:
+    expected = torch.Size() if what == "step" else parameter.shape
+    kind = torch.float32 if what == "step" else parameter.dtype
+    if value.shape != expected or value.dtype != kind or not value.isfinite().all():
+        return False
+    return what == "exp_avg" or bool((value >= 0).all())
 
 
 def gates(net: nn.Module) -> list[Tensor]:

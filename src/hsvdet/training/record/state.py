@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import (
+    BaseModel,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from torch import Tensor
 
 from ...checkpoint import read_checkpoint, write_checkpoint
@@ -97,6 +106,46 @@ def write_state(path: Path, state: SavedState) -> None:
         raise SaveError(unwritten(path, error)) from error
 
 
+class _Row(BaseModel, strict=True, extra="allow"):
+    """Of the history, as the loop reads it: the best before, and the time an epoch takes."""
+
+    __pydantic_extra__: dict[str, float | None]  # pyright: ignore[reportIncompatibleVariableOverride] as pydantic asks
+    epoch: PositiveInt
+    seconds: FiniteFloat = Field(ge=0)
+    ap: FiniteFloat | None = None
+
+
+class _Scaler(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
+    """Of half precision, as PyTorch gives it."""
+
+    scale: PositiveFloat
+    growth_factor: PositiveFloat
+    backoff_factor: PositiveFloat
+    growth_interval: PositiveInt
+    growth_tracker: int = Field(alias="_growth_tracker", ge=0)
+
+
+class _Rest(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
+    """What `Learner.numbers` and `RunState.numbers` gave."""
+
+    history: list[_Row]
+    seconds: NonNegativeFloat
+    average_steps: int = Field(ge=0, lt=2**53)
+    scaler: _Scaler | None
+
+
+class _Place(BaseModel, strict=True, extra="forbid"):
+    epoch: NonNegativeInt
+    batch: NonNegativeInt
+    step: NonNegativeInt
+
+
+class _Header(BaseModel, strict=True):
+    position: _Place
+    settings: dict[str, Any]
+    state: _Rest
+
+
 def read_state(path: Path) -> SavedState:
     """Raises CheckpointError."""
     tensors, header = read_checkpoint(path)
@@ -111,37 +160,25 @@ def read_state(path: Path) -> SavedState:
         for key, tensor in tensors.items():
             part, name = key.split(":", 1)
             parts[part][name] = tensor
-        return SavedState(parts, *_described(header))
-    except (AttributeError, LookupError, TypeError, ValueError):
+        content = _Header.model_validate(header)
+        if not all(map(_is_sum, parts["losses"].values())) or not all(
+            map(_is_assignment, parts["matching"].values())
+        ):
+            raise ValueError("not what a run notes")
+    except (LookupError, ValueError):
         raise CheckpointError(
             f"{path}: expected the state of a training run as it was written; it was changed. Copy it again, or train"
             " anew."
         ) from None
+    return SavedState(parts, Position(**content.position.model_dump()), header["settings"], header["state"])
 
 
-def _described(header: Mapping[str, Any]) -> tuple[Position, dict[str, Any], dict[str, Any]]:
-    """Raises LookupError, TypeError or ValueError for what `write_state` does not write."""
-    position = Position(**header["position"])
-    settings, rest = header["settings"], header["state"]
-    sound = all(type(number) is int and number >= 0 for number in position)
-    if not (sound and isinstance(settings, dict) and _is_rest(rest)):
-        raise ValueError("not the header of a state")
-    return position, settings, rest
+def _is_sum(losses: Tensor) -> bool:
+    return losses.shape == () and losses.dtype == torch.float64 and bool(losses.isfinite())
 
 
-def _is_rest(rest: Any) -> bool:
-    """Whether it is what `Learner.numbers` and `RunState.numbers` gave."""
-    rows, number = rest["history"], (int, float)
-    return (
-        isinstance(rows, list)
-        and all(
-            isinstance(row, dict) and all(v is None or type(v) in number for v in row.values())
-            for row in rows
-        )
-        and type(rest["seconds"]) in number
-        and type(rest["average_steps"]) is int
-        and (rest["scaler"] is None or isinstance(rest["scaler"], dict))
-    )
+def _is_assignment(objects: Tensor) -> bool:
+    return objects.ndim == 2 and objects.dtype == torch.int32
 
 
 def check_settings(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
