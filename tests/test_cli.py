@@ -335,3 +335,44 @@ def test_the_demo_says_where_everything_is_and_leaves_an_earlier_one_alone(run, 
     for what in ("scenes", "checkpoint", "curves", "evaluation", "pictures"):
         assert os.path.exists(report[what]), what
     assert report["pictures"] == str(tmp_path / "demo/run-2/pictures")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "redirection, code",
+    [
+        (">/dev/full", 2),
+        (">&-", 0),
+        (">&- 2>&-", 0),
+        ("--json >/dev/full", 2),
+        ("--json >&-", 0),
+        ("2>&-", 0),
+    ],
+)
+def test_a_stdout_that_cannot_be_written_is_no_traceback(redirection, code):
+    done = subprocess.run(
+        f"exec {sys.executable} -m hsvdet models {redirection}", shell=True, capture_output=True, text=True
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr
+    said = "hsvdet: stdout cannot be written: No space left on device.\n" if code else ""
+    assert done.stderr == said
+
+
+def test_what_cannot_be_said_changes_no_exit_code():
+    done = subprocess.run(f"exec {sys.executable} -m hsvdet nosuch 2>/dev/full", shell=True)
+    assert done.returncode == 2
+
+
+def test_escape_sequences_are_shown_and_not_obeyed(run, tmp_path):
+    folder = tmp_path / "images" / "train"
+    folder.mkdir(parents=True)
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("car")
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
+    (folder / "b\x1b[2J\u202egnp.png").write_bytes(b"nothing")
+    for arguments in ((), ("--json",)):
+        code, out, err = run("data", "check", tmp_path, *arguments)
+        assert code == 1 and not {"\x1b", "\u202e"} & {*out, *err}
+        assert r"b\u001b[2J\u202egnp.png" in out
+    (problem,) = json.loads(out)["splits"]["train"]["problems"]
+    assert problem["file"] == "images/train/b\x1b[2J\u202egnp.png", "the same JSON"

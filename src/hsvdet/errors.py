@@ -5,7 +5,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Control characters, line separators, halves of characters: what no name needs, and no XML file may have.
+UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Of these, what a terminal obeys, and what turns the order of letters round.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def harmless(text: str) -> str:
+    r"""Text as it may be shown: escape sequences in names and in answers of servers become \u001b and so on. Lines and
+    tabs stay; JSON stays the same JSON."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class HsvdetError(Exception):

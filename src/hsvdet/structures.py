@@ -9,8 +9,9 @@ in its name is (centre x, centre y, width, height) in fractions of the unpadded 
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import UNPRINTED
 
 if TYPE_CHECKING:  # `hsvdet.runtime` has no PyTorch
     from collections.abc import Callable
@@ -23,11 +24,7 @@ if TYPE_CHECKING:  # `hsvdet.runtime` has no PyTorch
 def is_class_name(name: object) -> bool:
     """Text with something in it, without line breaks, control characters and halves of characters: it goes into XML,
     CSV, pictures and terminals."""
-    return (
-        isinstance(name, str)
-        and bool(name.strip())
-        and not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
-    )
+    return isinstance(name, str) and bool(name.strip()) and UNPRINTED.search(name) is None
 
 
 class ImageInfo(NamedTuple):

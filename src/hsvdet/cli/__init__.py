@@ -15,11 +15,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any, TextIO
 
-from ..errors import HsvdetError
+from ..errors import HsvdetError, harmless
 from .answer import Answer
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE  # the reader had enough: `hsvdet models | head -1`
@@ -32,6 +32,7 @@ class _Terminated(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. arguments: those of the process, if not given."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     # Known before the arguments are parsed, because parsing may fail.
     as_json = "--json" in arguments
     with _only_answers_on_stdout(as_json) as stdout, _sigterm_as_interrupt(), _messages():
@@ -39,12 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content = json.dumps(answer.json, ensure_ascii=False, allow_nan=False) if as_json else answer.text
         try:
             if content and _is_first_process():
-                print(content, file=stdout)
+                print(harmless(content), file=stdout)
             stdout.flush()
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # Python flushes again when it ends
-            return _PIPE_CLOSED
+            if isinstance(error, BrokenPipeError):
+                return _PIPE_CLOSED
+            return _failed("OSError", f"stdout cannot be written: {error.strerror}.", 2).code
         return answer.code
+
+
+def _open_streams() -> None:
+    """What the caller closed is opened as nothing. Else the next file that is opened would take its number, and what is
+    meant for people be written into that."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
 
 
 def _run(arguments: list[str]) -> Answer:
@@ -85,7 +100,7 @@ def _run(arguments: list[str]) -> Answer:
 
 def _failed(kind: str, message: str, code: int, error: Exception | None = None) -> Answer:
     message = " ".join(message.split())
-    print(f"hsvdet: {message}", file=sys.stderr)
+    _say(message)
     if error is not None and os.environ.get("HSVDET_DEBUG"):
         import traceback
 
@@ -141,7 +156,12 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        print(f"hsvdet: {kind}{record.getMessage()}", file=sys.stderr, flush=True)
+        _say(f"{kind}{' '.join(record.getMessage().split())}")
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # nobody reads it, or the disk is full
+        print(f"hsvdet: {harmless(message)}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, harmless
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
@@ -226,9 +226,10 @@ def _bar(split: str, images: int) -> Generator[Callable[[], None] | None, None, 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    parts = TextColumn(f"opening {split}"), BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn()
+    what = TextColumn("opening {task.description}", markup=False)
+    parts = what, BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*parts, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=images)
+        task = bar.add_task(harmless(split), total=images)
         yield lambda: bar.advance(task)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
+from ...errors import harmless
 from .log import losses_of_the_answer
 from .state import Row
 
@@ -63,11 +65,12 @@ class Progress:
         parts.append(f"{row['images_per_second']:.1f} images/s")
         if row["epoch"] < self.epochs:
             parts.append(f"{_duration(seconds_left)} left")
-        print(" | ".join(parts), file=sys.stderr, flush=True)
+        self.say(" | ".join(parts))
 
     def say(self, text: str) -> None:
         if self.shown:
-            print(text, file=sys.stderr, flush=True)
+            with suppress(OSError):  # a log that is full or closed ends no training
+                print(harmless(text), file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
