@@ -32,7 +32,7 @@ FLOORS = [
     "conversion profiler",
     "detector hub",
     "inference checkpoint",
-    "devices models evaluate",
+    "devices models evaluate result",
     "backbones criteria data draw",
     "layers postprocess preprocess files",
     "structures options",

@@ -5,7 +5,7 @@
     detector = hsvdet.create("hsv-det-n", labels=["car", "person"])
     hsvdet.train(detector, data="street", out="runs/street")
     detector = hsvdet.load("runs/street/best.safetensors")
-    detections = detector("street.jpg")
+    print(detector("street.jpg"))
 
 A name is imported when it is first used: `import hsvdet` alone costs a few milliseconds, not PyTorch.
 """
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .prediction.predictor import predict, stream
     from .preprocess import Preprocess
     from .profiler import model_table, profile
+    from .result import Detection, Result
     from .structures import Detections, Prediction
     from .training import train
     from .training.backbone_weights import start_backbone
@@ -80,6 +81,8 @@ _HOME = {
     "Preprocess": "preprocess",
     "model_table": "profiler",
     "profile": "profiler",
+    "Detection": "result",
+    "Result": "result",
     "Detections": "structures",
     "Prediction": "structures",
     "train": "training",
@@ -91,12 +94,14 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Detection",
     "Detections",
     "Detector",
     "Evaluation",
     "HsvdetError",
     "Prediction",
     "Preprocess",
+    "Result",
     "benchmark",
     "benchmark_nms",
     "certify",

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,8 @@ from .inference.allocator import keep_freed_memory
 from .inference.fold import FoldReport, fold
 from .inference.settings import Settings, arrange, settings_for
 from .options import override
-from .preprocess import Preprocess
+from .preprocess import Preprocess, Size
+from .result import Result
 from .structures import Detections, Prediction, Rectangle, is_class_name
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class Detector:
         self.net.to(device)
         return self
 
-    def resized(self, size: tuple[int, int]) -> Detector:
-        """The same weights for images of another (height, width). Raises ConfigError."""
+    def resized(self, size: Size) -> Detector:
+        """The same weights for images of another (height, width), or one number for both. Raises ConfigError."""
         return dataclasses.replace(self, preprocess=self.preprocess.resized(size))
 
     @overload
@@ -78,22 +79,21 @@ class Detector:
         iou: float = 0.7,
         max_detections: int | None = None,
         batch: int = 16,
-        names: Sequence[str] | None = None,
-    ) -> Detections: ...
+        bgr: bool = False,
+    ) -> Result: ...
 
     @overload
     def __call__(
         self,
-        images: Sequence[ImageSource],
+        images: Iterable[ImageSource],
         *,
         score: float = 0.25,
         iou: float = 0.7,
         max_detections: int | None = None,
         batch: int = 16,
-        names: Sequence[str] | None = None,
-    ) -> list[Detections]: ...
+        bgr: bool = False,
+    ) -> list[Result]: ...
 
-    @torch.inference_mode()
     def __call__(
         self,
         images: Any,
@@ -102,28 +102,54 @@ class Detector:
         iou: float = 0.7,
         max_detections: int | None = None,
         batch: int = 16,
-        names: Sequence[str] | None = None,
-    ) -> Detections | list[Detections]:
-        """Detect objects on one image or a list of them.
+        bgr: bool = False,
+    ) -> Result | list[Result]:
+        """Detect objects on one image, or on several: a list for a list or any other iterable, in its order.
 
-        images: path, PIL image, HWC uint8 array, CHW uint8 tensor, or a list of these. Returns Detections in
-        pixels of the original image, on the CPU; a list for a list, in its order. An image's answer does not
-        depend on the others: images are run together only where their canvas is the same. score, iou,
-        max_detections: see `Reading.detections`. names: of the images, for errors; their paths, or numbers in the
-        list, if not given.
-        Raises DataError naming the image that cannot be read, NonFiniteError naming one whose answer has NaN.
+        images: path, bytes of a file, open file, Pillow image, array [H, W, 3] uint8, tensor [3, H, W] uint8. bgr:
+        arrays and tensors have blue first, as OpenCV reads them; else they are RGB. score, iou, max_detections: see
+        `Reading.detections`. batch: images that are run at once. Results are on the CPU, in pixels of the images.
+        Raises ConfigError, DataError naming the image that cannot be read, NonFiniteError naming one whose answer has
+        NaN.
         """
-        from .data.images import read_image
+        from .data.images import is_image, turned_to_rgb
         from .data.pixels import name_of
 
-        alone = not isinstance(images, list | tuple)
-        given: list[Any] = [images] if alone else list(cast("Sequence[Any]", images))
-        names = names or [name_of(image, number) for number, image in enumerate(given)]
+        alone = is_image(images)
+        given: list[Any] = [images] if alone else list(cast("Iterable[Any]", images))
+        names = [name_of(image, number) for number, image in enumerate(given)]
+        if bgr:
+            given = [turned_to_rgb(image, name) for image, name in zip(given, names, strict=True)]
+        given = [image.read() if hasattr(image, "read") else image for image in given]
+        found = self.detect(
+            given, score=score, iou=iou, max_detections=max_detections, batch=batch, names=names
+        )
+        results = [
+            Result(detections, self.labels, self.category_ids, image)
+            for image, detections in zip(given, found, strict=True)
+        ]
+        return results[0] if alone else results
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        score: float,
+        iou: float,
+        max_detections: int | None,
+        batch: int,
+        names: Sequence[str],
+    ) -> list[Detections]:
+        """The numbers of `__call__`, in pixels of each image, on the CPU. An image's answer does not depend on the
+        others: images are run together only where their canvas is the same. names: of the images, for errors."""
+        from .data.images import read_image
+
         self.net.eval()
         groups: dict[tuple[int, int], list[int]] = {}
         placed: list[tuple[Tensor, Rectangle]] = []
         sizes: list[tuple[int, int]] = []
-        for number, image in enumerate(given):
+        for number, image in enumerate(images):
             pixels = read_image(image)
             canvas, content = self.preprocess.to_canvas(pixels, minimal=True)
             placed.append((canvas, content))
@@ -144,7 +170,7 @@ class Detector:
                 )
                 for i, detections in zip(chunk, found, strict=True):
                     results[i] = Detections(*(part.cpu() for part in detections))
-        return results[0] if alone else [results[i] for i in range(len(given))]
+        return [results[i] for i in range(len(images))]
 
     @torch.inference_mode()
     def answer(self, placed: Sequence[tuple[Tensor, Rectangle]]) -> Prediction:
@@ -188,6 +214,15 @@ class Detector:
         deployed = self.deploy()
         return dataclasses.replace(deployed, net=arrange(deployed.net, settings), settings=settings)
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:8]) + (", ..." if len(self.labels) > 8 else "")
+        height, width = self.preprocess.size
+        parameters = sum(parameter.numel() for parameter in self.net.parameters())
+        return (
+            f"{self.name}: {len(self.labels)} class{'es' * (len(self.labels) > 1)} ({shown}), {height}x{width}"
+            f" {self.preprocess.resize}, {parameters:,} parameters; {self.describe()}; {self.licence}, {self.source}"
+        )
+
     def describe(self) -> str:
         """How it is run, in one line: "cpu (2 threads), bf16, channels last, folded"."""
         return self.settings.describe(self.device, folded=self.folded is not None)
@@ -216,20 +251,20 @@ class Detector:
 
 def create(
     name: str,
-    labels: Sequence[str],
+    labels: str | Sequence[str],
     *,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     category_ids: Sequence[int] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Detector:
     """A new detector with random weights.
 
-    name: see `hsvdet models`. labels: class names. size: (height, width) of its input, multiples of the
-    stride. category_ids: the data set's own ids, 1, 2, 3, ... if not given. options: config values that
-    differ from the model's own, e.g. {"k": 256}. Raises ConfigError.
+    name: see `hsvdet models`. labels: class names; one alone is the only class. size: (height, width) of its
+    input, or one number for both, multiples of the stride. category_ids: the data set's own ids, 1, 2, 3, ... if
+    not given. options: config values that differ from the model's own, e.g. {"k": 256}. Raises ConfigError.
     """
     entry = models.find(name)
-    labels = tuple(labels)
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
     if not labels or not all(map(is_class_name, labels)) or len(set(labels)) != len(labels):
         raise ConfigError(
             f"labels expects one or more class names, each once; got {ascii(list(labels))[:200]}."

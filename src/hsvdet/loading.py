@@ -14,23 +14,26 @@ from . import models
 from .checkpoint import HEADER, check_description, check_tensors, load_tensors, read_checkpoint, wrong_value
 from .conversion.foreign import read_foreign
 from .detector import Detector, Start, build, create
+from .devices import find_device
 from .errors import CheckpointError, ConfigError
 from .hub import fetch, is_address
 from .options import override
-from .preprocess import Preprocess
+from .preprocess import Preprocess, Size
 
 
-def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> Detector:
+def load(path: str | PathLike[str], device: str | torch.device = "auto") -> Detector:
     """Read a checkpoint. Strict: every tensor must be there, of the right shape, and no other.
 
     path: a file, or an address on the Hugging Face hub (hsvdet/hub.py): hf://owner/name. Published weights that
-    are found there are converted on the way. Raises CheckpointError for a file that is damaged, of another
-    format version, or of another model, and as `hub.fetch`.
+    are found there are converted on the way. device: as of `find_device`. Raises CheckpointError for a file that is
+    damaged, of another format version, or of another model, ConfigError for a device that is not there, and as
+    `hub.fetch`.
     """
+    place = find_device(device)
     if is_address(path):
         fetched = fetch(path)
         if not fetched.ours:
-            return read_foreign(fetched).detector.to(device)
+            return read_foreign(fetched).detector.to(place)
         path = fetched.path
     if str(path) in models.MODELS and not Path(path).exists():
         raise CheckpointError(
@@ -64,13 +67,13 @@ def load(path: str | PathLike[str], device: str | torch.device = "cpu") -> Detec
     detector.start = header["start"] if "start" in header else _start_of(header["source"])
     detector.extra = {key: value for key, value in header.items() if key not in (*HEADER, "start")}
     load_tensors(detector.net, tensors, path)
-    return detector.to(device)
+    return detector.to(place)
 
 
-def as_detector(detector: Detector | str | PathLike[str], size: tuple[int, int] | None = None) -> Detector:
+def as_detector(detector: Detector | str | PathLike[str], size: Size | None = None) -> Detector:
     """detector: itself, or where `load` finds it. size: (height, width) of its input, where it is to be another.
     Raises as `load`, and ConfigError for a size that it cannot have."""
-    ready = detector if isinstance(detector, Detector) else load(detector)
+    ready = detector if isinstance(detector, Detector) else load(detector, "cpu")
     return ready if size is None else ready.resized(size)
 
 

@@ -19,6 +19,10 @@ from .structures import Rectangle
 Resize = Literal["letterbox", "fit", "stretch", "shortest"]
 
 
+# (height, width), or one number for both.
+Size = int | tuple[int, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """How an image is resized, padded and normalised.
@@ -75,9 +79,9 @@ class Preprocess:
         """Whether there may be padding beside a picture; of pictures without any, batches make some."""
         return self.resize != "stretch"
 
-    def resized(self, size: tuple[int, int]) -> Preprocess:
-        """With another `size`. Raises ConfigError."""
-        return replace(self, size=tuple(size))
+    def resized(self, size: Size) -> Preprocess:
+        """With another `size`, (height, width) or one number for both. Raises ConfigError."""
+        return replace(self, size=(size, size) if isinstance(size, int) else tuple(size))
 
     def geometry(self, height: int, width: int, minimal: bool = False) -> tuple[tuple[int, int], Rectangle]:
         """(canvas height, width) and where the picture lies on it, for an image of height x width pixels.

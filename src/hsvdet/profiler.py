@@ -34,7 +34,7 @@ from .layers.sparse_global import SparseGlobal
 from .layers.training_only import without_training_parts
 from .models.costs import COSTS, Cost
 from .options import override
-from .preprocess import Preprocess
+from .preprocess import Preprocess, Size
 
 GIGA = 1e9
 
@@ -103,7 +103,7 @@ class Profile:
         return "\n".join(lines)
 
 
-def profile(model: str | Path, *, size: tuple[int, int] | None = None, classes: int | None = None) -> Profile:
+def profile(model: str | Path, *, size: Size | None = None, classes: int | None = None) -> Profile:
     """Count a model or a checkpoint.
 
     model: a name of `hsvdet models`, or the path of a checkpoint, of which only the header is read. size:

@@ -34,6 +34,7 @@ from ..evaluate import evaluate_detections
 from ..evaluate.columns import labelled, span
 from ..evaluate.recall import OCCLUDED, OCCLUSION_EDGES
 from ..loading import as_detector
+from ..preprocess import Size
 from ..structures import Detections, Prediction
 from ..validation import check_labels
 from .soft_nms import gaussian, linear, soft_nms
@@ -135,7 +136,7 @@ def benchmark_nms(
     ious: Sequence[float] = OVERLAPS,
     max_detections: int | None = None,
     multi_label: bool = False,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> SuppressionBenchmark:

@@ -76,7 +76,7 @@ def _detector(arguments) -> dict[str, Any]:
     if arguments.model in models.MODELS or not Path(arguments.model).suffix:
         detector = create(arguments.model, [str(i) for i in range(80)], size=arguments.size)
     else:
-        detector = load(arguments.model)
+        detector = load(arguments.model, "cpu")
     eager = detector.to(device).accelerate(arguments.precision)
     detector = detector.accelerate(arguments.precision, compile=True) if arguments.compile else eager
     images = torch.rand(arguments.batch, 3, height, width, device=device)

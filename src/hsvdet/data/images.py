@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from os import PathLike
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .pixels import PixelSource, read_pixels
 
 ImageSource = PixelSource | Tensor
@@ -23,6 +28,24 @@ def read_image(source: ImageSource, shrink: int = 1) -> Tensor:
     if isinstance(source, Tensor):
         return _from_tensor(source)
     return torch.from_numpy(read_pixels(source, shrink)).permute(2, 0, 1)
+
+
+def is_image(given: object) -> bool:
+    """Whether it is one image, rather than several of them."""
+    kinds = (str, PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+    return isinstance(given, kinds) or hasattr(given, "read") or not isinstance(given, Iterable)
+
+
+def turned_to_rgb(image: ImageSource, name: str) -> ImageSource:
+    """An array [H, W, 3] or a tensor [3, H, W] with blue first, with red first. Raises ConfigError for other images,
+    whose files say themselves which colour comes first."""
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3:
+        return image[..., ::-1]
+    if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3:
+        return image.flip(0)
+    raise ConfigError(
+        f"{name}: bgr expects arrays [height, width, 3] or tensors [3, height, width]; for other images leave it out."
+    )
 
 
 def _from_tensor(tensor: Tensor) -> Tensor:

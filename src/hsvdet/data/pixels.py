@@ -55,6 +55,12 @@ def read_pixels(source: PixelSource, shrink: int = 1) -> np.ndarray:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _decode(source, "the Pillow image")
+    given: Any = source
+    if not isinstance(given, str | PathLike | bytes | bytearray | memoryview):
+        raise DataError(
+            "An image is expected as a path, the bytes of a file, a Pillow image or an array;"
+            f" got {type(given).__name__}."
+        )
     with _opened(source) as (name, image):
         return _decode(image, name, shrink)
 

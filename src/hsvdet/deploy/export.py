@@ -26,6 +26,7 @@ from ..detector import Detector
 from ..errors import ConfigError, SaveError
 from ..layers.selection import selectors_of
 from ..loading import as_detector
+from ..preprocess import Size
 from ..runtime.artifact import ArtifactHeader, accept, parts, rejected_path, write_header
 from ..targets import PRECISIONS, RUNNABLE, TARGETS, Target
 from .graph import ExportGraph
@@ -82,7 +83,7 @@ def export(
     to: str,
     out: str | PathLike[str] | None = None,
     *,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     dynamic: bool = False,
     precision: str = "fp32",
     calibrate: DetectionData | str | PathLike[str] | None = None,

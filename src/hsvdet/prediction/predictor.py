@@ -21,6 +21,7 @@ from ..detector import Detector
 from ..devices import find_device
 from ..errors import ConfigError, DataError, HsvdetError, SaveError
 from ..loading import as_detector
+from ..preprocess import Size
 from ..runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from ..structures import Detections
 from .results import ResultFolder
@@ -69,7 +70,7 @@ def stream(
     iou: float = 0.7,
     max_detections: int | None = None,
     batch: int = 16,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
@@ -104,7 +105,7 @@ def predict(
     iou: float = 0.7,
     max_detections: int | None = None,
     batch: int = 16,
-    size: tuple[int, int] | None = None,
+    size: Size | None = None,
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
@@ -206,7 +207,7 @@ Detect = Callable[[list[Frame]], list[Detections]]
 
 def _ready(
     detector: Detector | str | PathLike[str],
-    size: tuple[int, int] | None,
+    size: Size | None,
     device: str,
     precision: str,
     compile: bool,
@@ -241,7 +242,9 @@ def _detecting(
 
     def detect(frames: list[Frame]) -> list[Detections]:
         images, names = [frame.image for frame in frames], [str(frame) for frame in frames]
-        return detector(images, score=score, iou=iou, max_detections=max_detections, batch=batch, names=names)
+        return detector.detect(
+            images, score=score, iou=iou, max_detections=max_detections, batch=batch, names=names
+        )
 
     return detect
 

@@ -44,7 +44,7 @@ def require_artifact(require_certificate: bool, trusted_key: str | PathLike[str]
 
 
 class ArtifactDetector:
-    """An artifact, called as a `Detector` is: tensors in, tensors out. Everything else is the header's."""
+    """An artifact with the `detect` of a `Detector`: tensors in, tensors out. Everything else is the header's."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ArtifactDetector:
         self.name, self.licence = header.model, header.licence
         self.labels, self.category_ids = header.labels, header.category_ids
 
-    def __call__(
+    def detect(
         self,
         images: Sequence[Tensor],
         *,
@@ -92,7 +92,7 @@ class ArtifactDetector:
         for start in range(0, len(data), batch):
             records = data.records[start : start + batch]
             images = [torch.from_numpy(read_pixels(record.path)).permute(2, 0, 1) for record in records]
-            answers = self(
+            answers = self.detect(
                 images,
                 score=score,
                 iou=iou,

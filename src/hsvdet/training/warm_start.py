@@ -123,7 +123,7 @@ def trained(weights: str | PathLike[str]) -> Detector:
     """What a checkpoint, a foreign file or hf://owner/name holds. Raises as `load` and `convert` do."""
     weights = str(weights)
     ready = is_address(weights) or is_checkpoint(weights)
-    return load(weights) if ready else read_foreign(weights).detector
+    return load(weights, "cpu") if ready else read_foreign(weights).detector
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
