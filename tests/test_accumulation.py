@@ -85,7 +85,7 @@ def steps_of(name, data, out, batch, accumulate):
         )
         train(
             detector_of(name), (data, None), out, epochs=1, batch=batch, accumulate=accumulate, workers=0,
-            recipe="plain", options=still | {"clip": 1e9, "frozen_norm_batch": 100}, device="cpu",
+            recipe="plain", options=still | {"clip": 1e6, "frozen_norm_batch": 100}, device="cpu",
             progress=False,
         )  # fmt: skip
     return found

@@ -14,7 +14,7 @@ from tiny_runs import in_process, metrics, squares, tiny, tiny_query, two_proces
 
 # The statistics of batch normalisation are those of each process's own images. A warm network with batches
 # below `frozen_norm_batch` keeps its statistics, so here one process and two compute the same.
-OPTIONS = {"mosaic": 0.0, "clip": 1e9}
+OPTIONS = {"mosaic": 0.0, "clip": 1e6}
 
 
 def run(data, out, name):
