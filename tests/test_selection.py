@@ -1,5 +1,6 @@
 """What token selectors are to find, and the loss by which they learn it."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import hsvdet
+from hsvdet.criteria.criterion import count_objects
 from hsvdet.criteria.numbers import LossNumbers
 from hsvdet.criteria.salience import AnchorScores, AssignedSalience, BorderSalience
 from hsvdet.criteria.selection import SelectionLoss, attended_loss, attended_share
@@ -15,8 +17,9 @@ from hsvdet.errors import ConfigError
 from hsvdet.layers.deformable import attention_received
 from hsvdet.models import find
 from hsvdet.models.sparse_detr import ScoringNetwork
-from hsvdet.structures import Selection, Target
+from hsvdet.structures import Prediction, QueryOutput, Selection, Target
 from hsvdet.training.recipe import find_recipe
+from tiny_runs import squares, tiny_query
 
 # Pictures of 96 x 64 pixels in a canvas of 128 x 96, at (16, 8).
 EXTENTS = torch.tensor([[16.0, 8.0, 96.0, 64.0]] * 2)
@@ -155,3 +158,36 @@ def test_sparse_detrs_scoring_network_is_the_references(sparse_detr):
     )
     scores = network(read(numbers["scoring"]["in"]))
     torch.testing.assert_close(scores, read(numbers["scoring"]["out"]), atol=1e-5, rtol=1e-5)
+
+
+def test_two_batches_of_a_step_teach_a_selector_as_one_does(sparse_detr):
+    """And note as much of its agreement, which is no loss."""
+    numbers, read = sparse_detr
+    logits, attended = read(numbers["logits"]), read(numbers["received_by_head"]).sum(1)
+    kept = torch.zeros(2, 30, dtype=torch.bool).scatter(1, torch.tensor(numbers["kept"]), True)
+    criterion, wanted = find("sparse-detr-tiny").criterion(), objects()
+    step = count_objects(wanted, torch.device("cpu"))
+
+    def output(images):
+        layers = (Prediction(torch.zeros(2, 4, 2)[images], torch.full((2, 4, 4), 0.5)[images]),)
+        of_images = [part[images] for part in (logits, kept, attended)]
+        return QueryOutput(layers, selections=tuple(on_two_maps(numbers["sizes"], *of_images)))
+
+    whole = criterion.parts(output(slice(None)), wanted, step)
+    halves = [criterion.parts(output(slice(i, i + 1)), wanted[i : i + 1], step) for i in range(2)]
+    for name in ("selector", "kept_attention"):
+        torch.testing.assert_close(sum(half[name].value for half in halves), whole[name].value)
+    assert whole["kept_attention"].value.item() == pytest.approx(sum(numbers["share"]) / 2)
+    assert "kept_attention" not in criterion(output(slice(None)), wanted)
+
+
+def test_a_run_notes_how_much_attention_falls_on_kept_tokens(tmp_path, no_pictures):
+    detector = tiny_query("sparse-detr-tiny", dim=32, encoder_layers=2, decoder_layers=1)
+    images = squares(tmp_path, count=4)
+    hsvdet.train(
+        detector, (images, None), tmp_path / "run", epochs=1, batch=2, workers=0, device="cpu", progress=False
+    )
+    with (tmp_path / "run" / "results.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert 0 < float(row["kept_attention"]) < 1 and float(row["loss/selector"]) > 0
+    assert "loss/kept_attention" not in row

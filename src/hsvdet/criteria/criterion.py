@@ -32,10 +32,13 @@ class Total(NamedTuple):
 
 class Part(NamedTuple):
     """What a batch adds to a loss of its step. value: weighted, a scalar. total: what the sum of the values is
-    still to be divided by; None where they are divided already, by what the targets of the step tell."""
+    still to be divided by; None where they are divided already, by what the targets of the step tell. learned: False
+    for what is only noted beside the losses, such as a share of right choices: without gradient, and no part of their
+    sum."""
 
     value: Tensor
     total: Total | None = None
+    learned: bool = True
 
 
 class StepCounts(NamedTuple):
@@ -49,15 +52,15 @@ class StepCounts(NamedTuple):
 class Criterion(nn.Module):
     """criterion(output, targets) is a dict of weighted losses, by name: of a batch that is a step by itself.
 
-    A criterion says `parts`: what a batch adds to the losses of its step. matches: whether it pairs the predictions
-    of the answer with objects one to one, and so has `pairs`.
+    A criterion says `parts`: what a batch adds to the losses of its step, and to what is noted beside them. matches:
+    whether it pairs the predictions of the answer with objects one to one, and so has `pairs`.
     """
 
     matches: ClassVar[bool] = False
 
     def forward(self, output: Any, targets: list[Target]) -> dict[str, Tensor]:
         parts = self.parts(output, targets, count_objects(targets, output.answer.boxes.device))
-        return divided(parts, totals([parts]))
+        return divided(learned(parts), totals([parts]))
 
     def parts(self, output: Any, targets: list[Target], step: StepCounts) -> dict[str, Part]:
         raise NotImplementedError
@@ -79,13 +82,20 @@ def count_objects(targets: Sequence[Target], device: torch.device) -> StepCounts
 def under(prefix: str, parts: Mapping[str, Part]) -> dict[str, Part]:
     """Losses and totals of a criterion that is part of another, with a prefix to their names."""
     return {
-        f"{prefix}{name}": Part(value, total and total._replace(name=f"{prefix}{total.name}"))
-        for name, (value, total) in parts.items()
+        f"{prefix}{name}": part._replace(
+            total=part.total and part.total._replace(name=f"{prefix}{part.total.name}")
+        )
+        for name, part in parts.items()
     }
 
 
 def weighted(weight: float, parts: Mapping[str, Part]) -> dict[str, Part]:
     return {name: part._replace(value=weight * part.value) for name, part in parts.items()}
+
+
+def learned(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Those that are losses."""
+    return {name: part for name, part in parts.items() if part.learned}
 
 
 def totals(batches: Sequence[Mapping[str, Part]]) -> dict[str, Tensor]:
@@ -100,5 +110,6 @@ def totals(batches: Sequence[Mapping[str, Part]]) -> dict[str, Tensor]:
 
 def divided(parts: Mapping[str, Part], totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: value if total is None else value / totals[total.name] for name, (value, total) in parts.items()
+        name: value if total is None else value / totals[total.name]
+        for name, (value, total, _) in parts.items()
     }

@@ -27,7 +27,7 @@ from ..criteria.class_losses import FocalLoss
 from ..criteria.criterion import Part, StepCounts
 from ..criteria.normaliser import mean_over_processes
 from ..criteria.numbers import LossNumbers
-from ..criteria.selection import attended_loss
+from ..criteria.selection import attended_loss, attended_share
 from ..criteria.set import SetCriterion
 from ..errors import ConfigError
 from ..layers.deformable import attention_received
@@ -233,7 +233,8 @@ def _box_head(dim: int) -> Mlp:
 
 class SparseDetrCriterion(SetCriterion):
     """Deformable DETR's losses, of all tokens as proposals and of encoder layers, too; and in training "selector", by
-    which the scoring network learns: the mean over images of `attended_loss`."""
+    which the scoring network learns: the mean over images of `attended_loss`. Noted beside them is "kept_attention",
+    how much of the decoder's attention falls on tokens that were kept."""
 
     def __init__(self):
         super().__init__(FocalLoss())
@@ -243,6 +244,8 @@ class SparseDetrCriterion(SetCriterion):
         if all(selection.attended is not None for selection in output.selections):
             images = mean_over_processes(output.answer.boxes.new_tensor(float(len(step.images))))
             parts["selector"] = Part(attended_loss(output.selections).sum() / images)
+            agreement = attended_share(output.selections).detach().sum()
+            parts["kept_attention"] = Part(agreement / images, learned=False)
         return parts
 
 

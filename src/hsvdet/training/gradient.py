@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..criteria.criterion import Part, divided, totals
+from ..criteria.criterion import Part, divided, learned, totals
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -35,7 +35,7 @@ class StepGradient:
     def add(self, parts: dict[str, Part]) -> None:
         self._remember(parts)
         sums: dict[str | None, Tensor] = {}
-        for value, total in parts.values():
+        for value, total, _ in learned(parts).values():
             name = None
             if total is not None:
                 name = total.name
@@ -54,26 +54,35 @@ class StepGradient:
         self._totals = totals(self._parts)
         if self._apart:
             self._set(self._together())
-        self.fabric.backward(reduce(torch.add, divided(parts, self._totals).values()))
+        self.fabric.backward(reduce(torch.add, divided(learned(parts), self._totals).values()))
 
     def losses(self) -> dict[str, Tensor]:
         """Of the finished step, by name."""
-        found: dict[str, Tensor] = {}
-        for parts in self._parts:
-            for name, value in divided(parts, self._totals).items():
-                found[name] = found[name] + value if name in found else value
-        return found
+        return self._sums([learned(parts) for parts in self._parts])
+
+    def notes(self) -> dict[str, Tensor]:
+        """What the finished step noted beside its losses, by name."""
+        return self._sums(
+            [{n: part for n, part in parts.items() if not part.learned} for parts in self._parts]
+        )
 
     def losses_alone(self) -> list[dict[str, Tensor]]:
         """Of each batch so far, as if it were a step by itself and this the only process."""
         alone = [
-            {total.name: total.value.clamp(min=1) for _, total in parts.values() if total is not None}
+            {total.name: total.value.clamp(min=1) for _, total, _ in parts.values() if total is not None}
             for parts in self._parts
         ]
-        return [divided(parts, own) for parts, own in zip(self._parts, alone, strict=True)]
+        return [divided(learned(parts), own) for parts, own in zip(self._parts, alone, strict=True)]
+
+    def _sums(self, batches: list[dict[str, Part]]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for parts in batches:
+            for name, value in divided(parts, self._totals).items():
+                found[name] = found[name] + value if name in found else value
+        return found
 
     def _remember(self, parts: dict[str, Part]) -> None:
-        self._parts.append({name: Part(value.detach(), total) for name, (value, total) in parts.items()})
+        self._parts.append({name: part._replace(value=part.value.detach()) for name, part in parts.items()})
 
     def _set(self, gradients: list[Tensor | None] | None) -> None:
         for number, parameter in enumerate(self._parameters):

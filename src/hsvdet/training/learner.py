@@ -40,9 +40,10 @@ MOST_OVERFLOWS = 25  # fp16 steps in a row that the gradient scaler may skip
 
 
 class Step(NamedTuple):
-    """losses: by name. signal: the number any process was stopped by, or 0."""
+    """losses, and notes, what was noted beside them: by name. signal: the number any process was stopped by, or 0."""
 
     losses: dict[str, Tensor]
+    notes: dict[str, Tensor]
     signal: int
 
 
@@ -177,7 +178,7 @@ class Learner:
                 for gate in self._gates:
                     gate.clamp_(-self.recipe.gate_limit, self.recipe.gate_limit)
             self.average.update()
-        return Step(losses, int(any_signal))
+        return Step(losses, gradient.notes(), int(any_signal))
 
     def _gradient(self, window: list[Batch], position: Position) -> tuple[StepGradient, Tensor]:
         """Into the parameters, clipped; and its norm before."""

@@ -113,10 +113,12 @@ class Run:
     def _step(self, window: list[Batch]) -> None:
         epoch, done, step = self.state.position
         try:
-            losses, self.signal = self.learner.step(window, self.state.position, self.interrupts.received)
+            losses, notes, self.signal = self.learner.step(
+                window, self.state.position, self.interrupts.received
+            )
         except NotFinite as failure:
             self._give_up(window, failure)
-        self.state.add(losses, len(window))
+        self.state.add(losses, notes, len(window))
         self.state.position = Position(epoch, done + len(window), step + 1)
         self.progress.advance(losses, len(window))
 
@@ -130,6 +132,8 @@ class Run:
         row["learning_rate"] = self.learner.rate(state.position.step - 1)
         for name, total in sorted(state.losses.items()):  # by name: a state on disk knows no other order
             row[f"loss/{name}"] = average_in_place(total / len(self.loader)).item()
+        for name, total in sorted(state.notes.items()):
+            row[name] = average_in_place(total / len(self.loader)).item()
         assignment = None
         if self.stability is not None:
             row["instability"], assignment = self.stability(self.learner.net, state.assignment)

@@ -43,45 +43,52 @@ class RunState:
     """Where a run is and what it has noted; with the learner's tensors, all that a state on disk holds.
 
     history: a row of results.csv for each epoch done. losses: sums over the batches of the epoch under way,
-    by name, float64. seconds: that its steps took. assignment: which object each query answered for at the end
-    of the epoch before (stability.py), or None.
+    by name, float64; notes: of what was noted beside them. seconds: that its steps took. assignment: which object
+    each query answered for at the end of the epoch before (stability.py), or None.
     """
 
     position: Position = Position()
     history: list[Row] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     assignment: Tensor | None = None
 
-    def add(self, losses: Mapping[str, Tensor], batches: int) -> None:
+    def add(self, losses: Mapping[str, Tensor], notes: Mapping[str, Tensor], batches: int) -> None:
         """Those of a step of so many batches."""
-        for name, value in losses.items():
-            if name not in self.losses:
-                self.losses[name] = torch.zeros((), dtype=torch.float64, device=value.device)
-            self.losses[name] += batches * value
+        for sums, values in ((self.losses, losses), (self.notes, notes)):
+            for name, value in values.items():
+                if name not in sums:
+                    sums[name] = torch.zeros((), dtype=torch.float64, device=value.device)
+                sums[name] += batches * value
 
     def turn(self, assignment: Tensor | None) -> None:
         """To the next epoch."""
         self.position = Position(self.position.epoch + 1, 0, self.position.step)
-        self.losses, self.seconds, self.assignment = {}, 0.0, assignment
+        self.losses, self.notes, self.seconds, self.assignment = {}, {}, 0.0, assignment
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         matching = {} if self.assignment is None else {"assignment": self.assignment}
-        return {"losses": self.losses, "matching": matching}
+        return {"losses": self.losses, "notes": self.notes, "matching": matching}
 
     def numbers(self) -> dict[str, Any]:
         return {"history": self.history, "seconds": self.seconds}
 
     @classmethod
     def restored(cls, state: SavedState, device: torch.device) -> RunState:
-        losses = {name: value.to(device) for name, value in state.tensors["losses"].items()}
+        losses, notes = (
+            {name: value.to(device) for name, value in state.tensors[part].items()}
+            for part in ("losses", "notes")
+        )
         history, seconds = state.header["history"], state.header["seconds"]
-        return cls(state.position, history, losses, seconds, state.tensors["matching"].get("assignment"))
+        return cls(
+            state.position, history, losses, notes, seconds, state.tensors["matching"].get("assignment")
+        )
 
 
 class SavedState(NamedTuple):
-    """tensors: {"net" | "average" | "optimizer" | "losses" | "matching": {name: tensor}}. settings: what must not
-    change. header: everything else, as JSON."""
+    """tensors: {"net" | "average" | "optimizer" | "losses" | "notes" | "matching": {name: tensor}}. settings: what
+    must not change. header: everything else, as JSON."""
 
     tensors: dict[str, dict[str, Tensor]]
     position: Position
@@ -154,16 +161,15 @@ def read_state(path: Path) -> SavedState:
             f"{path}: not the state of a training run. It is made by training as `resume.safetensors`."
         )
     parts: dict[str, dict[str, Tensor]] = {
-        part: {} for part in ("net", "average", "optimizer", "losses", "matching")
+        part: {} for part in ("net", "average", "optimizer", "losses", "notes", "matching")
     }
     try:
         for key, tensor in tensors.items():
             part, name = key.split(":", 1)
             parts[part][name] = tensor
         content = _Header.model_validate(header)
-        if not all(map(_is_sum, parts["losses"].values())) or not all(
-            map(_is_assignment, parts["matching"].values())
-        ):
+        sums = (*parts["losses"].values(), *parts["notes"].values())
+        if not all(map(_is_sum, sums)) or not all(map(_is_assignment, parts["matching"].values())):
             raise ValueError("not what a run notes")
     except (LookupError, ValueError):
         raise CheckpointError(
@@ -173,8 +179,8 @@ def read_state(path: Path) -> SavedState:
     return SavedState(parts, Position(**content.position.model_dump()), header["settings"], header["state"])
 
 
-def _is_sum(losses: Tensor) -> bool:
-    return losses.shape == () and losses.dtype == torch.float64 and bool(losses.isfinite())
+def _is_sum(total: Tensor) -> bool:
+    return total.shape == () and total.dtype == torch.float64 and bool(total.isfinite())
 
 
 def _is_assignment(objects: Tensor) -> bool:
