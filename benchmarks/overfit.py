@@ -33,6 +33,7 @@ PICTURES, REPEATS, BATCH = 8, 8, 4
 # all where nothing tells them where to look: the story of the papers, in small.
 EPOCHS = {
     "DETR": 80,
+    "SMCA-DETR": 60,
     "Conditional DETR": 60,
     "DAB-DETR": 60,
     "DN-DETR": 40,

@@ -34,6 +34,7 @@ from hsvdet.conversion import detr as detr_rules  # noqa: E402
 from hsvdet.conversion import dino as dino_rules  # noqa: E402
 from hsvdet.conversion import efficient_detr as efficient_rules  # noqa: E402
 from hsvdet.conversion import rt_detr as rt_detr_rules  # noqa: E402
+from hsvdet.conversion import smca_detr as smca_rules  # noqa: E402
 from hsvdet.conversion import sparse_detr as sparse_rules  # noqa: E402
 from hsvdet.conversion.rename import rename  # noqa: E402
 from hsvdet.models import find  # noqa: E402
@@ -45,6 +46,7 @@ from hsvdet.models.dino import Dino, DinoConfig  # noqa: E402
 from hsvdet.models.dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig  # noqa: E402
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig  # noqa: E402
 from hsvdet.models.efficient_detr import EfficientDetr, EfficientDetrConfig  # noqa: E402
+from hsvdet.models.smca_detr import SmcaDetr, SmcaDetrConfig  # noqa: E402
 from hsvdet.models.sparse_detr import SparseDetr, SparseDetrConfig  # noqa: E402
 
 PUBLISHED = {
@@ -82,6 +84,7 @@ LINEAGE = {
         f"sparse_detr_rho{rho}": (SparseDetr, SparseDetrConfig(rho=rho), sparse_rules.rules(6, 6))
         for rho in (0.1, 0.3, 0.5)
     },
+    "smca_detr": (SmcaDetr, SmcaDetrConfig(), smca_rules.RULES),
     "anchor_detr_c5": (AnchorDetr, AnchorDetrConfig(), anchor_rules.RULES),
     "anchor_detr_dc5": (AnchorDetr, AnchorDetrConfig(dilated=True), anchor_rules.RULES),
 }
@@ -149,7 +152,8 @@ def lineage(folder: Path, name: str):
             case,
             images,
             [(sample["image"], sample["query"]) for sample in samples],
-            np.array([sample["logits"] for sample in samples]),
+            # SMCA's head has one logit more, for "no object", which conversion leaves out.
+            np.array([sample["logits"][:91] for sample in samples]),
             np.array([sample["box"] for sample in samples]),
             max(1e-4, 10 * noise["max_abs_logits"]),
             max(1e-5, 10 * noise["max_abs_boxes"]),

@@ -38,6 +38,7 @@ DN = "[DN-DETR](https://arxiv.org/abs/2203.01305), table 1"
 DINO = "[DINO](https://arxiv.org/abs/2203.03605), table 1 (12 epochs)"
 EFFICIENT = "[Efficient DETR](https://arxiv.org/abs/2104.01318), table 1"
 SPARSE = "[Sparse DETR](https://arxiv.org/abs/2111.14330), table 1"
+SMCA = "[SMCA-DETR's repository](https://github.com/gaopengcuhk/SMCA-DETR), single scale"
 ANCHOR = "[Anchor DETR's repository](https://github.com/megvii-research/AnchorDETR)"
 RT_DETR = "[RT-DETR](https://arxiv.org/abs/2304.08069), table 2"
 RT_DETR_SCALED = "[RT-DETR](https://arxiv.org/abs/2304.08069), table of the scaled models"
@@ -52,6 +53,7 @@ PUBLISHED = {
     "detr-r101": Published(60, 152, 43.5, DETR),
     "detr-r50-dc5": Published(41, 187, 43.3, DETR),
     "detr-r101-dc5": Published(60, 253, 44.9, DETR),
+    "smca-detr-r50": Published(None, None, 41.0, SMCA),
     "conditional-detr-r50": Published(44, 90, 40.9, DAB),
     "conditional-detr-r50-dc5": Published(44, 195, 43.8, DAB),
     "dab-detr-r50": Published(44, 94, 42.2, DAB),
@@ -98,6 +100,7 @@ DEPTHS = {
 # Operations that their papers count once per multiply-add.
 MULTIPLY_ADDS = (
     "DETR",
+    "SMCA-DETR",
     "Conditional DETR",
     "DAB-DETR",
     "DN-DETR",

@@ -1,4 +1,4 @@
-"""DETR, Conditional, DAB and DN-DETR in their tiny forms, and the layers that they are made of."""
+"""DETR, SMCA, Conditional, DAB and DN-DETR in their tiny forms, and the layers that they are made of."""
 
 import itertools
 import json
@@ -18,17 +18,19 @@ from hsvdet.layers.attention import MultiHeadAttention, attend, attention_weight
 from hsvdet.layers.conditional import ConditionalCrossAttention
 from hsvdet.layers.position import cell_positions, sine_of_coordinates, sine_of_map
 from hsvdet.layers.tokens import sampled_padding
-from hsvdet.models import conditional_detr, dab_detr, detr, dn_detr
+from hsvdet.models import conditional_detr, dab_detr, detr, dn_detr, smca_detr
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig
 from hsvdet.models.detr import Detr, DetrConfig
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig
+from hsvdet.models.smca_detr import ModulatedAttention, SmcaDetr, SmcaDetrConfig
 from hsvdet.structures import Target
 from hsvdet.training.backbone_weights import load_backbone
 
 CLASSES = 5
 TINY = {
     "detr-tiny": (Detr, DetrConfig, detr),
+    "smca-detr-tiny": (SmcaDetr, SmcaDetrConfig, smca_detr),
     "conditional-detr-tiny": (ConditionalDetr, ConditionalDetrConfig, conditional_detr),
     "dab-detr-tiny": (DabDetr, DabDetrConfig, dab_detr),
     "dn-detr-tiny": (DnDetr, DnDetrConfig, dn_detr),
@@ -137,6 +139,43 @@ def test_three_patterns_try_every_anchor_three_times():
             boxes = net(images).answer.boxes.unflatten(1, (3, 7))
         torch.testing.assert_close(boxes[:, 0], boxes[:, 1], atol=1e-6, rtol=0)
         assert not torch.allclose(boxes[:, 0], boxes[:, 2], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_head_looks_near_a_place_of_its_own():
+    """SMCA, section 3.2, cell by cell: attention times a Gaussian, as wide as the query has it along each axis."""
+    attention, size = ModulatedAttention(16, 2, 0.0, smooth=8.0), (3, 5)
+    query, key = torch.randn(1, 4, 16), torch.randn(1, 15, 16)
+    place, scale = torch.rand(1, 4, 2, 2) * 5 - 1, torch.rand(1, 4, 2, 2) * 3
+    mask = torch.zeros(1, 1, 15, dtype=torch.bool)
+    mask[..., 10:] = True  # the last row
+    plain = attention_weights(attention.query(query), attention.key(key), 2)[0].view(2, 4, 3, 5)
+    expected = torch.zeros(2, 4, 3, 5)
+    for head, n, y, x in itertools.product(range(2), range(4), range(2), range(5)):
+        (place_x, place_y), (scale_x, scale_y) = place[0, n, head].tolist(), scale[0, n, head].tolist()
+        far = scale_x * (place_x - x) ** 2 + scale_y * (place_y - y) ** 2
+        expected[head, n, y, x] = plain[head, n, y, x] * math.exp(-far / 8)
+    expected /= expected.sum((2, 3), keepdim=True)
+    found = attention.weights(query, place, scale, key, key, size, mask)
+    torch.testing.assert_close(found[0].view(2, 4, 3, 5), expected)
+    values = attention.value(key)[0].unflatten(-1, (2, 8))
+    seen = torch.einsum("hqs,shd->qhd", expected.flatten(2), values).flatten(1)
+    given = attention(query, place, scale, key, key, size, mask)
+    torch.testing.assert_close(given[0], attention.output(seen))
+
+
+@torch.no_grad()
+def test_a_guess_is_a_place_in_the_picture_wherever_it_lies_on_the_map():
+    net, (images, padding) = tiny("smca-detr-tiny").eval(), padded()
+    padding[1] = True
+    padding[1, 32:64, 48:112] = False  # a picture of 2 x 1 cells, from 1.5 cells on the right and 1 below
+    layer, asked = net.decoder[0], []
+    nn.init.zeros_(layer.offset.weight), nn.init.zeros_(layer.offset.bias)
+    nn.init.zeros_(layer.guess.last.weight), nn.init.zeros_(layer.guess.last.bias)  # the middle
+    layer.cross_attention.register_forward_hook(lambda module, inputs, out: asked.append(inputs[1]))
+    net(images, padding)
+    assert torch.equal(asked[0][0], torch.tensor([2.0, 1.5]).expand(50, 4, 2))
+    assert torch.equal(asked[0][1], torch.tensor([2.5, 1.5]).expand(50, 4, 2))
 
 
 # Denoising

@@ -25,6 +25,7 @@ from hsvdet.layers.conditional import ConditionalCrossAttention
 from hsvdet.layers.deformable import DeformableAttention, sample_points
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig, SparseGlobalOutput
 from hsvdet.models.anchor_detr import RowColumnAttention
+from hsvdet.models.smca_detr import ModulatedAttention
 from hsvdet.structures import Rectangle
 
 THIN = {"width": 0.0625, "k": 8}
@@ -135,6 +136,7 @@ def dense_output(call: Call, weights: torch.Tensor) -> torch.Tensor:
         "dab-detr-tiny",
         "conditional-detr-tiny",
         "anchor-detr-tiny",
+        "smca-detr-tiny",
         "deformable-detr-two-stage-tiny",
         "rt-detr-tiny",
     ],
@@ -167,6 +169,7 @@ def test_what_is_drawn_reproduces_what_the_layer_gave(name):
     expected = {
         "detr-tiny": {MultiHeadAttention},
         "anchor-detr-tiny": {RowColumnAttention},
+        "smca-detr-tiny": {MultiHeadAttention, ModulatedAttention},
         "rt-detr-tiny": {MultiHeadAttention, DeformableAttention},
         "deformable-detr-two-stage-tiny": {DeformableAttention},
     }

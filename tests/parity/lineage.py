@@ -14,6 +14,7 @@ from torch import Tensor
 
 _EMBEDDINGS = (
     "label_enc.weight",
+    "query_embed.weight",
     "tgt_embed.weight",
     "transformer.tgt_embed.weight",
     "transformer.patterns.weight",

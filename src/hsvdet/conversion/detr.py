@@ -87,9 +87,10 @@ _MODELS = ("detr-r50", "detr-r101")
 
 
 def _recognise_original(tensors: Mapping[str, Tensor]) -> str | None:
-    if {"query_embed.weight", "transformer.decoder.layers.0.multihead_attn.in_proj_weight"} <= tensors.keys():
-        return _MODELS[has_resnet101(tensors)]
-    return None
+    known = {"query_embed.weight", "transformer.decoder.layers.0.multihead_attn.in_proj_weight"}
+    if not known <= tensors.keys() or "transformer.decoder.layers.0.norm4.weight" in tensors:  # SMCA's
+        return None
+    return _MODELS[has_resnet101(tensors)]
 
 
 def _recognise_transformers(tensors: Mapping[str, Tensor]) -> str | None:

@@ -27,6 +27,7 @@ from . import (
     dino,
     efficient_detr,
     rt_detr,
+    smca_detr,
     sparse_detr,
     ultralytics,
 )
@@ -39,6 +40,7 @@ from .rename import Renamed, rename
 SOURCES: tuple[Source, ...] = (
     ultralytics.SOURCE,
     *detr.SOURCES,
+    *smca_detr.SOURCES,
     *conditional_detr.SOURCES,
     *dab_detr.SOURCES,
     *anchor_detr.SOURCES,

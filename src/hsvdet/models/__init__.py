@@ -29,6 +29,7 @@ from . import (
     hsg_det_plus,
     hsv_det,
     rt_detr,
+    smca_detr,
     sparse_detr,
     yolov8,
 )
@@ -56,6 +57,7 @@ from .hsg_det import HsgDet, HsgDetConfig
 from .hsg_det_plus import HsgDetPlus, HsgDetPlusConfig
 from .hsv_det import HsvDet, HsvDetConfig, HsvDetE2e, HsvDetE2eConfig
 from .rt_detr import RtDetr, RtDetrConfig
+from .smca_detr import SmcaDetr, SmcaDetrConfig
 from .sparse_detr import SparseDetr, SparseDetrConfig
 from .yolov8 import YoloV8, YoloV8Config, YoloV8E2e, YoloV8E2eConfig
 
@@ -174,6 +176,10 @@ MODELS: dict[str, Model] = {
         for s, scale in hsg_det.VARIANTS.items()
     },
     **_query("DETR", Detr, DetrConfig, detr.VARIANTS, detr.criterion, BestClass(), _SHORTEST, "detr"),
+    **_query(
+        "SMCA-DETR", SmcaDetr, SmcaDetrConfig, smca_detr.VARIANTS,
+        smca_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
+    ),
     **_query(
         "Conditional DETR", ConditionalDetr, ConditionalDetrConfig, conditional_detr.VARIANTS,
         conditional_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "dab-detr",

@@ -61,6 +61,8 @@ COSTS = {
     "detr-r50-dc5": Cost("e7bea643", 41_521_941, 455_505_459_200),
     "detr-r101-dc5": Cost("ba456dcd", 60_461_845, 614_600_652_800),
     "detr-tiny": Cost("d138969d", 552_549, 363_948_800),
+    "smca-detr-r50": Cost("2da0b276", 41_757_398, 209_044_428_800),
+    "smca-detr-tiny": Cost("bf320705", 564_438, 365_068_800),
     "conditional-detr-r50": Cost("e040ad20", 43_415_574, 211_909_376_000),
     "conditional-detr-r50-dc5": Cost("8e77294d", 43_415_574, 473_337_804_800),
     "conditional-detr-tiny": Cost("0e2c7f00", 619_174, 374_464_000),

@@ -218,8 +218,9 @@ RECIPES: dict[str, Recipe] = {
     # DETR (arXiv 2005.12872), section 4 and appendix A.4: 64 images a step, 500 epochs, the rate dropped at
     # 400. The ablations' short schedule is 300 epochs, dropped at 200: epochs=300, drop=0.667.
     "detr": dataclasses.replace(_LINEAGE, epochs=500, nominal_batch=64),
-    # Conditional DETR (arXiv 2108.06152), section 4.1; DAB-DETR (arXiv 2201.12329), section 5 and appendix A;
-    # DN-DETR (arXiv 2203.01305), section 5.1: 16 images a step, 50 epochs, dropped at 40.
+    # SMCA-DETR (arXiv 2101.07448), section 4.1; Conditional DETR (arXiv 2108.06152), section 4.1; DAB-DETR (arXiv
+    # 2201.12329), section 5 and appendix A; DN-DETR (arXiv 2203.01305), section 5.1: 16 images a step, 50 epochs,
+    # dropped at 40.
     "dab-detr": dataclasses.replace(_LINEAGE, epochs=50),
     # Anchor DETR (arXiv 2109.07107), section 4.1: 8 images a step, 50 epochs, dropped at 40.
     "anchor-detr": dataclasses.replace(_LINEAGE, epochs=50, nominal_batch=8),
