@@ -207,7 +207,7 @@ def test_a_checkpoint_gives_the_same_detector_back(detector, tmp_path):
         detector.preprocess,
     )
     image = (torch.rand(3, 70, 110) * 255).to(torch.uint8)
-    ours, theirs = (d(image, score=0.0, max_detections=20) for d in (detector, loaded))
+    ours, theirs = (d(image, score=0.0, max_detections=20).detections for d in (detector, loaded))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 

@@ -191,7 +191,7 @@ def test_a_dynamic_artifact_has_the_canvas_of_the_detector_itself(name, options,
     for size in ((128, 160), (50, 90), (90, 50), (200, 40)):
         image = photograph(*size)
         options = dict(score=run.header.floor, max_detections=120)
-        assert_same(run(image, **options), detector(image, **options))
+        assert_same(run(image, **options), detector(image, **options).detections)
 
 
 @pytest.mark.parametrize("antialias", [False, True])
