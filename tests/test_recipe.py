@@ -159,7 +159,7 @@ def test_restored_moments_continue_as_if_nothing_had_happened():
     step(net, optimizer, 2)
     other, restored = fresh()
     other.load_state_dict(weights)
-    load_optimizer_tensors(restored, moments)
+    load_optimizer_tensors(restored, moments, "state")
     step(other, restored, 2)
     assert all(
         torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True)

@@ -5,7 +5,7 @@ docs/security.md has the table for people."""
 
 from __future__ import annotations
 
-# Options of a model or a recipe: any whole number, and any number either way.
+# Whole numbers among the options of a model or a recipe.
 LARGEST_OPTION = 1_000_000
 
 # Networks, many times more than the largest that was published: parameter tensors, numbers in them.

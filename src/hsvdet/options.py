@@ -47,8 +47,7 @@ def override(config: Config, options: Mapping[str, Any]) -> Config:
 def typed(owner: type[DataclassInstance], name: str, value: object) -> Any:
     """The value as a field of a dataclass takes it: a list, as JSON has them, as a tuple.
 
-    Raises ConfigError for one of another type, NaN, infinity, whole numbers below 0, and numbers beyond what any model
-    has.
+    Raises ConfigError for one of another type, NaN, infinity, and whole numbers below 0 or beyond what any model has.
     """
     value = tuple(cast("list[object]", value)) if isinstance(value, list) else value
     try:
@@ -59,9 +58,8 @@ def typed(owner: type[DataclassInstance], name: str, value: object) -> Any:
             for problem in error.errors()
         )
         raise ConfigError(f"{name} expects {' or '.join(expected)}, got {repr(value)[:80]}.") from None
-    least = 0 if isinstance(found, int) else -LARGEST_OPTION
-    if isinstance(found, int | float) and not least <= found <= LARGEST_OPTION:
-        raise ConfigError(f"{name} expects a number from {least} to {LARGEST_OPTION}, got {value}.")
+    if isinstance(found, int) and not 0 <= found <= LARGEST_OPTION:
+        raise ConfigError(f"{name} expects a whole number from 0 to {LARGEST_OPTION}, got {value}.")
     return found
 
 
