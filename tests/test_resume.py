@@ -1,11 +1,15 @@
 import os
 import random
+import re
 import signal
 import time
 
 import pytest
 
-from hsvdet.errors import Interrupted
+import hsvdet
+from hsvdet.cli import main
+from hsvdet.data.scenes import write_scenes
+from hsvdet.errors import ConfigError, Interrupted
 from hsvdet.training import train
 from hsvdet.training.ema import AveragedNet
 from hsvdet.training.record.state import read_state
@@ -90,3 +94,61 @@ def test_nothing_of_a_run_is_a_pickle(uninterrupted):
     for path in whole.rglob("*"):
         if path.is_file():
             assert path.suffix in (".safetensors", ".csv", ".json", ".png", ".jpg") or "tfevents" in path.name
+
+
+def command(folder, arguments, kill=None):
+    """The command line, in another working directory than the run was begun in."""
+    os.chdir(folder)
+    if kill is not None:
+        kill_at_step(kill)
+    os._exit(main(arguments))
+
+
+def test_a_run_is_continued_by_its_folder_alone(tmp_path):
+    write_scenes(tmp_path / "scenes", train=8, val=2, size=(64, 64), objects=(1, 3))
+    tiny("yolov8-n").save(tmp_path / "start.safetensors")  # of other classes than the scenes'
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def ended(code, *given, **options):
+        process = in_process(command, *given, *options.values())
+        process.join()
+        assert process.exitcode == code
+
+    asked = ["--data", "scenes", "--epochs", "2", "--batch", "4", "--workers", "0", "--accumulate", "1"]
+    ended(0, tmp_path, ["train", "start.safetensors", *asked, "--out", "whole"])
+    ended(-signal.SIGKILL, tmp_path, ["train", "start.safetensors", *asked, "--out", "cut"], kill=3)
+    ended(0, elsewhere, ["train", "--resume", str(tmp_path / "cut")])
+    assert digest(tmp_path / "cut/last.safetensors") == digest(tmp_path / "whole/last.safetensors")
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    labels = hsvdet.load(tmp_path / "cut/last.safetensors").labels
+    assert labels == hsvdet.read_data(tmp_path / "scenes", "train").labels
+
+    before = digest(tmp_path / "whole/resume.safetensors")
+    assert hsvdet.resume(tmp_path / "whole", progress=False).epochs == 2  # has ended: it stays as it is
+    assert digest(tmp_path / "whole/resume.safetensors") == before
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "is no folder of a run"),
+        ("{", "run.json is damaged"),
+        ("[]", "does not say what was asked for"),
+        ('{"asked": null}', "does not say what was asked for.*Continue it with the command that began it"),
+        ('{"asked": {"epochs": 3}}', r"run.json: begun: Field required"),
+    ],
+)
+def test_a_folder_that_does_not_say_what_was_asked_for_is_refused_in_one_line(
+    tmp_path, capfd, content, message
+):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and re.search(message, lines[0])
+
+
+def test_a_detector_brings_its_own_weights_and_size(tmp_path):
+    with pytest.raises(ConfigError, match="weights and size are for a model by its name"):
+        train(tiny(), squares(tmp_path), tmp_path / "out", size=64)

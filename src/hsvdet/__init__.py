@@ -2,8 +2,7 @@
 
     import hsvdet
 
-    detector = hsvdet.create("hsv-det-n", labels=["car", "person"])
-    hsvdet.train(detector, data="street", out="runs/street")
+    hsvdet.train("hsv-det-n", data="street", out="runs/street")
     detector = hsvdet.load("runs/street/best.safetensors")
     print(detector("street.jpg"))
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from .profiler import model_table, profile
     from .result import Detection, Result
     from .structures import Detections, Prediction
-    from .training import train
+    from .training import resume, train
     from .training.backbone_weights import start_backbone
     from .training.suppressor import with_suppressor
     from .training.warm_start import warm_start
@@ -85,6 +84,7 @@ _HOME = {
     "Result": "result",
     "Detections": "structures",
     "Prediction": "structures",
+    "resume": "training",
     "train": "training",
     "val": "validation",
 }
@@ -119,6 +119,7 @@ __all__ = [
     "predict",
     "profile",
     "read_data",
+    "resume",
     "start_backbone",
     "stream",
     "train",

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .answer import Answer
-from .options import DataPath, Device, Json, Precision, Size, Workers
+from .options import Device, Json, Precision, Size, Workers
 from .values import parse_settings
 
 if TYPE_CHECKING:
-    from ..data.dataset import DetectionData
     from ..detector import Detector
+    from ..training import TrainResult
 
 
 def train(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL|CKPT", help="A name of `hsvdet models`, or a checkpoint to train on."),
+        typer.Argument(
+            metavar="MODEL|CKPT|RUN",
+            help="A model's name, a checkpoint to train on, or with --resume a run's folder.",
+        ),
     ] = None,
     *,
-    data: DataPath,
-    out: Annotated[str, typer.Option(help="A new folder for the run; with --resume, the run's.")],
+    data: Annotated[
+        str | None, typer.Option(help="A data set: its folder, COCO .json or YOLO data.yaml.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="A new folder for the run; with --resume, the run's.")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Start from these: a checkpoint, or published weights (.pt).")
     ] = None,
@@ -79,7 +84,10 @@ def train(
         ),
     ] = 0.0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out: same command, and this.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue a run: hsvdet train --resume FOLDER, or its command and this."
+        ),
     ] = False,
     recipe: Annotated[
         str | None,
@@ -94,11 +102,18 @@ def train(
     json: Json = False,
 ) -> Answer:
     """Train a detector on a data set, validating it after every epoch."""
-    from functools import partial
 
+    from .. import models
     from ..errors import ConfigError
-    from ..training import train
+    from ..training import find_recipe, train
+    from ..training import resume as resume_run
+    from ..training.beginning import begin
 
+    if resume and model is not None and data is None and out is None:
+        return _answer(resume_run(model))
+    if data is None or out is None:
+        missing = "data PATH" if data is None else "out DIR"
+        raise ConfigError(f"train expects --{missing}; to continue a run: hsvdet train --resume RUN.")
     if suppressor:
         if backbone is not None or backbone_weights is not None or size is not None:
             raise ConfigError(
@@ -106,68 +121,52 @@ def train(
             )
         detector, options = _with_suppressor(model, weights, recipe, settings or [], seed)
     else:
-        plan = _plan(model, weights, backbone, backbone_weights, size, recipe, settings or [])
-        detector, options = partial(plan.create, seed=seed), plan.recipe_options
-    result = train(
-        detector,
-        data,
-        out,
-        epochs=epochs,
-        batch=batch,
-        accumulate=accumulate,
-        precision=precision.value,
-        device=device,
-        devices=devices,
-        nodes=nodes,
-        seed=seed,
-        fraction=fraction,
-        workers=workers,
-        split=split,
-        val_split=None if val_split == "none" else val_split,
-        val_fraction=val_fraction,
-        resume=resume,
-        recipe=recipe,
-        options=options,
+        if model is None:
+            raise ConfigError(
+                "train expects MODEL|CKPT: a name of `hsvdet models`, or a checkpoint to train on."
+            )
+        begun = begin(model, weights=weights, backbone_weights=backbone_weights, size=size)
+        numbers = find_recipe(recipe or models.find(begun.model).recipe)
+        changes, options = parse_settings(settings or [], begun.config, numbers)
+        if backbone is not None:
+            changes["backbone"] = backbone
+        detector = begun.changed(changes)
+    return _answer(
+        train(
+            detector,
+            data,
+            out,
+            epochs=epochs,
+            batch=batch,
+            accumulate=accumulate,
+            precision=precision.value,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            seed=seed,
+            fraction=fraction,
+            workers=workers,
+            split=split,
+            val_split=None if val_split == "none" else val_split,
+            val_fraction=val_fraction,
+            resume=resume,
+            recipe=recipe,
+            options=options,
+        )
     )
+
+
+def _answer(result: TrainResult) -> Answer:
     ap = (
         f"AP {result.metrics['ap']:.3f}, AP50 {result.metrics['ap50']:.3f}"
         if result.metrics
         else "not validated"
     )
     lines = [f"{result.epochs} epochs in {result.seconds:.0f} s: {ap}", f"Best: {result.best}"]
-    if val_fraction:
-        divided = result.out / "split.json"
+    divided = result.out / "split.json"
+    if divided.exists():
         lines.append(f"The images set aside: {divided} (hsvdet val {result.best} --data {divided})")
     return Answer(result.to_json(), "\n".join(lines))
-
-
-class _Plan(NamedTuple):
-    """A detector to be made when the classes are known, and the numbers of the recipe that differ."""
-
-    model: str
-    options: dict[str, Any]
-    size: tuple[int, int] | None
-    weights: str | None
-    backbone_weights: str | None
-    recipe_options: dict[str, Any]
-
-    def create(self, data: DetectionData, seed: int) -> Detector:
-        """With the data's classes; begun with the weights, if there are any, of all of it or of its backbone."""
-        import torch
-
-        from ..detector import create
-        from ..training.backbone_weights import start_backbone
-        from ..training.warm_start import warm_start
-
-        torch.manual_seed(seed)
-        detector = create(
-            self.model, data.labels, size=self.size, category_ids=data.category_ids, options=self.options
-        )
-        if self.weights is not None:
-            logging.getLogger("hsvdet").info("%s", warm_start(detector, self.weights))
-        if self.backbone_weights is not None:
-            start_backbone(detector, self.backbone_weights)
-        return detector
 
 
 def _with_suppressor(
@@ -201,53 +200,3 @@ def _with_suppressor(
     options, recipe_options = parse_settings(settings, config, find_recipe(recipe))
     torch.manual_seed(seed)
     return with_suppressor(base, options), recipe_options
-
-
-def _plan(
-    model: str | None,
-    weights: str | None,
-    backbone: str | None,
-    backbone_weights: str | None,
-    size: tuple[int, int] | None,
-    recipe: str | None,
-    settings: list[str],
-) -> _Plan:
-    """Everything that can be refused before the data are read. A checkpoint given as the model says which
-    model it is, with what configuration and size, and is the weights to start from."""
-    import torch
-
-    from .. import models
-    from ..checkpoint import check_description, read_header
-    from ..detector import build
-    from ..errors import CheckpointError, ConfigError
-    from ..options import override
-    from ..preprocess import Preprocess
-    from ..training import find_recipe
-
-    if model is None:
-        raise ConfigError("train expects MODEL|CKPT: a name of `hsvdet models`, or a checkpoint to train on.")
-    changes: dict[str, Any] = {}
-    if model not in models.MODELS and (os.path.exists(model) or model.endswith((".safetensors", ".pt"))):
-        if weights is not None:
-            raise ConfigError(f"{model} is a checkpoint and brings its weights: leave --weights out.")
-        header, weights = read_header(model), model
-        check_description(header, weights)
-        try:
-            model, changes = str(header["model"]), header["config"]
-            size = size or Preprocess(**header["preprocess"]).size
-        except TypeError as error:  # a name that preprocessing does not have
-            raise CheckpointError(f"{weights}: its header does not describe a model: {error}") from None
-    if weights is not None and backbone_weights is not None:
-        raise ConfigError(f"{weights} brings a backbone of its own: leave --backbone-weights out.")
-    entry = models.find(model)
-    config = override(entry.config, changes)
-    options, recipe_options = parse_settings(settings, config, find_recipe(recipe or entry.recipe))
-    if backbone is not None:
-        options["backbone"] = backbone
-    config = override(config, options)
-    if "backbone" in options:
-        with torch.device("meta"):  # an unknown one is found out before the data are read
-            build(entry, config, 1)
-    if size is not None:
-        entry.preprocess.resized(size)
-    return _Plan(model, {**changes, **options}, size, weights, backbone_weights, recipe_options)

@@ -3,6 +3,6 @@
 # pyright: strict
 
 from .recipe import RECIPES, Recipe, find_recipe
-from .start import TrainResult, train
+from .start import TrainResult, resume, train
 
-__all__ = ["RECIPES", "Recipe", "TrainResult", "find_recipe", "train"]
+__all__ = ["RECIPES", "Recipe", "TrainResult", "find_recipe", "resume", "train"]

@@ -262,7 +262,7 @@ class Run:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         raise Interrupted(
             f"Stopped by {name} in epoch {self.state.position.epoch + 1} of {self.plan.epochs}; the run is saved."
-            f" Continue with resume, on {self.folder.path}.",
+            f" Continue with resume: hsvdet train --resume {self.folder.path}.",
             number,
         )
 

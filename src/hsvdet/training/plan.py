@@ -21,6 +21,7 @@ from ..data.loader import subset
 from ..detector import Detector, Start
 from ..errors import ConfigError
 from ..validation import check_labels
+from .asked import Asked
 from .capacity import check_capacity
 from .opening import Data, Divided, Opened, open_data
 from .recipe import Recipe, find_recipe
@@ -51,6 +52,7 @@ class Plan:
     fraction: float
     workers: int | None
     save_every: float
+    asked: Asked | None
     source: str
     start: Start
 
@@ -113,6 +115,7 @@ def make_plan(
     val_fraction: float,
     fraction: float,
     save_every: float,
+    asked: Asked | None,
 ) -> Plan:
     """Reads the data, gives the detector their category ids, and fills in what the recipe knows.
 
@@ -157,6 +160,7 @@ def make_plan(
         fraction=fraction,
         workers=workers,
         save_every=save_every,
+        asked=asked,
         source=detector.source,
         start=detector.start,
     )

@@ -8,12 +8,17 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..data.dataset import DetectionData
 from ..detector import Detector
+from ..errors import ConfigError
+from ..preprocess import Size
+from .asked import Asked, read_asked
+from .beginning import Beginning, begin, located
 from .interrupt import Interrupts
 from .limits import plain_errors
 from .loop import Run
@@ -48,10 +53,12 @@ class TrainResult:
 
 
 def train(
-    detector: Detector | Callable[[DetectionData], Detector],
+    detector: Detector | Beginning | str | os.PathLike[str] | Callable[[DetectionData], Detector],
     data: Data,
     out: str | os.PathLike[str],
     *,
+    weights: str | os.PathLike[str] | None = None,
+    size: Size | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     accumulate: int | None = None,
@@ -73,7 +80,10 @@ def train(
 ) -> TrainResult:
     """Train a detector; at the end it holds the best weights, as `best.safetensors` does.
 
-    detector: one whose labels are the data's, by name; or what makes one of the training data, when they are read.
+    detector: a model's name or a checkpoint, made for the classes of the data; or one whose labels are the data's, by
+    name; or what makes one of the training data, when they are read. weights: of a model by name, what it starts from,
+    as of `warm_start`. size: of its input, (height, width) or one number for both; the model's or checkpoint's own if
+    not given.
     data: a path that `read_data` understands, or DetectionData for training and validation (or None).
     out: a folder for checkpoints, state, curves and log (docs/training.md lists the files). epochs: the
     recipe's, if None. batch: images per forward pass, over all processes; by default 16, or the recipe's
@@ -93,11 +103,28 @@ def train(
     before the step; Interrupted after Ctrl-C or SIGTERM, with the run saved.
     """
     started = time.monotonic()
+    begun = asked = None
+    make: Detector | Callable[[DetectionData], Detector]
+    if callable(detector) or isinstance(detector, Beginning):
+        if weights is not None or size is not None:
+            raise ConfigError("weights and size are for a model by its name; a detector brings its own.")
+    else:
+        detector = begin(detector, weights=weights, size=size)
+    if isinstance(detector, Beginning):
+        begun, make = detector, partial(detector.create, seed=seed)
+    else:
+        make = detector
+    if begun is not None and isinstance(data, str | os.PathLike) and not isinstance(recipe, Recipe):
+        asked = Asked(
+            begun=begun, data=located(data), epochs=epochs, batch=batch, accumulate=accumulate, precision=precision,
+            device=device, devices=devices, nodes=nodes, seed=seed, fraction=fraction, workers=workers, split=split,
+            val_split=val_split, val_fraction=val_fraction, recipe=recipe, options=dict(options) if options else None,
+            save_every=save_every,
+        )  # fmt: skip
     plan = make_plan(
-        detector, data, out, recipe=recipe, options=options, epochs=epochs, batch=batch, accumulate=accumulate,
+        make, data, out, recipe=recipe, options=options, epochs=epochs, batch=batch, accumulate=accumulate,
         precision=precision, seed=seed, fraction=fraction, split=split, val_split=val_split, val_fraction=val_fraction,
-        workers=workers,
-        save_every=save_every,
+        workers=workers, save_every=save_every, asked=asked,
     )  # fmt: skip
     fabric = start_processes(device, devices, nodes, precision)
     try:
@@ -113,3 +140,13 @@ def train(
         metrics=metrics,
         seconds=time.monotonic() - started,
     )
+
+
+def resume(out: str | os.PathLike[str], *, progress: bool = True) -> TrainResult:
+    """Continue the run in `out` as its run.json says it was asked for. A run that has ended stays as it is.
+
+    Raises ConfigError where `out` does not say what was asked for, and as `train`.
+    """
+    asked = read_asked(out)
+    parameters = {item.name: getattr(asked, item.name) for item in fields(asked)}
+    return train(parameters.pop("begun"), out=out, resume=True, progress=progress, **parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from torch import nn
@@ -54,7 +55,14 @@ class Folder:
         }
         write_json(
             self.path / "run.json",
-            {"settings": self.plan.settings, "images": images, **described, "versions": versions()},
+            {
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "asked": None if self.plan.asked is None else self.plan.asked.to_json(),
+                "settings": self.plan.settings,
+                "images": images,
+                **described,
+                "versions": versions(),
+            },
         )
         if self.plan.divided is not None:
             division, data, split = self.plan.divided
