@@ -508,3 +508,80 @@ def test_a_journal_that_was_changed_is_not_continued(tmp_path, predict, detector
             predict(tmp_path / "in", out, batch=1, resume=True)
     text(out / "unfinished.jsonl", "\n".join([header, first, *rest, ""]))
     assert predict(tmp_path / "in", out, batch=1, resume=True).resumed == 2
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from hsvdet.files import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+lock.release()
+"""
+
+
+def test_two_trainings_into_one_folder_are_refused_and_a_killed_one_locks_nothing(tmp_path, no_pictures):
+    from hsvdet.training import train
+    from tiny_runs import squares, tiny
+
+    run = tmp_path / "run"
+    run.mkdir()
+
+    def trained():
+        train(tiny("yolov8-n"), squares(tmp_path, count=2), run, epochs=1, batch=2, workers=0, device="cpu",
+              progress=False, val_split=None)  # fmt: skip
+
+    command = [sys.executable, "-c", HOLDING, run]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="Another process is writing to .*run"):
+            trained()
+        assert [path.name for path in run.iterdir()] == [".lock"]
+        dead = dead_part(run / "best.safetensors", other.pid)
+        other.kill()
+    dead.touch()
+    trained()
+    assert (
+        not {".lock", dead.name} & {path.name for path in run.iterdir()}
+        and (run / "best.safetensors").exists()
+    )
+
+
+def dead_part(path, process):
+    """What a process leaves that is killed while it writes `path`."""
+    from hsvdet.files import part_beside
+
+    part = part_beside(path)
+    return part.with_name(part.name.replace(f"-{os.getpid()}-", f"-{process}-"))
+
+
+def test_what_a_killed_conversion_left_is_swept_away(tmp_path):
+    from hsvdet.data.convert import convert_data
+
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = dead_part(tmp_path / "out", child.pid)
+    image(dead / "images/a.png")
+    convert_data(yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.2"}), tmp_path / "out", "coco")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+
+
+def test_no_name_of_a_file_loses_an_image_when_it_is_converted(tmp_path):
+    from hsvdet.data.convert import convert_data
+
+    names = [
+        "a\x01.png", "a\nb.png", "a\x1bb.png", "\x85.png", "a\u2028b.png", " lead.png", "trail .png", "x.xml.png",
+        "x.jpg.png", "a 1.png", "a -1.png", os.fsdecode(b"caf\xe9.png"), "\x02.png", "deep \n/er.png",
+    ]  # fmt: skip
+    folder = yolo(tmp_path / "set", {})
+    for name in names:
+        path = image(folder / "images/train" / name)
+        label = folder / "labels/train" / path.relative_to(folder / "images/train").with_suffix(".txt")
+        text(label, "0 .5 .5 .2 .2")
+    text(folder / "data.yaml", "train: images/train\nnames: [car]\n")
+    for to in ("coco", "yolo", "voc"):
+        report = convert_data(folder, tmp_path / to, to)
+        data = read_data(tmp_path / to, "train")
+        assert report["splits"]["train"]["images"] == len(names) == len(data.records)
+        assert not data.problems and all(len(record.labels) == 1 for record in data.records)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -156,6 +157,44 @@ def test_a_changed_table_cannot_remove_files_outside_the_results(tmp_path, predi
     (tmp_path / "out/a.png").unlink()
     predict(tmp_path / "in", tmp_path / "out")
     assert victim.is_file()
+    content = table(tmp_path / "out")
+    content["written"]["../victim.png"] = os.lstat(victim).st_ctime_ns
+    (tmp_path / "out/images.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="victim.png is no result of `predict`"):
+        predict(tmp_path / "in", tmp_path / "out")
+    assert victim.is_file()
+
+
+def test_a_made_up_table_removes_nothing(tmp_path, predict):
+    """Nor does one that was brought along with the files it lists."""
+    mine = picture(tmp_path / "out/mine.png")
+    os.utime(mine, ns=(10**18, 10**18))  # as archives bring it along
+    for written in ({"mine.png": 0}, {"mine.png": mine.stat().st_mtime_ns}, {}, [], None):
+        made = {
+            "info": {"description": "hsvdet predict"},
+            "images": [{"picture": "mine.png"}],
+            "written": written,
+        }
+        (tmp_path / "out/images.json").write_text(json.dumps(made))
+        picture(tmp_path / "in/mine.png")
+        with pytest.raises(ConfigError):
+            predict(tmp_path / "in", tmp_path / "out")
+        assert mine.is_file()
+    predict(tmp_path / "in", tmp_path / "sound")
+    shutil.copytree(tmp_path / "sound", tmp_path / "copy")
+    with pytest.raises(ConfigError, match="changed or copied since"):
+        predict(tmp_path / "in", tmp_path / "copy")
+
+
+def test_a_pattern_with_dots_writes_inside_the_results(tmp_path, predict):
+    picture(tmp_path / "in/sub/a.png")
+    picture(tmp_path / "in/b.png")
+    picture(tmp_path / "c.png")
+    predict([str(tmp_path / "in/*/../b.png"), str(tmp_path / "in/*/../../c.png")], tmp_path / "deep/er/out")
+    rows = table(tmp_path / "deep/er/out")["images"]
+    assert [row["picture"] for row in rows] == ["b.png", "c.png"]
+    found = [path.relative_to(tmp_path / "deep") for path in (tmp_path / "deep").rglob("*.png")]
+    assert sorted(map(str, found)) == ["er/out/b.png", "er/out/c.png"]
 
 
 def test_results_inside_the_folder_of_images_are_not_looked_at_again(tmp_path, predict):

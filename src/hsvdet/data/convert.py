@@ -17,7 +17,8 @@ from xml.sax.saxutils import escape
 import numpy as np
 import yaml
 
-from ..errors import ConfigError, DataError
+from ..errors import UNPRINTED, ConfigError, DataError
+from ..files import part_beside, sweep
 from .dataset import DetectionData, Record
 from .files import in_threads
 from .formats.splits import Source, split_name
@@ -106,7 +107,8 @@ def _with_ids(data: DetectionData, category_ids: tuple[int, ...]) -> DetectionDa
 @contextmanager
 def atomic_folder(out: Path) -> Generator[Path, None, None]:
     """A folder beside `out` that takes its place in the end, or disappears."""
-    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
+    sweep(out.parent, below=False)
+    folder = part_beside(out)
     try:
         folder.mkdir(parents=True)
         yield folder
@@ -137,14 +139,22 @@ def _names(splits: list[DetectionData], to: Format) -> list[list[PurePosixPath]]
 
 
 def inner_path(record: Record, data: DetectionData, to: Format) -> PurePosixPath:
-    """The image's path without the folders that stand for images and split."""
+    """The image's path without the folders that stand for images and split, and without letters that XML and lists of
+    file names cannot have."""
     parts = PurePosixPath(Path(os.path.relpath(record.path, data.root)).as_posix()).parts
     parts = [part for part in parts if part != ".."]
     while len(parts) > 1 and (parts[0] in ("images", "JPEGImages") or split_name(parts[0]) == data.split):
         parts.pop(0)
     if to == "yolo":  # the last folder called images is the one that labels replace
         parts[:-1] = ["images_" if part == "images" else part for part in parts[:-1]]
-    return PurePosixPath(*parts)
+    *folders, file = map(_portable, parts)
+    stem, suffix = os.path.splitext(file)
+    return PurePosixPath(*folders, _portable(stem) + suffix)
+
+
+def _portable(name: str) -> str:
+    """Without control characters, line separators, bytes that are no text, and blanks around it."""
+    return UNPRINTED.sub("_", name).strip() or "_"
 
 
 def unique_path(path: PurePosixPath, image: str, taken: dict[str, str]) -> PurePosixPath:

@@ -22,7 +22,7 @@ from ..detector import Detector
 from ..devices import find_device
 from ..draw import printable
 from ..errors import ConfigError, DataError, SaveError
-from ..files import remove_earlier_results, write_atomically
+from ..files import remove_earlier_results, stamp, write_atomically
 from ..loading import as_detector
 from ..prediction.sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
 from .blocks import draw_blocks
@@ -211,7 +211,8 @@ class _Folder:
         self.errors: list[DataError] = []
         self.slots: dict[str, Any] | None = None
         self.complete = False
-        remove_earlier_results(folder, _TABLE, _MADE_BY, _files_of)
+        self.written: dict[str, int] = {}
+        remove_earlier_results(folder, _TABLE, _MADE_BY)
 
     def __enter__(self) -> _Folder:
         return self
@@ -230,6 +231,7 @@ class _Folder:
                 "slots": self.slots,
                 "failures": self.failures,
                 "complete": self.complete,
+                "written": self.written,
             }
             text = json.dumps(table, indent=1, ensure_ascii=False) + "\n"
             self._write(_TABLE, text.encode(errors="backslashreplace"))
@@ -287,10 +289,6 @@ class _Folder:
     def _write(self, name: str, content: bytes) -> None:
         try:
             write_atomically(self.folder / name, content)
+            self.written[name] = stamp(self.folder / name)
         except OSError as error:
             raise SaveError(f"{self.folder / name} cannot be written: {error.strerror or error}.") from error
-
-
-def _files_of(table: Any) -> set[str]:
-    names = {name for row in table["images"] for name in row["pictures"].values()}
-    return names | ({table["slots"]["picture"]} if table["slots"] else set())

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..detector import Detector
 from ..draw import draw_detections
 from ..errors import ConfigError, SaveError
-from ..files import PartFile, remove_earlier_results, sweep, write_atomically
+from ..files import PartFile, remove_earlier_results, stamp, sweep, write_atomically
 from ..runtime.detector import ArtifactDetector
 from ..structures import Detections
 from .journal import NAME, Journal, Line, Resumed, read
@@ -178,15 +178,22 @@ class ResultFolder:
             self.folder / "images.json", _opened({"info": self._info, "categories": categories}, "images")
         )
         found = _JsonList(self.folder / "detections.json", "[")
+        written: dict[str, int] = {}
         try:
             for line in read(self.folder):
                 if line.row is not None:
                     table.add(line.row)
+                    name = line.row["picture"]
+                    if name is not None and name not in written:
+                        written[name] = stamp(self.folder / name)
                 for detection in line.detections:
                     found.add(detection)
             found.close("]")
-            rest = json.dumps({"failures": self.failures, "complete": complete}, ensure_ascii=False)
-            table.close(f"],\n{rest[1:]}")
+            written["detections.json"] = stamp(self.folder / "detections.json")
+            rest = {"failures": self.failures, "complete": complete, "written": written}
+            table.close(f"],\n{json.dumps(rest, ensure_ascii=False)[1:]}")
+        except OSError as error:
+            raise SaveError(f"{error.filename} is gone: {error.strerror}.") from error
         finally:
             table.discard()
             found.discard()
@@ -255,7 +262,8 @@ def _clear(folder: Path) -> None:
         raise ConfigError(
             f"{folder} holds a run of `predict` that was cut off. --resume continues it; or choose a new folder."
         )
-    remove_earlier_results(folder, "images.json", _MADE_BY, _files_of)
+    remove_earlier_results(folder, "images.json", _MADE_BY)
+    (folder / NAME).unlink(missing_ok=True)
 
 
 class _JsonList:
@@ -352,7 +360,3 @@ def _numbers_in_names(sources: Sequence[Source]) -> dict[Source, int]:
         return {}
     numbers = [int(stem) for stem in stems]
     return dict(zip(sources, numbers, strict=True)) if len(set(numbers)) == len(numbers) else {}
-
-
-def _files_of(table: Any) -> set[str]:
-    return {row["picture"] for row in table["images"] if row["picture"]} | {"detections.json", NAME}

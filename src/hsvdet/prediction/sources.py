@@ -230,7 +230,13 @@ def _by_pattern(pattern: str) -> list[Source]:
     # Names begin below the last folder that is spelled out.
     parts = Path(pattern).parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-    return [Source(str(path), path.relative_to(fixed).as_posix(), _kind(path)) for path in paths]
+    return [Source(str(path), _inner(path.relative_to(fixed)), _kind(path)) for path in paths]
+
+
+def _inner(path: Path) -> str:
+    """Without '..', as patterns may have it: names are of places inside the results."""
+    parts = [part for part in Path(os.path.normpath(path)).parts if part != ".."]
+    return PurePosixPath(*parts).as_posix()
 
 
 def _as_counted(path: str) -> list[Any]:

@@ -50,11 +50,11 @@ class Run:
 
     def run(self, resume: bool) -> dict[str, float]:
         """COCO's numbers of the best weights, on rank 0, if there is a validation split."""
-        if agree(self.fabric, lambda: self.folder.open(resume)):
-            self._restore()
-        elif resume:  # killed before its first state, or not begun
-            self.progress.say(f"{self.folder.path} holds nothing to resume; starting from the beginning.")
         try:
+            if agree(self.fabric, lambda: self.folder.open(resume)):
+                self._restore()
+            elif resume:  # killed before its first state, or not begun
+                self.progress.say(f"{self.folder.path} holds nothing to resume; starting from the beginning.")
             self._begin()
             while self.state.position.epoch < self.plan.epochs:
                 self._train_epoch()

@@ -194,8 +194,8 @@ class _Reader:
     def _listed_name(self, line: str) -> str:
         name = line.replace("\\", "/")
         stem, suffix = os.path.splitext(name)
-        if suffix.lower() == ".xml" or suffix.lower() in IMAGE_SUFFIXES:
-            name = stem
+        if suffix.lower() in (".xml", *IMAGE_SUFFIXES) and not self._find_annotation(name):
+            name = stem  # and not a file called a.png.jpg, whose name is a.png
         before, _, last = name.rpartition(" ")
         # The lists of a class end with 1, 0 or -1: is it in the image? But names may have blanks, too.
         if last in ("1", "0", "-1") and not self._find_annotation(name) and not self._find_image(name, ""):

@@ -13,6 +13,7 @@ from ...data.batch import normalised
 from ...data.division import write_division
 from ...errors import ConfigError, SaveError
 from ...evaluate import Evaluation, write_report
+from ...files import FolderLock, sweep
 from ...structures import Batch
 from ..plan import Plan
 from .curves import Curves
@@ -28,9 +29,17 @@ class Folder:
         self.state_path = plan.out / "resume.safetensors"
         self._curves = Curves(plan.out / "curves.png")
         self._tensorboard: TensorBoardLog | None = None
+        self._lock: FolderLock | None = None
 
     def open(self, resume: bool) -> bool:
-        """Whether there is a run to go on with. Refuses what would overwrite one, or change its settings."""
+        """Whether there is a run to go on with. Refuses what would overwrite one, or change its settings, and a folder
+        that another run is writing to."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.path)
+        except OSError as error:
+            raise SaveError(f"{self.path} cannot be made: {error.strerror or error}.") from error
+        sweep(self.path)
         if resume and self.state_path.is_file():
             check_settings(self.state_path, read_state(self.state_path).settings, self.plan.settings)
             return True
@@ -40,10 +49,6 @@ class Folder:
             raise ConfigError(
                 f"{self.path} already holds a run. Continue it with resume, or choose another folder."
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SaveError(f"{self.path} cannot be made: {error.strerror or error}.") from error
         return False
 
     def begin(self, history: list[Row], described: Mapping[str, Any]) -> None:
@@ -124,3 +129,5 @@ class Folder:
     def close(self) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
+        if self._lock is not None:
+            self._lock.release()
