@@ -46,6 +46,7 @@ from hsvdet.models.dino import Dino, DinoConfig  # noqa: E402
 from hsvdet.models.dn_deformable_detr import DnDeformableDetr, DnDeformableDetrConfig  # noqa: E402
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig  # noqa: E402
 from hsvdet.models.efficient_detr import EfficientDetr, EfficientDetrConfig  # noqa: E402
+from hsvdet.models.lite_dino import LiteDino, LiteDinoConfig  # noqa: E402
 from hsvdet.models.smca_detr import SmcaDetr, SmcaDetrConfig  # noqa: E402
 from hsvdet.models.sparse_detr import SparseDetr, SparseDetrConfig  # noqa: E402
 
@@ -74,6 +75,7 @@ LINEAGE = {
     "dn_deformable_detr": (DnDeformableDetr, DnDeformableDetrConfig(), deformable_rules.DN_ORIGINAL),
     # Of 900 queries two have scores that differ by rounding alone, and would change places.
     "dino_4scale_q100": (Dino, DinoConfig(queries=100), dino_rules.ORIGINAL),
+    "lite_dino_h3l1_2p1x3_q100": (LiteDino, LiteDinoConfig(queries=100), dino_rules.LITE_KEY_AWARE),
     "efficient_detr_e3d1": (EfficientDetr, EfficientDetrConfig(own_heads=True), efficient_rules.ORIGINAL),
     "efficient_detr_e6d6": (
         EfficientDetr,

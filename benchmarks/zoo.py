@@ -37,6 +37,7 @@ DAB = "[DAB-DETR](https://arxiv.org/abs/2201.12329), table 2"
 DN = "[DN-DETR](https://arxiv.org/abs/2203.01305), table 1"
 DINO = "[DINO](https://arxiv.org/abs/2203.03605), table 1 (12 epochs)"
 EFFICIENT = "[Efficient DETR](https://arxiv.org/abs/2104.01318), table 1"
+LITE_REPOSITORY = "[its repository](https://github.com/IDEA-Research/Lite-DETR)"
 SPARSE = "[Sparse DETR](https://arxiv.org/abs/2111.14330), table 1"
 SMCA = "[SMCA-DETR's repository](https://github.com/gaopengcuhk/SMCA-DETR), single scale"
 ANCHOR = "[Anchor DETR's repository](https://github.com/megvii-research/AnchorDETR)"
@@ -73,6 +74,9 @@ PUBLISHED = {
     "deformable-detr-r50-two-stage": Published(40, 173, 46.2, DEFORMABLE),
     "dino-r50": Published(47, 279, 49.0, DINO),
     "dino-r50-5scale": Published(47, 860, 49.4, DINO),
+    "lite-dino-r50-h3l1-2p1x3": Published(None, None, 50.4, LITE_REPOSITORY),
+    "lite-dino-r50-h3l1-6p1x1": Published(None, None, 50.2, LITE_REPOSITORY),
+    "lite-dino-r50-h2l2-2p1x3": Published(None, None, 49.9, LITE_REPOSITORY),
     "efficient-detr-r50": Published(32, 159, 44.2, EFFICIENT),
     "sparse-detr-r50-rho10": Published(40.9, 105.4, 45.3, SPARSE),
     "sparse-detr-r50-rho20": Published(40.9, 112.9, 45.6, SPARSE),
@@ -108,6 +112,7 @@ MULTIPLY_ADDS = (
     "Deformable DETR",
     "DN-Deformable-DETR",
     "DINO",
+    "Lite-DINO",
     "Efficient DETR",
     "Sparse DETR",
 )

@@ -2,8 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from hsvdet.layers.deformable import DeformableAttention, sample_points
+from hsvdet.layers.deformable import DeformableAttention, key_weights, sample_by_key, sample_points
 
 SIZES = [(4, 6), (2, 3), (1, 1)]
 
@@ -86,6 +88,63 @@ def test_the_exported_form_equals_the_eager_one_and_needs_no_grid_sample():
     names = {str(node.target) for node in exported.graph.nodes}
     assert not any("grid_sample" in name or "embedding_bag" in name for name in names)
     assert torch.allclose(exported.module()(*arguments), Fixed()(*arguments), atol=1e-6)
+
+
+# Points that are keys
+
+
+def with_stored_samples(query, value, locations):
+    """As the formula reads: all samples [B, Q, M, L P, d], then attention to them."""
+    points = locations.flatten(3, 4).shape[3]
+    ones = torch.eye(points, dtype=value.dtype).view(points, *locations.shape[3:5])
+    samples = torch.stack(
+        [with_grid_sample(value, locations, one.expand(locations.shape[:-1])) for one in ones], 2
+    ).unflatten(-1, (value.shape[2], -1))  # [B, Q, L P, M, d]
+    samples = samples.transpose(2, 3)
+    products = (samples @ query.unsqueeze(-1)).squeeze(-1) / query.shape[-1] ** 0.5
+    weights = products.softmax(-1)
+    return (weights.unsqueeze(-1) * samples).sum(-2).flatten(2), weights.view(locations.shape[:-1])
+
+
+def test_attention_by_key_equals_that_to_stored_samples_in_answer_and_gradient():
+    value, locations, _ = inputs()
+    leaves = [x.requires_grad_() for x in (torch.randn(2, 5, 2, 3, dtype=torch.float64), value, locations)]
+
+    def by_key(query, value, locations):
+        return sample_by_key(query, value, SIZES, locations)
+
+    expected, weights = with_stored_samples(*leaves)
+    assert torch.allclose(by_key(*leaves), expected, atol=1e-12)
+    assert torch.allclose(key_weights(leaves[0], value, SIZES, locations), weights, atol=1e-12)
+    assert torch.autograd.gradcheck(by_key, leaves, atol=1e-6)
+    ours = torch.autograd.grad(by_key(*leaves).square().sum(), leaves)
+    theirs = torch.autograd.grad(expected.square().sum(), leaves)
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(ours, theirs, strict=True))
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that any operation made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.numbers = max(
+            [self.numbers, *(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))]
+        )
+        return made
+
+
+def test_samples_are_never_stored_not_in_training_either():
+    queries, heads, points, dim = 200, 2, 3 * 4, 32
+    query, value = torch.randn(1, queries, heads, dim), torch.randn(1, 31, heads, dim)
+    leaves = [x.requires_grad_() for x in (query, value, torch.rand(1, queries, heads, 3, 4, 2))]
+    with Largest() as largest:
+        sample_by_key(leaves[0], leaves[1], SIZES, leaves[2]).sum().backward()
+    assert largest.numbers <= queries * heads * points * 4  # of a sample's 32 numbers: shares of four cells
+    with Largest() as largest:
+        with_stored_samples(*leaves)[0].sum().backward()
+    assert largest.numbers >= queries * heads * points * dim
 
 
 def test_what_stands_in_padding_changes_nothing():

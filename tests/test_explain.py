@@ -15,7 +15,7 @@ from hsvdet.data.images import read_image
 from hsvdet.errors import ConfigError, DataError
 from hsvdet.explainer.attention import Heat, heat_of, real_cells, samples_of, selection_of
 from hsvdet.explainer.capture import Call, run, the_same_chance, watch
-from hsvdet.explainer.layers import kept_tokens
+from hsvdet.explainer.layers import looking_tokens
 from hsvdet.explainer.panel import Panel, close_up
 from hsvdet.explainer.scene import Scene, chosen_subjects
 from hsvdet.explainer.slots import SlotMaps, slot_maps
@@ -25,6 +25,7 @@ from hsvdet.layers.conditional import ConditionalCrossAttention
 from hsvdet.layers.deformable import DeformableAttention, sample_points
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig, SparseGlobalOutput
 from hsvdet.models.anchor_detr import RowColumnAttention
+from hsvdet.models.lite_dino import KeyAwareAttention
 from hsvdet.models.smca_detr import ModulatedAttention
 from hsvdet.structures import Rectangle
 
@@ -139,6 +140,7 @@ def dense_output(call: Call, weights: torch.Tensor) -> torch.Tensor:
         "smca-detr-tiny",
         "deformable-detr-two-stage-tiny",
         "rt-detr-tiny",
+        "lite-dino-tiny",
     ],
 )
 @torch.no_grad()
@@ -149,7 +151,7 @@ def test_what_is_drawn_reproduces_what_the_layer_gave(name):
     for call in seen.encoder + seen.decoder:
         module, kind = call.module, type(call.module)
         kinds.add(kind)
-        if kind is DeformableAttention:
+        if kind in (DeformableAttention, KeyAwareAttention):
             samples = samples_of(call, range(call.output.shape[1]), seen.view)
             locations = seen.view.to_canvas(np.stack([one.points for one in samples]))
             weights = np.stack([one.weights for one in samples])
@@ -171,6 +173,7 @@ def test_what_is_drawn_reproduces_what_the_layer_gave(name):
         "anchor-detr-tiny": {RowColumnAttention},
         "smca-detr-tiny": {MultiHeadAttention, ModulatedAttention},
         "rt-detr-tiny": {MultiHeadAttention, DeformableAttention},
+        "lite-dino-tiny": {KeyAwareAttention},
         "deformable-detr-two-stage-tiny": {DeformableAttention},
     }
     assert kinds == expected.get(name, {MultiHeadAttention, ConditionalCrossAttention})
@@ -340,7 +343,7 @@ def test_the_kept_token_that_is_nearest_looks_for_the_others(tmp_path):
         "a", "sparse-detr-tiny", noise(96, 128), seen, chosen_subjects([(3, 90), (70, 20)]), [], False
     )
     call = seen.encoder[0]
-    for subject, query in zip(scene.subjects, kept_tokens(scene, call, scene.subjects), strict=True):
+    for subject, query in zip(scene.subjects, looking_tokens(scene, call, scene.subjects), strict=True):
         distances = []
         for selection in seen.output.selections:
             for row, column in selection.kept[0].nonzero().tolist():
@@ -352,6 +355,20 @@ def test_the_kept_token_that_is_nearest_looks_for_the_others(tmp_path):
     maps = report.images[0]["facts"]["kept"]["maps"]
     assert [fact["tokens"] for fact in maps] == [192, 48, 12, 4]
     assert sum(fact["kept"] for fact in maps) == int(0.3 * 256) + 1
+
+
+def test_where_only_coarse_maps_look_the_nearest_of_their_tokens_does(tmp_path):
+    detector = tiny("lite-dino-tiny", "stretch")
+    points = [(3, 90), (70, 20)]
+    seen = watch(detector, noise(96, 128), score=0.0, iou=0.7)
+    scene = Scene("a", "lite-dino-tiny", noise(96, 128), seen, chosen_subjects(points), [], False)
+    high, full = seen.encoder
+    # Of maps with 6 x 8, 3 x 4 and 2 x 2 cells, after one of 12 x 16.
+    assert looking_tokens(scene, high, scene.subjects) == [5 * 8 + 0, 1 * 8 + 4]
+    assert looking_tokens(scene, full, scene.subjects) is None
+    path = photograph(tmp_path / "a.png", 96, 128)
+    report = hsvdet.explain(detector, path, tmp_path / "out", points=points, layer=1)
+    assert report.images[0]["facts"]["encoder"]["layer"] == "layer 1 of 2"
 
 
 def test_points_and_layers_can_be_chosen(tmp_path):

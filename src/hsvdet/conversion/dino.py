@@ -1,8 +1,9 @@
-"""Published weights of DINO, from its authors' repository."""
+"""Published weights of DINO and Lite-DINO, from their authors' repositories."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -25,14 +26,60 @@ ORIGINAL = [
     linear(r"transformer\.decoder\.norm", "norm"),
 ]
 
+_ENCODER_LAYER = r"transformer\.encoder\.layers\.(?P<n>\d+)"
+_DECODER_LAYER = r"transformer\.decoder\.layers\.(?P<n>\d+)"
+LITE = [
+    *ORIGINAL,
+    linear(rf"{_ENCODER_LAYER}\.linear12", r"encoder.layers.\g<n>.feed_forward_low.expand"),
+    linear(rf"{_ENCODER_LAYER}\.linear22", r"encoder.layers.\g<n>.feed_forward_low.contract"),
+    linear(rf"{_ENCODER_LAYER}\.norm22", r"encoder.layers.\g<n>.norm_low"),
+]
+LITE_KEY_AWARE = [
+    *LITE,
+    linear(rf"{_ENCODER_LAYER}\.self_attn\.query_proj", r"encoder.layers.\g<n>.attention.query"),
+    linear(rf"{_DECODER_LAYER}\.cross_attn\.query_proj", r"decoder.\g<n>.cross_attention.query"),
+]
+# The layer is made in the plain form too, and not used.
+LITE_PLAIN = [*LITE, Rule(r".*\.query_proj\.(?:weight|bias)", None)]
+
 _BY_LEVELS = {4: "dino-r50", 5: "dino-r50-5scale"}
 
 
 def _recognise(tensors: Mapping[str, Tensor]) -> str | None:
     known = {"label_enc.weight", "transformer.tgt_embed.weight", "transformer.enc_out_class_embed.weight"}
-    if not known <= tensors.keys() or "transformer.level_embed" not in tensors:
+    if not known <= tensors.keys() or "transformer.level_embed" not in tensors or _LITE_KEY in tensors:
         return None
     return _BY_LEVELS.get(tensors["transformer.level_embed"].shape[0])
+
+
+_LITE_KEY = "transformer.encoder.layers.0.self_attn.query_proj.weight"
+_THREE_BLOCKS, _ONE_BLOCK, _TWO_HIGH = (
+    f"lite-dino-r50-{form}" for form in ("h3l1-2p1x3", "h3l1-6p1x1", "h2l2-2p1x3")
+)
+_PLAIN = f"{_THREE_BLOCKS}-plain"
+
+
+def _recognise_lite(tensors: Mapping[str, Tensor]) -> str | None:
+    if _LITE_KEY not in tensors or "label_enc.weight" not in tensors:
+        return None
+    if "transformer.encoder.layers.0.self_attn.attention_weights.weight" in tensors:
+        return _PLAIN
+    return _ONE_BLOCK if _blocks(tensors, r"norm22.weight") == 1 else _THREE_BLOCKS
+
+
+def _blocks(tensors: Mapping[str, Tensor], norm: str) -> int:
+    """How many layers of the encoder update the low levels too: those have a second norm."""
+    return sum(key.endswith(f".{norm}") for key in tensors)
+
+
+def _lite_sizes(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    options = {**sizes(renamed, settings), "blocks": _blocks(renamed, "norm_low.weight")}
+    high = settings.get("enc_scale")
+    return {**options, "high_levels": high} if isinstance(high, int) else options
+
+
+def _two_high(name: str, settings: Mapping[str, Any]) -> str:
+    return _TWO_HIGH if name == _THREE_BLOCKS and settings.get("enc_scale") == 2 else name
 
 
 SOURCES = (
@@ -46,5 +93,18 @@ SOURCES = (
         licence="Apache-2.0",
         note="It predicts raw COCO ids.",
         options=sizes,
+    ),
+    Source(
+        name="Lite-DINO",
+        models=(_THREE_BLOCKS, _ONE_BLOCK, _TWO_HIGH, _PLAIN),
+        recognise=_recognise_lite,
+        rules=lambda model, tensors: LITE_PLAIN if model == _PLAIN else LITE_KEY_AWARE,
+        num_classes=num_classes,
+        labels={len(COCO_SLOTS): COCO_SLOTS},
+        licence="Apache-2.0",
+        note=f"{_TWO_HIGH} has the tensors of {_THREE_BLOCKS}: where nothing beside them says so, name it.",
+        options=_lite_sizes,
+        alike={_THREE_BLOCKS: (_TWO_HIGH,)},
+        choose=_two_high,
     ),
 )

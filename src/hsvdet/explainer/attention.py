@@ -99,9 +99,12 @@ def heat_of(call: Call, queries: Sequence[int], cells: Cells) -> list[Heat]:
 def samples_of(call: Call, queries: Sequence[int], view: View) -> list[Samples]:
     """Of some queries of deformable attention."""
     rows, sizes = list(queries), call.inputs["sizes"]
-    query, reference = call.inputs["query"][:, rows], call.inputs["reference"][:, rows]
+    inputs = dict(call.inputs)
+    for name in ("query", "reference"):
+        inputs[name] = inputs[name][:, rows]
+    reference = inputs["reference"]
     with torch.inference_mode():
-        locations, weights = call.module.locate(query, reference, sizes)
+        locations, weights = call.module.locate(**inputs)
     points, weights = view.to_image(_numpy(locations[0])), _numpy(weights[0])
     first = _numpy(reference[0, :, 0])  # on the finest map
     if first.shape[-1] == 2:

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from ..layers.deformable import DeformableAttention
 from .attention import Heat, Samples, heat_of, real_cells, samples_of
 from .capture import Call
 from .panel import REFERENCE, Panel, close_up
@@ -27,8 +26,8 @@ def draw_layers(scene: Scene, layer: int | None) -> list[Drawing]:
     ):
         if calls and subjects:
             number = min(layer or len(calls), len(calls))
-            deformable = isinstance(calls[number - 1].module, DeformableAttention)
-            draw = _draw_samples if deformable else _draw_heat
+            # Deformable attention says where it looks, dense attention how much at each cell.
+            draw = _draw_samples if hasattr(calls[number - 1].module, "locate") else _draw_heat
             drawings += draw(scene, name, calls[number - 1], f"layer {number} of {len(calls)}", subjects)
     return drawings
 
@@ -95,8 +94,8 @@ def _draw_samples(
     view = scene.seen.view
     if name == "encoder":
         title = f"points that the encoder samples, {which}"
-        queries = kept_tokens(scene, call, subjects)
-        what = "The token at the cross, of those that are kept the nearest,"
+        queries = looking_tokens(scene, call, subjects)
+        what = "The token at the cross, the nearest of those that look,"
         if queries is None:
             cells = tuple(call.inputs["sizes"][0])
             queries = _tokens(scene, call, cells, subjects)
@@ -154,10 +153,10 @@ def _draw_samples(
     )
 
 
-def kept_tokens(scene: Scene, call: Call, subjects: Sequence[Subject]) -> list[int] | None:
-    """Where only selected tokens look: of these, on all maps, the nearest to each subject's point. None where all
-    do."""
-    if all(selection.kept is None for selection in scene.seen.output.selections):
+def looking_tokens(scene: Scene, call: Call, subjects: Sequence[Subject]) -> list[int] | None:
+    """Where only some tokens look, selected ones or those of coarse maps: of these the nearest to each subject's point.
+    None where all do."""
+    if call.inputs["query"].shape[1] == sum(height * width for height, width in call.inputs["sizes"]):
         return None
     reference = call.inputs["reference"][0, :, 0].double().cpu().numpy()  # on the finest map
     places = scene.seen.view.to_image(reference)

@@ -34,15 +34,7 @@ class DeformableAttention(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Point p of head m starts p + 1 cells from the reference, in the m-th of `heads` directions."""
-        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
-        directions = torch.stack([angles.cos(), angles.sin()], -1)
-        directions = directions / directions.abs().amax(-1, keepdim=True)
-        steps = torch.arange(1, self.points + 1)[:, None]
-        bias = (directions[:, None, None] * steps).expand(self.heads, self.levels, self.points, 2)
-        nn.init.zeros_(self.sampling_offsets.weight)
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_(bias.flatten())
+        init_offsets(self.sampling_offsets, self.heads, self.levels, self.points)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for layer in (self.value, self.output):
@@ -63,21 +55,45 @@ class DeformableAttention(nn.Module):
         value = self.value(memory)
         if padding is not None:
             value = value.masked_fill(padding.unsqueeze(-1), 0.0)
-        locations, weights = self.locate(query, reference, sizes)
+        locations, weights = self.locate(query, reference, memory, sizes, padding)
         value = value.unflatten(-1, (self.heads, -1))
         return self.output(sample_points(value, sizes, locations, weights).to(query.dtype))
 
-    def locate(self, query: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Where each query looks, [B, Q, M, L, P, 2] fractions (x, y), and how much, [B, Q, M, L, P]; float32."""
+    def locate(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        sizes: list[tuple[int, int]],
+        padding: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Where a call of `forward` with the same arguments looks: [B, Q, M, L, P, 2] fractions (x, y), and how much,
+        [B, Q, M, L, P]; float32. The weights of a head sum to 1."""
         shape = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).float().unflatten(-1, (*shape, 2))
         weights = self.attention_weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1)
-        reference = reference.float()[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
-        if reference.shape[-1] == 2:
-            locations = reference + offsets / sides(sizes, offsets)[:, None]
-        else:
-            locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / self.points))
-        return locations, weights.unflatten(-1, shape[1:])
+        return point_locations(offsets, reference, sizes), weights.unflatten(-1, shape[1:])
+
+
+def init_offsets(layer: nn.Linear, heads: int, levels: int, points: int) -> None:
+    """Point p of head m starts p + 1 cells from the reference, in the m-th of `heads` directions."""
+    angles = torch.arange(heads) * (2 * math.pi / heads)
+    directions = torch.stack([angles.cos(), angles.sin()], -1)
+    directions = directions / directions.abs().amax(-1, keepdim=True)
+    steps = torch.arange(1, points + 1)[:, None]
+    bias = (directions[:, None, None] * steps).expand(heads, levels, points, 2)
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        layer.bias.copy_(bias.flatten())
+
+
+def point_locations(offsets: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """[B, Q, M, L, P, 2] fractions of each map. offsets: the same shape, in cells from a point, or in parts of a box:
+    the last point's offset 1 is half a side. reference: [B, Q, L, 2] points or [B, Q, L, 4] boxes."""
+    reference = reference.float()[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
+    if reference.shape[-1] == 2:
+        return reference + offsets / sides(sizes, offsets)[:, None]
+    return reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / offsets.shape[-2]))
 
 
 def sample_points(value: Tensor, sizes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -86,6 +102,51 @@ def sample_points(value: Tensor, sizes: list[tuple[int, int]], locations: Tensor
     value: [B, S, M, d], maps of `sizes` (h, w) one after another. locations: [B, Q, M, L, P, 2] fractions
     (x, y). weights: [B, Q, M, L, P]. Returns [B, Q, M * d], of float32 or, if all inputs are, float64.
     """
+    total = _read(*_table(value, sizes, locations, weights))
+    return total.view(*locations.shape[:2], -1)
+
+
+def key_weights(query: Tensor, value: Tensor, sizes: list[tuple[int, int]], locations: Tensor) -> Tensor:
+    """Attention of queries to bilinear samples as keys: softmax(q k / sqrt(d)) over the points of all maps.
+
+    query: [B, Q, M, d]; the others, and the type of the answer, as in `sample_points`. Returns [B, Q, M, L, P].
+    """
+    table = _table(value, sizes, locations, torch.ones_like(locations[..., 0]))
+    return _key_weights(query, *table).view(locations.shape[:-1])
+
+
+def sample_by_key(query: Tensor, value: Tensor, sizes: list[tuple[int, int]], locations: Tensor) -> Tensor:
+    """`sample_points` with `key_weights` for weights: samples are both keys and values, and never stored. Returns
+    [B, Q, M * d]."""
+    table, base, corners, shares = _table(value, sizes, locations, torch.ones_like(locations[..., 0]))
+    weights = _key_weights(query, table, base, corners, shares)
+    total = _read(table, base, corners, shares * weights.unsqueeze(-1))
+    return total.view(*locations.shape[:2], -1)
+
+
+def _read(table: Tensor, base: Tensor, corners: Tensor, shares: Tensor) -> Tensor:
+    """[R, d]: the weighted sum of each bag's points."""
+    if torch.compiler.is_exporting():  # the same sum in operators that every runtime has
+        return (shares.flatten(1).unsqueeze(1) @ table[_rows(base, corners).long()]).squeeze(1)
+    return _BagOfPoints.apply(table, base, corners, shares)
+
+
+def _key_weights(query: Tensor, table: Tensor, base: Tensor, corners: Tensor, shares: Tensor) -> Tensor:
+    """[R, K]. The product with a point is the sum of those with its four rows."""
+    query = query.to(table.dtype).flatten(0, 2)
+    if torch.compiler.is_exporting():
+        products = (table[_rows(base, corners).long()] @ query.unsqueeze(-1)).squeeze(-1)
+    else:
+        products = _Products.apply(query, table, base, corners)
+    products = (products.view(shares.shape) * shares).sum(-1)
+    return (products / math.sqrt(query.shape[-1])).softmax(-1)
+
+
+def _table(
+    value: Tensor, sizes: list[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A point as four rows of a table, for R = B Q M bags of K = L P points: the table [T, d], each point's first row
+    [R, K] int32, the steps to all four [L, 4] int32, and their shares of the point's weight [R, K, 4]."""
     batch, queries, heads = locations.shape[:3]
     dtype = torch.promote_types(value.dtype, torch.float32)
     table = _framed(value.to(dtype), sizes)  # [B, T, M, d]
@@ -94,16 +155,19 @@ def sample_points(value: Tensor, sizes: list[tuple[int, int]], locations: Tensor
     head = torch.arange(heads, device=device, dtype=base.dtype)[:, None, None]
     image = torch.arange(batch, device=device, dtype=base.dtype)[:, None, None, None, None]
     base = (base + image * table.shape[1]) * heads + head
-    if torch.compiler.is_exporting():  # the same sum in operators that every runtime has
-        rows = (base.unsqueeze(-1) + corners * heads).flatten(3).flatten(0, 2).long()
-        picked = table.flatten(0, 2)[rows]
-        total = (shares.flatten(3).flatten(0, 2).unsqueeze(1) @ picked).squeeze(1)
-    else:
-        bags = (batch * queries * heads, -1)
-        total = _BagOfPoints.apply(
-            table.flatten(0, 2), base.reshape(bags), corners.flatten(0, 1) * heads, shares.reshape(*bags, 4)
-        )
-    return total.view(batch, queries, -1)
+    bags = (batch * queries * heads, -1)
+    corners = corners.flatten(0, 1) * heads
+    return table.flatten(0, 2), base.reshape(bags), corners, shares.reshape(*bags, 4)
+
+
+def _rows(base: Tensor, corners: Tensor) -> Tensor:
+    """[R, 4 K]: all rows of each bag. base: [R, K]. corners: [L, 4]."""
+    return (base.unsqueeze(-1) + _steps(base, corners)).flatten(1)
+
+
+def _steps(base: Tensor, corners: Tensor) -> Tensor:
+    """[K, 4]: of each point, by its level."""
+    return corners.repeat_interleave(base.shape[1] // len(corners), 0)
 
 
 @torch.no_grad()
@@ -177,27 +241,55 @@ class _BagOfPoints(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, table: Tensor, base: Tensor, corners: Tensor, shares: Tensor) -> Tensor:
-        steps = corners.repeat_interleave(base.shape[1] // len(corners), 0)  # [K, 4]
-        rows = (base.unsqueeze(-1) + steps).flatten(1)
-        ctx.save_for_backward(table, base, steps, shares)
-        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.flatten(1))
+        ctx.save_for_backward(table, base, corners, shares)
+        return _sums(table, _rows(base, corners), shares)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        table, base, steps, shares = ctx.saved_tensors
+        table, base, corners, shares = ctx.saved_tensors
         grad = grads[0].contiguous()
         grad_table = grad_shares = None
         if ctx.needs_input_grad[0]:
-            grad_table = _scatter(grad, table, base, steps, shares)
+            grad_table = _scatter(grad, table, base, _steps(base, corners), shares)
         if ctx.needs_input_grad[3]:
-            with (
-                torch.enable_grad()
-            ):  # PyTorch's own backward for the shares reads rows in place, as it should
-                shares = shares.detach().requires_grad_()
-                rows = (base.unsqueeze(-1) + steps).flatten(1)
-                total = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.flatten(1))
-                (grad_shares,) = torch.autograd.grad(total, shares, grad)
+            grad_shares = _products(grad, table, _rows(base, corners)).view(shares.shape)
         return grad_table, None, None, grad_shares
+
+
+class _Products(torch.autograd.Function):
+    """Products of each bag's query [R, d] with its rows of `table`: [R, 4 K]. See `_BagOfPoints`: what is forward
+    there is backward here."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, table: Tensor, base: Tensor, corners: Tensor) -> Tensor:
+        ctx.save_for_backward(query, table, base, corners)
+        return _products(query, table, _rows(base, corners))
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        query, table, base, corners = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        grad_query = grad_table = None
+        if ctx.needs_input_grad[0]:
+            grad_query = _sums(table, _rows(base, corners), grad)
+        if ctx.needs_input_grad[1]:
+            grad_table = _scatter(query, table, base, _steps(base, corners), grad.view(*base.shape, 4))
+        return grad_query, grad_table, None, None
+
+
+def _sums(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+    """[R, d]: rows [R, J] of the table, weighted by as many shares and summed, in place."""
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares.view(rows.shape))
+
+
+def _products(query: Tensor, table: Tensor, rows: Tensor) -> Tensor:
+    """[R, J]: products of query [R, d] with rows [R, J] of the table, read in place. PyTorch has it as the gradient of
+    the weights in `embedding_bag`."""
+    bags = torch.arange(len(rows), device=rows.device, dtype=rows.dtype)
+    products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        query, table, rows.flatten(), bags * rows.shape[1], bags.repeat_interleave(rows.shape[1]), 0
+    )
+    return products.view(rows.shape)
 
 
 def _scatter(grad: Tensor, table: Tensor, base: Tensor, steps: Tensor, shares: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from . import (
     hsg_det,
     hsg_det_plus,
     hsv_det,
+    lite_dino,
     rt_detr,
     smca_detr,
     sparse_detr,
@@ -56,6 +57,7 @@ from .efficient_detr import EfficientDetr, EfficientDetrConfig
 from .hsg_det import HsgDet, HsgDetConfig
 from .hsg_det_plus import HsgDetPlus, HsgDetPlusConfig
 from .hsv_det import HsvDet, HsvDetConfig, HsvDetE2e, HsvDetE2eConfig
+from .lite_dino import LiteDino, LiteDinoConfig, PlainLiteDino
 from .rt_detr import RtDetr, RtDetrConfig
 from .smca_detr import SmcaDetr, SmcaDetrConfig
 from .sparse_detr import SparseDetr, SparseDetrConfig
@@ -213,6 +215,14 @@ MODELS: dict[str, Model] = {
         dn_deformable_detr.criterion, TopPairs(), _SHORTEST, "dab-detr",
     ),
     **_query("DINO", Dino, DinoConfig, dino.VARIANTS, dino.criterion, TopPairs(), _SHORTEST, "dino"),
+    **_query(
+        "Lite-DINO", LiteDino, LiteDinoConfig, lite_dino.VARIANTS,
+        dino.criterion, TopPairs(), _SHORTEST, "lite-dino",
+    ),
+    **_query(
+        "Lite-DINO", PlainLiteDino, LiteDinoConfig, lite_dino.PLAIN_VARIANTS,
+        dino.criterion, TopPairs(), _SHORTEST, "lite-dino",
+    ),
     **_query(
         "Efficient DETR", EfficientDetr, EfficientDetrConfig, efficient_detr.VARIANTS,
         efficient_detr.criterion, TopPairs(max_detections=100), _SHORTEST, "efficient-detr",

@@ -129,7 +129,9 @@ class SparseDetr(nn.Module):
             if self.training:
                 with torch.no_grad():
                     places = on_maps(reference, memory)
-                    looks, weights = layer.cross_attention.locate(content + place, places, memory.sizes)
+                    looks, weights = layer.cross_attention.locate(
+                        content + place, places, memory.features, memory.sizes, memory.padding
+                    )
                     attended = attended + attention_received(looks, weights, memory.sizes)
             content = layer.look(content, place, reference, memory)
             boxes = refine(to_boxes(content), reference)

@@ -232,6 +232,8 @@ RECIPES: dict[str, Recipe] = {
     # DINO (arXiv 2203.03605), section 4.1 and appendix: 16 images a step, 12 epochs, dropped at 11. Its longer
     # schedules are 24 epochs, dropped at 20, and 36, dropped at 30: epochs=36, drop=0.833.
     "dino": dataclasses.replace(_LINEAGE, epochs=12, drop=11 / 12),
+    # Lite DETR (arXiv 2303.07335): DINO's longest schedule.
+    "lite-dino": dataclasses.replace(_LINEAGE, epochs=36, drop=30 / 36),
     # Efficient DETR (arXiv 2104.01318), section 5: 16 images a step, 36 epochs; where the rate drops is DETR's share.
     "efficient-detr": dataclasses.replace(_LINEAGE, epochs=36, sampling_rate=0.1),
     # Sparse DETR (arXiv 2111.14330), section 4: Deformable DETR's, with 16 images a step.
