@@ -585,3 +585,75 @@ def test_no_name_of_a_file_loses_an_image_when_it_is_converted(tmp_path):
         data = read_data(tmp_path / to, "train")
         assert report["splits"]["train"]["images"] == len(names) == len(data.records)
         assert not data.problems and all(len(record.labels) == 1 for record in data.records)
+
+
+def test_a_server_that_trickles_is_left_in_time(tmp_path, monkeypatch):
+    """A byte now and then keeps every wait short; also before the first line of the answer is whole."""
+    import socket
+    import threading
+    import time
+
+    from hsvdet.prediction import transfer
+
+    monkeypatch.setattr(transfer, "LONGEST_TRANSFER", 1)
+    for start in (b"", b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\n"):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+
+            def serve(listening=listening, start=start):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.sendall(start)
+                    while True:
+                        try:
+                            connection.sendall(b"x")
+                        except OSError:
+                            return
+                        time.sleep(0.1)
+
+            threading.Thread(target=serve, daemon=True).start()
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/a.png"
+            began = time.monotonic()
+            with pytest.raises(DataError, match="not there after 1 s"):
+                with transfer.opened(url, "a") as response, open(tmp_path / "a", "wb") as file:
+                    transfer.download(response, file, "a", 10**6)
+            assert time.monotonic() - began < 10
+
+
+def test_a_redirect_into_the_private_network_is_not_followed(tmp_path, server, monkeypatch):
+    from hsvdet.prediction import transfer
+
+    answers, base = server
+    answers["/a.png"] = 302, {"Location": f"{base}/secret"}, b""
+    answers["/secret"] = 200, {}, b"secret"
+    answers["/ftp"] = 302, {"Location": base.replace("http", "ftp")}, b""
+
+    def fetched(path="/a.png"):
+        with transfer.opened(base + path, path) as response:
+            return response.read()
+
+    assert fetched() == b"secret", "from one address of the private network to another"
+    with pytest.raises(DataError, match="ftp, which is not followed"):
+        fetched("/ftp")
+
+    def first_of_the_internet():
+        seen = iter((True, False))
+        monkeypatch.setattr(transfer, "ip_address", lambda _: types.SimpleNamespace(is_global=next(seen)))
+
+    first_of_the_internet()
+    with pytest.raises(DataError, match="HSVDET_PRIVATE_REDIRECTS=1"):
+        fetched()
+    monkeypatch.setenv("HSVDET_PRIVATE_REDIRECTS", "1")
+    first_of_the_internet()
+    assert fetched() == b"secret"
+
+
+@pytest.mark.parametrize("length", ["-5", "abc", "9" * 30, "²"])
+def test_a_length_that_is_none_is_said(tmp_path, length):
+    from email.message import Message
+
+    from hsvdet.prediction.transfer import download
+
+    headers = Message()
+    headers["Content-Length"] = length
+    with pytest.raises(DataError, match="says that it has"), open(tmp_path / "a", "wb") as file:
+        download(types.SimpleNamespace(headers=headers), file, "a", 10)

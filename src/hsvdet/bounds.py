@@ -31,6 +31,7 @@ LARGEST_IMAGE_SIDE = 1_000_000
 # Bytes of an annotation file or a list: ten times COCO's annotations of all its images.
 LARGEST_TEXT = 8 * 2**30
 
-# Bytes of what is fetched from a URL.
+# Bytes of what is fetched from a URL, and seconds that it may take.
 LARGEST_IMAGE_DOWNLOAD = 100 * 2**20
 LARGEST_VIDEO_DOWNLOAD = 2 * 2**30
+LONGEST_TRANSFER = 3600

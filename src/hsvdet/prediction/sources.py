@@ -10,14 +10,11 @@ import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPException, HTTPResponse
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
-from typing import IO, Any, Literal, NamedTuple
-from urllib.error import HTTPError, URLError
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
 
 from torch import Tensor
 
@@ -26,12 +23,11 @@ from ..data.files import walk
 from ..data.images import read_image
 from ..data.pixels import IMAGE_SUFFIXES, image_size
 from ..errors import DataError
+from .transfer import download, opened
 from .video import VIDEO_SUFFIXES, read_video, without_password
 
 SourceLike = str | int | PathLike[str]
 
-_PATIENCE = 30  # seconds without a byte from a server
-_CHUNK = 2**20
 _STREAMED = ("multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl")
 _AT_ONCE = 4  # images that are decoded while the network works
 _PIXELS_AT_ONCE = 64_000_000  # of these, however few they are
@@ -259,50 +255,23 @@ def _name_of_url(url: str) -> str:
 
 def _fetch(source: Source) -> Iterator[Frame]:
     """An image or a video behind a URL, through a temporary file; what never ends is read as a stream."""
-    from importlib.metadata import version
-
-    try:
-        request = Request(source.location, headers={"User-Agent": f"hsvdet/{version('hsvdet')}"})
-        with urlopen(request, timeout=_PATIENCE) as response, NamedTemporaryFile(prefix="hsvdet-") as file:
+    name = str(source)
+    with NamedTemporaryFile(prefix="hsvdet-") as file:
+        with opened(source.location, name) as response:
             kind = response.headers.get_content_type()
             suffix = PurePosixPath(urlsplit(str(response.url)).path).suffix.lower()
             if kind == "text/html":
-                raise DataError(f"{source} is a web page; the URL of an image or a video was expected.")
+                raise DataError(f"{name} is a web page; the URL of an image or a video was expected.")
             streamed = kind in _STREAMED or suffix == ".m3u8"
             image = kind.startswith("image/") or suffix in IMAGE_SUFFIXES
             if not streamed:
-                _download(
-                    response, file, str(source), LARGEST_IMAGE_DOWNLOAD if image else LARGEST_VIDEO_DOWNLOAD
-                )
-            response.close()
-            if streamed:
-                yield from _video(source, source.location, live=True)
-            elif image or _kind(Path(file.name)) == "image":
-                yield Frame(_read_named(file.name, source), source)
-            else:
-                yield from _video(source, file.name)
-    except HTTPError as error:
-        raise DataError(
-            f"{source} cannot be fetched: the server says {error.code} {error.reason}."
-        ) from error
-    except (URLError, HTTPException, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise DataError(f"{source} cannot be fetched: {str(reason).rstrip('.')}.") from error
-
-
-def _download(response: HTTPResponse, file: IO[bytes], name: str, limit: int) -> None:
-    expected = int(response.headers.get("Content-Length") or 0)
-    size = 0
-    while expected <= limit and size <= limit and (chunk := response.read(_CHUNK)):
-        size += len(chunk)
-        file.write(chunk)
-    if max(expected, size) > limit:
-        raise DataError(f"{name} has more than {limit // 2**20} MiB. Download it and give the file.")
-    if size < expected:
-        raise DataError(f"{name} broke off after {size:,} of {expected:,} bytes.")
-    if not size:
-        raise DataError(f"{name} is empty (0 bytes).")
-    file.flush()
+                download(response, file, name, LARGEST_IMAGE_DOWNLOAD if image else LARGEST_VIDEO_DOWNLOAD)
+        if streamed:
+            yield from _video(source, source.location, live=True)
+        elif image or _kind(Path(file.name)) == "image":
+            yield Frame(_read_named(file.name, source), source)
+        else:
+            yield from _video(source, file.name)
 
 
 def _read_named(path: str, source: Source) -> Tensor:
