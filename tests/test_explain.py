@@ -139,6 +139,7 @@ def dense_output(call: Call, weights: torch.Tensor) -> torch.Tensor:
         "anchor-detr-tiny",
         "smca-detr-tiny",
         "deformable-detr-two-stage-tiny",
+        "sparse-detr-tiny",
         "rt-detr-tiny",
         "lite-dino-tiny",
     ],
@@ -175,6 +176,7 @@ def test_what_is_drawn_reproduces_what_the_layer_gave(name):
         "rt-detr-tiny": {MultiHeadAttention, DeformableAttention},
         "lite-dino-tiny": {KeyAwareAttention},
         "deformable-detr-two-stage-tiny": {DeformableAttention},
+        "sparse-detr-tiny": {DeformableAttention},
     }
     assert kinds == expected.get(name, {MultiHeadAttention, ConditionalCrossAttention})
 
