@@ -657,3 +657,22 @@ def test_a_length_that_is_none_is_said(tmp_path, length):
     headers["Content-Length"] = length
     with pytest.raises(DataError, match="says that it has"), open(tmp_path / "a", "wb") as file:
         download(types.SimpleNamespace(headers=headers), file, "a", 10)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_is_one_error_and_no_threads_traceback(tmp_path, capfd):
+    import threading
+
+    from hsvdet.errors import SaveError
+    from hsvdet.training.record import log
+
+    threads = threading.active_count()
+    written = log.TensorBoardLog(tmp_path / "log", 1)
+    written.add({"epoch": 1, "ap": 0.5, "loss/class": float("nan")})
+    written._file.close()
+    with open("/dev/full", "wb", buffering=0) as full:
+        written._writer._writer = written._file = full
+        with pytest.raises(SaveError, match="log cannot be written: No space left on device"):
+            written.add({"epoch": 2, "ap": 0.5})
+        written.close()
+    assert threading.active_count() == threads and capfd.readouterr().err == ""

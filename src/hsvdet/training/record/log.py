@@ -6,8 +6,12 @@ import csv
 import io
 import json
 import math
+import os
 import platform
+import socket
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,32 +79,56 @@ def write_training_pictures(
 
 
 class TensorBoardLog:
-    """The TensorBoard log. Rows of a resumed run replace those of the same epochs."""
+    """The TensorBoard log. Rows of a resumed run replace those of the same epochs.
+
+    Written as it comes, by tensorboard's record writer alone: its usual writer has a thread, whose traceback nobody can
+    catch when the disk is full.
+    """
 
     def __init__(self, folder: Path, first_epoch: int):
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue] made at import
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.folder = folder
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         try:
-            self.writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / name).open("ab")
         except OSError as error:
             raise self._unwritten(error) from error
+        self._writer = RecordWriter(self._file)
+        self._write([{"file_version": "brain.Event:2"}])
+        if first_epoch:
+            self._write([{"step": first_epoch, "session_log": SessionLog(status=SessionLog.START)}])
 
     def add(self, row: Row) -> None:
-        try:
-            for name, value in row.items():
-                if name != "epoch" and isinstance(value, int | float) and math.isfinite(value):
-                    self.writer.add_scalar(name, value, int(row["epoch"]))
-            self.writer.flush()
-        except OSError as error:
-            raise self._unwritten(error) from error
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] made at import
+
+        self._write(
+            [
+                {
+                    "step": int(row["epoch"]),
+                    "summary": Summary(value=[Summary.Value(tag=name, simple_value=value)]),
+                }
+                for name, value in row.items()
+                if name != "epoch" and isinstance(value, int | float) and math.isfinite(value)
+            ]
+        )
 
     def close(self) -> None:
         """Never fails: it is called on the way out of a failed run, too."""
+        with suppress(OSError):
+            self._file.close()
+
+    def _write(self, events: list[dict[str, Any]]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] made at import
+
         try:
-            self.writer.close()
-        except OSError:
-            pass
+            for content in events:
+                self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def _unwritten(self, error: OSError) -> SaveError:
         return SaveError(
