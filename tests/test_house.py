@@ -36,7 +36,7 @@ FLOORS = [
     "backbones criteria data draw",
     "layers postprocess preprocess files",
     "structures options",
-    "boxes bounds errors targets telemetry",
+    "boxes bounds errors targets telemetry weights",
 ]
 FLOOR = {room: -number for number, row in enumerate(FLOORS) for room in row.split()}
 

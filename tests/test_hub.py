@@ -1,5 +1,6 @@
 """Weights on the Hugging Face hub, without one: from huggingface_hub's own cache on disk, as it lies offline."""
 
+import io
 import json
 from inspect import getmodule
 from pathlib import Path
@@ -8,11 +9,16 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants, errors
+from PIL import Image
 
 import hsvdet
+from hsvdet.cli import main
+from hsvdet.conversion.coco_classes import COCO_LABELS
 from hsvdet.conversion.foreign import convert
 from hsvdet.errors import CheckpointError
+from hsvdet.models import MODELS
 from hsvdet.training.warm_start import warm_start
+from hsvdet.weights import PUBLISHED, PublishedWeights
 from parity.filler import fill
 
 KEYS = json.loads((Path(__file__).parent / "golden" / "yolov8_n.json").read_text())["keys"]
@@ -91,6 +97,40 @@ def test_published_weights_are_converted_on_the_way(hub, tmp_path):
     assert same(loaded, hsvdet.load("hf://them/yolo/pytorch_model.bin"))
     detector = hsvdet.create("hsv-det-n", loaded.labels)
     assert warm_start(detector, "hf://them/yolo").transferred == len(loaded.net.state_dict())
+
+
+def test_a_name_stands_for_its_published_weights(hub, tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(PUBLISHED, "yolov8-n", PublishedWeights("hf://them/yolo", 37.3, "AGPL-3.0"))
+    with pytest.raises(CheckpointError, match="hf://them/yolo: cannot be fetched.*hf download them/yolo"):
+        hsvdet.load("yolov8-n")
+    published(hub("them/yolo"))
+    assert same(hsvdet.load("yolov8-n"), hsvdet.load("hf://them/yolo"))
+    detector = hsvdet.create("hsv-det-n", COCO_LABELS)
+    assert warm_start(detector, "yolov8-n").transferred == len(hsvdet.load("yolov8-n").net.state_dict())
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    assert main(["predict", "yolov8-n", str(picture), "--size", "64", "--out", str(tmp_path / "out")]) == 0
+    assert "its weights are hf://them/yolo (AGPL-3.0; COCO AP 37.3, as published)" in capfd.readouterr().err
+    with pytest.raises(CheckpointError, match="yolov8-s is a model, not weights.*rt-detr-r18"):
+        hsvdet.load("yolov8-s")
+    assert {name for name in PUBLISHED if name not in MODELS} == set()
+
+
+@pytest.mark.parametrize("answer, code", [("n", 1), ("y", 2)])
+def test_in_a_terminal_nothing_is_fetched_unasked(hub, tmp_path, monkeypatch, capfd, answer, code):
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    assert main(["predict", "rt-detr-r18", str(picture), "--out", str(tmp_path / "out")]) == code
+    told = capfd.readouterr().err
+    assert "Fetch hf://PekingU/rtdetr_r18vd (Apache-2.0; COCO AP 46.5, as published)?" in told
+    assert ("cannot be fetched without a connection" in told) == (answer == "y")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def test_of_several_checkpoints_one_is_named(hub):

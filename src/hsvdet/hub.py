@@ -35,6 +35,14 @@ def is_address(path: str | PathLike[str]) -> bool:
     return str(path).startswith("hf:/")
 
 
+def is_here(address: str | PathLike[str]) -> bool:
+    """Whether something of the repository is in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    match = _ADDRESS.fullmatch(str(address))
+    return match is not None and isinstance(try_to_load_from_cache(match["repo"], "config.json"), str)
+
+
 def fetch(address: str | PathLike[str]) -> Fetched:
     """What the address names, on this machine: from the cache where it is there, fetched first where it is not.
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import get_args
@@ -19,27 +20,33 @@ from .errors import CheckpointError, ConfigError
 from .hub import fetch, is_address
 from .options import override
 from .preprocess import Preprocess, Size
+from .weights import PUBLISHED
 
 
 def load(path: str | PathLike[str], device: str | torch.device = "auto") -> Detector:
     """Read a checkpoint. Strict: every tensor must be there, of the right shape, and no other.
 
-    path: a file, or an address on the Hugging Face hub (hsvdet/hub.py): hf://owner/name. Published weights that
-    are found there are converted on the way. device: as of `find_device`. Raises CheckpointError for a file that is
-    damaged, of another format version, or of another model, ConfigError for a device that is not there, and as
-    `hub.fetch`.
+    path: a file; an address on the Hugging Face hub (hsvdet/hub.py), hf://owner/name; or the name of a model whose
+    published weights are known (hsvdet/weights.py). Published weights are converted on the way. device: as of
+    `find_device`. Raises CheckpointError for a file that is damaged, of another format version, or of another model,
+    ConfigError for a device that is not there, and as `hub.fetch`.
     """
     place = find_device(device)
+    if str(path) in models.MODELS and not Path(path).exists():
+        published = PUBLISHED.get(str(path))
+        if published is None:
+            raise CheckpointError(
+                f"{path} is a model, not weights: it has learned nothing yet. Give a checkpoint, as `hsvdet train"
+                f" {path}` writes or `hsvdet convert` makes of published weights, or one of the names that stand for"
+                f" weights: {', '.join(PUBLISHED)}."
+            )
+        logging.getLogger("hsvdet").info("%s: its weights are %s.", path, published)
+        path = published.address
     if is_address(path):
         fetched = fetch(path)
         if not fetched.ours:
             return read_foreign(fetched).detector.to(place)
         path = fetched.path
-    if str(path) in models.MODELS and not Path(path).exists():
-        raise CheckpointError(
-            f"{path} is a model, not weights: it has learned nothing yet. Give a checkpoint, as `hsvdet train {path}`"
-            " writes or `hsvdet convert` makes of published weights."
-        )
     tensors, header = read_checkpoint(path)
     check_description(header, path)
     if header.get("start", "random") not in get_args(Start):

@@ -35,6 +35,7 @@ from .layers.training_only import without_training_parts
 from .models.costs import COSTS, Cost
 from .options import override
 from .preprocess import Preprocess, Size
+from .weights import PUBLISHED, PublishedWeights
 
 GIGA = 1e9
 
@@ -153,7 +154,8 @@ def profile(model: str | Path, *, size: Size | None = None, classes: int | None 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A line of `hsvdet models`: the cost at `size` (height, width), what it was designed for, and 80 classes."""
+    """A line of `hsvdet models`: the cost at `size` (height, width), what it was designed for, and 80 classes; weights:
+    the published ones that its name stands for."""
 
     family: str
     name: str
@@ -162,9 +164,11 @@ class ModelRow:
     size: tuple[int, int]
     licence: str
     note: str
+    weights: PublishedWeights | None
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        published = None if self.weights is None else self.weights._asdict()
+        return dataclasses.asdict(self) | {"weights": published}
 
 
 def model_table() -> list[ModelRow]:
@@ -177,7 +181,14 @@ def model_table() -> list[ModelRow]:
         size = entry.preprocess.size
         rows.append(
             ModelRow(
-                entry.family, name, cost.parameters, cost.operations / GIGA, size, entry.licence, entry.note
+                entry.family,
+                name,
+                cost.parameters,
+                cost.operations / GIGA,
+                size,
+                entry.licence,
+                entry.note,
+                PUBLISHED.get(name),
             )
         )
     return rows

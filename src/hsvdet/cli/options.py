@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -59,8 +61,29 @@ TrustedKey = Annotated[
     str | None,
     typer.Option(metavar="PEM", help="The public key that must have signed the artifact's certificate."),
 ]
+
+
+def agreed(checkpoint: str) -> str:
+    """The checkpoint. Of a name that stands for published weights which are not here yet, somebody at a terminal is
+    asked first whether to fetch them."""
+    from ..hub import is_here
+    from ..weights import PUBLISHED
+
+    published = PUBLISHED.get(checkpoint)
+    if published is None or os.path.exists(checkpoint) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return checkpoint
+    if not is_here(published.address):
+        typer.confirm(f"Fetch {published}?", abort=True, err=True)
+    return checkpoint
+
+
 Checkpoint = Annotated[
-    str, typer.Argument(metavar="CKPT", help="A checkpoint (.safetensors) of hsvdet, or hf://owner/name.")
+    str,
+    typer.Argument(
+        metavar="CKPT",
+        parser=agreed,
+        help="A checkpoint (.safetensors) of hsvdet, hf://owner/name, or a model with an AP in `hsvdet models`.",
+    ),
 ]
 
 

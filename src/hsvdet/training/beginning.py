@@ -108,5 +108,5 @@ def begin(
 
 
 def located(path: str | PathLike[str]) -> str:
-    """A path that means the same in another working directory; an address on the hub as it is."""
-    return str(path) if is_address(path) else os.path.abspath(path)
+    """A path that means the same in another working directory; an address on the hub or a model's name as it is."""
+    return str(path) if is_address(path) or str(path) in models.MODELS else os.path.abspath(path)

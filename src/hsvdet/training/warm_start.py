@@ -122,7 +122,7 @@ def warm_start(detector: Detector, weights: str | Path) -> WarmStart:
 def trained(weights: str | PathLike[str]) -> Detector:
     """What a checkpoint, a foreign file or hf://owner/name holds. Raises as `load` and `convert` do."""
     weights = str(weights)
-    ready = is_address(weights) or is_checkpoint(weights)
+    ready = is_address(weights) or weights in models.MODELS or is_checkpoint(weights)
     return load(weights, "cpu") if ready else read_foreign(weights).detector
 
 
