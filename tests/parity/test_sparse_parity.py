@@ -121,6 +121,8 @@ def test_every_published_name_of_sparse_detr_is_consumed(rho, shared):
     ((source, found),) = [(s, found) for s in SOURCES if (found := s.recognise(tensors))]
     assert source.choose(found, spec["args"]) == f"sparse-detr-r50-rho{round(100 * rho)}"
     ours = rename(tensors, source.rules(found, tensors), name).tensors
+    assert "rho" not in source.options(ours, spec["args"])  # the model's name says it
+    assert source.options(ours, {"rho": 0.25})["rho"] == 0.25
     with torch.device("meta"):
         wanted = find(found).net(find(found).config, 91).state_dict()
     assert {key: tensor.shape for key, tensor in ours.items()} == {

@@ -52,16 +52,20 @@ def _recognise(tensors: Mapping[str, Tensor]) -> str | None:
     return _USUAL if "transformer.enc_mask_predictor.layer1.0.weight" in tensors else None
 
 
+def _named_after_share(settings: Mapping[str, Any]) -> str | None:
+    """The model that keeps the share of the tokens that the settings say; the tensors are the same for all."""
+    rho = settings.get("rho")
+    name = f"sparse-detr-r50-rho{100 * rho:g}" if isinstance(rho, float) else None
+    return name if name in _MODELS else None
+
+
 def _options(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    rho = settings.get("rho")
-    return sizes(renamed, settings) | ({"rho": rho} if isinstance(rho, float) else {})
-
-
-def _of_share(name: str, settings: Mapping[str, Any]) -> str:
-    """The share of the tokens that are kept leaves no trace in the tensors."""
-    rho = settings.get("rho")
-    named = f"sparse-detr-r50-rho{round(100 * rho)}" if isinstance(rho, float) else name
-    return named if named in _MODELS else name
+    """With the share only if no model is named after it: else the name says it, which may be another that was asked
+    for."""
+    options, rho = sizes(renamed, settings), settings.get("rho")
+    if isinstance(rho, float) and _named_after_share(settings) is None:
+        options["rho"] = rho
+    return options
 
 
 SOURCES = (
@@ -76,6 +80,6 @@ SOURCES = (
         note="The settings in the file say which share of the tokens it keeps; without them, name the model.",
         options=_options,
         alike={_USUAL: _MODELS},
-        choose=_of_share,
+        choose=lambda name, settings: _named_after_share(settings) or name,
     ),
 )
