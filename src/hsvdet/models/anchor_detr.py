@@ -95,22 +95,22 @@ class AnchorDetr(nn.Module):
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         features = self.project(self.backbone(images, padding)[-1])  # [B, D, h, w]
         size = features.shape[-2], features.shape[-1]
-        cells = None if padding is None else sampled_padding(padding, size)
-        everywhere = torch.zeros(1, *size, dtype=torch.bool, device=features.device)
-        real_rows, real_columns = _real(everywhere if cells is None else cells)
+        outside = None if padding is None else sampled_padding(padding, size)  # [B, h, w]
+        nowhere = torch.zeros(1, *size, dtype=torch.bool, device=features.device)
+        real_rows, real_columns = _real(nowhere if outside is None else outside)
         x, y = self._embedded(_centres(real_columns)), self._embedded(_centres(real_rows))
         memory = features.permute(0, 2, 3, 1)  # [B, h, w, D]
         for layer in self.encoder:
-            memory = layer(memory, x, y, cells)
+            memory = layer(memory, x, y, outside)
 
         points = self.points.repeat(len(self.patterns), 1)  # [Q, 2]
         content = self.patterns.repeat_interleave(len(self.points), 0).expand(images.shape[0], -1, -1)
         query_x, query_y = self._embedded(points.T)  # [Q, D] each
         place = self.point(sine_of_coordinates(points.flip(-1), content.shape[-1] // 2))  # [Q, D], y then x
-        columns, rows = means(memory, cells)
+        columns, rows = means(memory, outside)
         predictions = []
         for layer in self.decoder:
-            content = layer(content, place, query_x, query_y, columns + x, rows + y, memory, cells)
+            content = layer(content, place, query_x, query_y, columns + x, rows + y, memory, outside)
             boxes = box_at(points, self.boxes(content))
             predictions.append(Prediction(self.classes(content), boxes))
         return QueryOutput(tuple(predictions))
@@ -163,9 +163,8 @@ class RowColumnAttention(nn.Module):
             along_x, along_y, value = along_y, along_x, value.transpose(1, 2)
         # [B, heads, w, d h]; in a graph for images of any size PyTorch cannot flatten d and h.
         values = torch.cat(value.permute(0, 3, 2, 4, 1).unbind(3), -1)
-        of_rows = (along_x.to(value.dtype) @ values).unflatten(
-            -1, (value.shape[-1], -1)
-        )  # [B, heads, Q, d, h]
+        of_rows = along_x.to(value.dtype) @ values
+        of_rows = of_rows.unflatten(-1, (value.shape[-1], -1))  # [B, heads, Q, d, h]
         seen = of_rows @ along_y.to(value.dtype).unsqueeze(-1)  # [B, heads, Q, d, 1]
         return self.output(seen.squeeze(-1).transpose(1, 2).flatten(2))
 
