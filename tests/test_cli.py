@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -376,3 +377,44 @@ def test_escape_sequences_are_shown_and_not_obeyed(run, tmp_path):
         assert r"b\u001b[2J\u202egnp.png" in out
     (problem,) = json.loads(out)["splits"]["train"]["problems"]
     assert problem["file"] == "images/train/b\x1b[2J\u202egnp.png", "the same JSON"
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("train yolov8-n --data x --out y --imgsz 640", "--imgsz is --size here."),
+        ("predict a.pt b.jpg --out z --conf=0.5", "--conf is --score here."),
+        ("train yolov8-n data=coco.yaml imgsz=640", "Options are written --data VALUE."),
+        ("train yolov8-n --data x --out y --lr0 0.01", "--lr0 is --set learning_rate=NUMBER here."),
+        ("train yolov8-n --data x --out y --set lr0=0.01", "lr0 is learning_rate here."),
+        ("detect b.jpg", "detect is predict here."),
+    ],
+)
+def test_names_of_other_tools_are_answered_with_ours(command, told, capfd):
+    assert main(command.split()) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and told in lines[0]
+
+
+def test_what_other_names_lead_to_is_there():
+    """An option, a setting or a command that was renamed since must not be recommended."""
+    from typer.main import get_command
+
+    from hsvdet.cli.commands import app
+    from hsvdet.cli.other_names import COMMANDS, OPTIONS, SETTINGS
+    from hsvdet.models import MODELS
+    from hsvdet.training import Recipe
+
+    commands = get_command(app).commands
+    assert set(COMMANDS.values()) <= set(commands) and not set(COMMANDS) & set(commands)
+    options = {
+        option for command in commands.values() for parameter in command.params for option in parameter.opts
+    }
+    assert {word for text in OPTIONS.values() for word in text.split() if word.startswith("--")} <= options
+    fields = {
+        field.name
+        for config in [Recipe(), *(m.config for m in MODELS.values())]
+        for field in dataclasses.fields(config)
+    }
+    assert {text.partition(",")[0] for text in SETTINGS.values()} <= fields
+    assert not fields & set(SETTINGS)

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from ..errors import HsvdetError, harmless
 from .answer import Answer
+from .other_names import hint
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE  # the reader had enough: `hsvdet models | head -1`
 
@@ -89,7 +90,8 @@ def _run(arguments: list[str]) -> Answer:
         worded = getattr(error, "format_message", None)
         if worded is not None:  # an option or argument that is wrong, from the parser
             message = " ".join(worded().split())
-            return _failed("UsageError", f"{message} {_help_of(error)}", 2, error)
+            known = hint(message, arguments)
+            return _failed("UsageError", f"{message}{known} {_help_of(error)}", 2, error)
         if type(error).__name__ == "OutOfMemoryError":
             return _failed("OutOfMemoryError", f"{error} A smaller --batch or --size needs less.", 2, error)
         what = f"unexpected {type(error).__name__}: {error}".rstrip(".: ")

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from ..errors import ConfigError, did_you_mean
+from .other_names import SETTINGS
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -37,9 +38,10 @@ def parse_settings(texts: Sequence[str], *configs: Any) -> list[dict[str, Any]]:
         if not equals:
             raise ConfigError(f"--set expects NAME=VALUE such as mosaic=0.5, got {text!r}.")
         if name not in owners:
+            here = SETTINGS.get(name)
+            meant = did_you_mean(name, owners) if here is None else f" {name} is {here} here."
             raise ConfigError(
-                f"--set {text}: there is no setting {name!r}.{did_you_mean(name, owners)}"
-                f" There are: {', '.join(sorted(owners))}."
+                f"--set {text}: there is no setting {name!r}.{meant} There are: {', '.join(sorted(owners))}."
             )
         owner = owners[name]
         try:
