@@ -147,14 +147,15 @@ def inner_path(record: Record, data: DetectionData, to: Format) -> PurePosixPath
         parts.pop(0)
     if to == "yolo":  # the last folder called images is the one that labels replace
         parts[:-1] = ["images_" if part == "images" else part for part in parts[:-1]]
-    *folders, file = map(_portable, parts)
-    stem, suffix = os.path.splitext(file)
-    return PurePosixPath(*folders, _portable(stem) + suffix)
+    stem, suffix = os.path.splitext(parts[-1])
+    return PurePosixPath(*map(_portable, parts[:-1]), _portable(stem) + UNPRINTED.sub("_", suffix))
 
 
 def _portable(name: str) -> str:
-    """Without control characters, line separators, bytes that are no text, and blanks around it."""
-    return UNPRINTED.sub("_", name).strip() or "_"
+    """Without control characters, line separators, bytes that are no text, backslashes (which stand for folders in the
+    lists of others), blanks around it, and a dot before it, which would hide it."""
+    name = UNPRINTED.sub("_", name).replace("\\", "_").strip()
+    return f"_{name}" if name.startswith(".") or not name else name
 
 
 def unique_path(path: PurePosixPath, image: str, taken: dict[str, str]) -> PurePosixPath:
