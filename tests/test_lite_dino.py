@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import hsvdet
+from hsvdet.conversion.dino import SOURCES
 from hsvdet.errors import ConfigError
 from hsvdet.layers.deformable import sample_points
 from hsvdet.models.lite_dino import KeyAwareAttention
@@ -87,3 +88,14 @@ def test_what_is_said_of_where_it_looks_reproduces_the_answer_also_beside_paddin
 def test_an_encoder_that_there_cannot_be_is_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         hsvdet.create("lite-dino-tiny", ["a"], options=options)
+
+
+def test_weights_convert_to_the_form_that_their_settings_say_or_the_model_that_was_asked_for():
+    """The number of high levels leaves no trace in the tensors."""
+    (source,) = [source for source in SOURCES if source.name == "Lite-DINO"]
+    three, two = "lite-dino-r50-h3l1-2p1x3", "lite-dino-r50-h2l2-2p1x3"
+    assert source.choose(three, {"enc_scale": 2}) == two and source.choose(three, {}) == three
+    names = [f"encoder.layers.{layer}.norm_low.weight" for layer in (1, 3, 5)]
+    renamed = dict.fromkeys([*names, "decoder.0.cross_attention.query.weight"], torch.zeros(1))
+    assert source.options(renamed, {"enc_scale": 2}) == {"blocks": 3}  # the model's name says the rest
+    assert source.options(renamed, {"enc_scale": 1}) == {"blocks": 3, "high_levels": 1}

@@ -64,7 +64,7 @@ def _recognise_lite(tensors: Mapping[str, Tensor]) -> str | None:
         return None
     if "transformer.encoder.layers.0.self_attn.attention_weights.weight" in tensors:
         return _PLAIN
-    return _ONE_BLOCK if _blocks(tensors, r"norm22.weight") == 1 else _THREE_BLOCKS
+    return _ONE_BLOCK if _blocks(tensors, "norm22.weight") == 1 else _THREE_BLOCKS
 
 
 def _blocks(tensors: Mapping[str, Tensor], norm: str) -> int:
@@ -73,9 +73,14 @@ def _blocks(tensors: Mapping[str, Tensor], norm: str) -> int:
 
 
 def _lite_sizes(renamed: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With the number of high levels only if no model is named after it: else the name says it, which may be another
+    that was asked for."""
     options = {**sizes(renamed, settings), "blocks": _blocks(renamed, "norm_low.weight")}
-    high = settings.get("enc_scale")
-    return {**options, "high_levels": high} if isinstance(high, int) else options
+    high, key_aware = settings.get("enc_scale"), "decoder.0.cross_attention.query.weight" in renamed
+    named = (2, 3) if options["blocks"] == 3 and key_aware else (3,)
+    if isinstance(high, int) and high not in named:
+        options["high_levels"] = high
+    return options
 
 
 def _two_high(name: str, settings: Mapping[str, Any]) -> str:
