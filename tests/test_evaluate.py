@@ -16,7 +16,7 @@ from hsvdet.data.dataset import DetectionData, Record
 from hsvdet.errors import DataError, NonFiniteError
 from hsvdet.evaluate import duplicates_per_object, evaluate_detections, merge_by_image, write_report
 from hsvdet.evaluate.average_precision import STATS
-from hsvdet.evaluate.pairing import IGNORED, UNMATCHED, match
+from hsvdet.evaluate.pairing import IGNORED, UNMATCHED, match, match_within_class, pair_up
 from hsvdet.structures import Detections
 
 CLASSES = 4
@@ -307,6 +307,38 @@ def test_duplicates_before_and_after_suppression_are_both_reported(tmp_path):
     assert evaluation.duplicates_before == (2, 4.5, 7)
 
 
+def test_the_best_score_is_that_of_the_highest_f1_by_trying_all(tmp_path):
+    records, found = crowded_scenes(3)
+    data = split(records, tmp_path)
+    evaluation = evaluate_detections(data, found)
+    pairs = pair_up(data, found)
+    matches = [match_within_class(pair) for pair in pairs]
+
+    def tried(over, label=None):
+        right = wrong = objects = 0
+        for pair, taken in zip(pairs, matches, strict=True):
+            for score, own, matched in zip(pair.scores, pair.labels, taken, strict=True):
+                if score > over and label in (None, own):
+                    right, wrong = right + (matched >= 0), wrong + (matched == UNMATCHED)
+            objects += sum(label in (None, own) for own in pair.truth_labels[~pair.crowd])
+        precision = right / (right + wrong) if right + wrong else math.nan
+        return precision, right / objects, 2 * right / (right + wrong + objects)
+
+    every = sorted({0.0, *np.concatenate([pair.scores for pair in pairs])})
+    known = [label for label, scores in enumerate(evaluation.classes) if scores.objects]
+    assert 1 < len(known) < CLASSES  # one class has nothing to find, and no score to take
+    assert all(math.isnan(scores.score) for scores in evaluation.classes if not scores.objects)
+    for label in (None, *known):
+        point = evaluation.operating.best if label is None else evaluation.operating.by_class[label]
+        assert point[1:] == pytest.approx(tried(point.score, label))
+        assert point.f1 == pytest.approx(max(tried(over, label)[2] for over in every))
+        assert point.score not in every  # between two of them
+    for point in evaluation.operating.curve[::9]:
+        assert point[1:] == pytest.approx(tried(point.score), nan_ok=True)
+    assert f"best F1 {evaluation.operating.best.f1:.3f} at --score" in evaluation.table()
+    assert len(evaluation.to_json()["operating"]["curve"]) == 100
+
+
 def test_confusion_matrix_counts_every_object_and_every_detection_once(tmp_path):
     first = record(1, [[0, 0, 20, 20], [2, 0, 22, 20], [60, 60, 80, 80]], [0, 1, 2])
     second = record(2, [[0, 0, 40, 40]], [1], crowd=[1])
@@ -350,8 +382,8 @@ def test_report_has_numbers_and_readable_pictures_for_any_class_names(tmp_path):
     assert metrics["ap"] == evaluation.ap and [row["name"] for row in metrics["classes"]] == list(names)
     assert metrics["classes"][3]["ap"] is None
     rows = files["per_class.csv"].read_text().splitlines()
-    assert len(rows) == 5 and rows[4].endswith(",0,,,")
-    for name in ("confusion.png", "pr.png", "occlusion.png"):
+    assert len(rows) == 5 and rows[4].endswith("away,0,,,,,")
+    for name in ("confusion.png", "pr.png", "score.png", "occlusion.png"):
         with Image.open(files[name]) as picture:
             assert min(picture.size) > 400 and len(np.unique(np.asarray(picture))) > 20
     assert sorted(path.name for path in (tmp_path / "out" / "deep").iterdir()) == sorted(files)

@@ -15,19 +15,23 @@ from .average_precision import COCO_DETECTIONS, STATS
 from .columns import columns, labelled, span, text
 from .duplicates import Duplicates
 from .occlusion import OcclusionBin
+from .operating import Operating
 from .recall import Recalls
 
 _RECALLS = ("recall", "recall at 1 FP/image")
 
 
 class ClassScores(NamedTuple):
-    """One class. objects: annotated, crowd regions left out. The rest in [0, 1], NaN without objects."""
+    """One class. objects: annotated, crowd regions left out. f1: the highest, of detections that score over `score`.
+    The rest in [0, 1], NaN without objects."""
 
     name: str
     objects: int
     ap: float
     ap50: float
     ar100: float
+    f1: float
+    score: float
 
 
 class Beyond(NamedTuple):
@@ -46,8 +50,8 @@ class Evaluation:
     stats: COCO's twelve numbers: ap (IoU .5 to .95), ap50, ap75, ap_small (area < 32²), ap_medium, ap_large
     (> 96²), ar1, ar10, ar100 (detections per image and class), ar_small, ar_medium, ar_large.
     classes: per class, in the order of the data set's labels. precision: [C, 101] at IoU 0.5 for recall 0,
-    0.01, ... 1. confusion: see `confusion_matrix`. recalls: over all objects and by crowding. occlusion: its
-    bins of occlusion, with AP.
+    0.01, ... 1. operating: precision, recall and F1 by the score. confusion: see `confusion_matrix`. recalls: over all
+    objects and by crowding. occlusion: its bins of occlusion, with AP.
     duplicates_before: of raw predictions, None where not given; duplicates_after: of the detections;
     duplicates_of_truth: of the true boxes, for in a crowd the box of a neighbour counts as well.
     nms_ceiling: of this data set; suppressed_at: the IoU of the suppression, None where there was none. multi_label:
@@ -63,6 +67,7 @@ class Evaluation:
     stats: dict[str, float]
     classes: tuple[ClassScores, ...]
     precision: np.ndarray
+    operating: Operating
     confusion: np.ndarray
     recalls: Recalls
     occlusion: tuple[OcclusionBin, ...]
@@ -96,7 +101,7 @@ class Evaluation:
             titles = [name.upper().replace("_", " ") for name in names]
             parts.append(columns([titles, [text(self.stats[name]) for name in names]]))
         ranked = sorted(self.classes, key=lambda scores: (math.isnan(scores.ap), -_or_zero(scores.ap)))
-        parts.append(labelled(["class", "objects", "AP", "AP50", "AR100"], ranked))
+        parts.append(labelled(["class", "objects", "AP", "AP50", "AR100", "best F1", "at score"], ranked))
         header = ["occlusion", "objects", "AP", "AP50", *_RECALLS]
         if self.deduplicated is not None:
             header.append("deduplicated")
@@ -133,10 +138,17 @@ class Evaluation:
             "true boxes": self.duplicates_of_truth,
         }
         duplicates = [f"{what} {text(of.mean)} (at most {of.largest})" for what, of in counts.items() if of]
+        best = self.operating.best
         remarks = [
             f"1 FP/image: {which}, {self.recalls.fppi:.2f} false positives an image",
             f"predictions per object: {', '.join(duplicates)}",
         ]
+        if self.objects:
+            remarks.insert(
+                0,
+                f"best F1 {best.f1:.3f} at --score {best.score:.2f}: precision {text(best.precision)}, recall"
+                f" {best.recall:.3f} (IoU 0.5, all classes; chosen on these images)",
+            )
         if self.suppressed_at is not None:
             remarks.append(
                 "every class of a box counts, as in most published tables; predict and artifacts answer with one"
@@ -172,6 +184,10 @@ class Evaluation:
         rest = {item.name: getattr(self, item.name) for item in fields(self)}
         counts = {name: rest.pop(name) for name in ("images", "objects", "detections")}
         stats, recalls = rest.pop("stats"), rest.pop("recalls")._asdict()
+        rest["operating"] = {
+            "best": self.operating.best,
+            "curve": self.operating.curve,
+        }  # of classes: in theirs
         del rest["precision"]
         return _plain(counts | stats | recalls | rest)
 

@@ -20,6 +20,7 @@ from .confusion import confusion_matrix
 from .duplicates import duplicates_per_object, summarise_duplicates
 from .evaluation import Beyond, ClassScores, Evaluation
 from .occlusion import occlusion_bins
+from .operating import operating
 from .pairing import Pair, match_within_class, pair_up
 from .recall import Recalls, recalls
 
@@ -53,6 +54,7 @@ def evaluate_detections(
     coco = coco_scores(pairs, count)
     matches = [match_within_class(pair) for pair in pairs]
     recalled = recalls(pairs, matches)
+    operated = operating(pairs, matches, count)
     objects = np.stack([np.bincount(labels, minlength=count) for _, labels in map(_objects, pairs)])
     overlaps = sorted({*OVERLAPS} if suppressed_at is None else {*OVERLAPS, suppressed_at})
     return Evaluation(
@@ -66,10 +68,13 @@ def evaluate_detections(
                 data.labels,
                 objects.sum(0).tolist(),
                 *(column.tolist() for column in (coco.class_ap, coco.class_ap50, coco.class_ar100)),
+                [point.f1 for point in operated.by_class],
+                [point.score for point in operated.by_class],
                 strict=True,
             )
         ),
         precision=coco.precision,
+        operating=operated,
         confusion=confusion_matrix(pairs, matches, count),
         recalls=recalled,
         occlusion=occlusion_bins(pairs, count, recalled),

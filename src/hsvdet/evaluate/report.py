@@ -50,7 +50,7 @@ _NARROWEST = 4  # bins, so that few of them do not become walls
 
 
 def write_report(evaluation: Evaluation, out: str | os.PathLike[str]) -> dict[str, Path]:
-    """Write metrics.json, per_class.csv, confusion.png, pr.png and occlusion.png into the folder `out`, made
+    """Write metrics.json, per_class.csv, confusion.png, pr.png, score.png and occlusion.png into the folder `out`, made
     if absent; their paths by file name."""
     out = Path(out)
     metrics = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
@@ -59,6 +59,7 @@ def write_report(evaluation: Evaluation, out: str | os.PathLike[str]) -> dict[st
         "per_class.csv": _per_class_csv(evaluation).encode(),
         "confusion.png": _png(confusion_figure(evaluation)),
         "pr.png": _png(precision_recall_figure(evaluation)),
+        "score.png": _png(score_figure(evaluation)),
         "occlusion.png": _png(occlusion_figure(evaluation)),
     }
     for name, content in files.items():
@@ -69,7 +70,7 @@ def write_report(evaluation: Evaluation, out: str | os.PathLike[str]) -> dict[st
 def _per_class_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "objects", "ap", "ap50", "ar100"])
+    writer.writerow(["class", "objects", "ap", "ap50", "ar100", "best_f1", "at_score"])
     for scores in evaluation.classes:
         rates = ("" if np.isnan(rate) else f"{rate:.6f}" for rate in scores[2:])
         writer.writerow([scores.name, scores.objects, *rates])
@@ -181,6 +182,28 @@ def precision_recall_figure(evaluation: Evaluation) -> Figure:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.grid(color="0.92")
     axes.set_title("Precision and recall at IoU 0.5", fontsize=11)
+    return figure
+
+
+def score_figure(evaluation: Evaluation) -> Figure:
+    """Precision, recall and F1 at IoU 0.5 over the score that a detection must pass, all classes pooled; the score at
+    which F1 is highest."""
+    figure, axes = _figure(8, 4.5)
+    best, curve = evaluation.operating.best, np.array(evaluation.operating.curve)
+    for column, name, rank in ((1, "precision", 4), (2, "recall", 2), (3, "F1", 5)):
+        axes.plot(
+            curve[:, 0], curve[:, column], label=name, color=np.array(class_colour(rank)) / 255, linewidth=1.8
+        )
+    if evaluation.objects:
+        axes.axvline(best.score, color="0.4", linewidth=1, linestyle=":")
+        axes.set_title(
+            f"Best F1 {best.f1:.3f} at score {best.score:.2f}:"
+            f" precision {best.precision:.3f}, recall {best.recall:.3f}",
+            fontsize=11,
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="a detection must score more than")
+    axes.grid(color="0.92")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return figure
 
 
