@@ -385,7 +385,7 @@ def test_what_is_no_name_of_a_class_is_refused(tmp_path, form):
             path = coco(tmp_path / "set", [(1, 3, [1, 1, 20, 20])], categories=[{"id": 3, "name": name}])
         elif form == "yolo":
             path = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.2"})
-            text(path / "data.yaml", "train: images/train\nnames: " + json.dumps([name]))
+            text(path / "data.yaml", f"train: images/train\nnames: {json.dumps([name])}\ncategory_ids: [3]\n")
         else:
             path = voc(tmp_path / "set", {"a": voc_xml()})
             text(path / "labels.yaml", "names: " + json.dumps({1: name}))

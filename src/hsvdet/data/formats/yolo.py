@@ -63,7 +63,7 @@ class YoloSource:
     root: Path
     splits: dict[str, list[str]]
     bases: tuple[Path, ...]
-    names: list[tuple[int, Any]] | None
+    names: list[tuple[int, str]] | None
     names_file: str
     category_ids: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -135,7 +135,7 @@ def _keys(content: dict) -> str:
     return ", ".join(str(key) for key in list(content)[:8]) or "nothing"
 
 
-def _names(content: dict, file: Path) -> tuple[list[tuple[int, Any]], tuple[str, ...]]:
+def _names(content: dict, file: Path) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
     number, names = content.get("nc"), content.get("names")
     if isinstance(names, dict):
         try:
@@ -143,7 +143,7 @@ def _names(content: dict, file: Path) -> tuple[list[tuple[int, Any]], tuple[str,
         except ValueError as error:
             raise DataError(f"{file}: the keys of 'names' are class ids, integers; {error}.") from error
     elif isinstance(names, list):
-        own: list[tuple[int, Any]] = list(enumerate(names))
+        own = list(enumerate(names))
     elif isinstance(number, str) and number.isdecimal():
         if len(number) > 6:
             raise DataError(f"{file}: nc: {number[:20]} classes without names. Give 'names'.")
@@ -153,6 +153,8 @@ def _names(content: dict, file: Path) -> tuple[list[tuple[int, Any]], tuple[str,
         raise DataError(f"{file} has no class names; 'names' was expected, found {_keys(content)}.")
     if not own:
         raise DataError(f"{file}: 'names' is empty. List the class names.")
+    if not all(isinstance(name, str) for _, name in own):
+        raise DataError(f"{file}: 'names' expects a name for each class, got {str(names)[:80]}.")
     if isinstance(number, str) and number != str(len(own)):
         return own, (f"It says nc: {number} but names {len(own)} classes: the names are used.",)
     return own, ()
