@@ -6,10 +6,12 @@ import pytest
 
 from bad_images import QUARTERS, rotated, truncated
 from hsvdet.data.check import check_data
+from hsvdet.data.class_names import alike_pairs, written_alike
 from hsvdet.data.convert import convert_data
 from hsvdet.data.overlap import occlusion
 from hsvdet.data.read import available_splits, read_data
 from hsvdet.errors import ConfigError, DataError
+from hsvdet.training.opening import open_data
 from tiny_data import CLASSES, coco, image, text, voc, voc_object, voc_xml, yolo
 
 
@@ -134,6 +136,45 @@ def test_an_image_in_two_splits_is_mentioned(tmp_path):
     coco(tmp_path, [(1, 3, [1, 1, 5, 5])], split="val")
     (problem,) = check_data(tmp_path).splits["val"].problems
     assert problem.severity == "warning" and "In train as well, as 1 images of val are" in problem.what
+
+
+@pytest.mark.parametrize("form", ["coco", "voc", "shared list"])
+def test_a_class_misspelt_in_one_split_is_an_error_of_checking_and_of_training(tmp_path, form):
+    if form == "voc":  # where the classes of all splits are collected from the objects
+        voc(tmp_path, {"a": voc_xml(voc_object("person", 1, 1, 9, 9))})
+        train = (tmp_path / "ImageSets/Main/train.txt").read_text()
+        voc(tmp_path, {"b": voc_xml(voc_object("persn", 1, 1, 9, 9))})
+        (tmp_path / "ImageSets/Main/train.txt").rename(tmp_path / "ImageSets/Main/val.txt")
+        text(tmp_path / "ImageSets/Main/train.txt", train)
+    else:
+        misspelt = [CLASSES[0], {"id": 7, "name": "Persn"}]
+        both = [*CLASSES, {"id": 8, "name": "Persn"}]
+        coco(tmp_path, [(1, 7, [1, 1, 5, 5])], categories=both if form == "shared list" else CLASSES)
+        own = (8, both) if form == "shared list" else (7, misspelt)
+        coco(tmp_path, [(1, own[0], [1, 1, 5, 5])], ["b.png"], own[1], split="val")
+    report = check_data(tmp_path)
+    assert not report.ok
+    (found,) = [problem for problem in report.splits["val"].problems if problem.severity == "error"]
+    assert found.file.endswith("b.png") and "Did you mean person?" in found.what
+    options = dict(split="train", val_fraction=0, seed=0, labels=None)
+    with pytest.raises(DataError, match="(?i)box(es)? of 'persn'.* Did you mean person?"):
+        open_data(str(tmp_path), val_split="val", **options)
+    assert open_data(str(tmp_path), val_split=None, **options).validation is None
+
+
+def test_names_are_alike_that_one_slip_tells_apart():
+    pairs = [("Traffic light", "traffic_light"), ("person", "persn"), ("truck", "turck"), ("car", "cars")]
+    apart = [
+        ("car", "cat"),
+        ("bear", "pear"),
+        ("lane 1", "lane 2"),
+        ("class10", "class1"),
+        ("bus", "minibus"),
+    ]
+    names = [name for pair in [*pairs, *apart] for name in pair]
+    assert alike_pairs(names) == pairs
+    assert all(written_alike(*pair[::-1]) for pair in pairs)
+    assert not any(written_alike(*pair) for pair in [*apart, ("?", "!")])
 
 
 def test_the_summary_stays_short_when_everything_is_wrong(tmp_path):

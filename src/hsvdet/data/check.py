@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, harmless
+from .class_names import strangers
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
@@ -70,7 +71,7 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """False when something must be repaired: an image or a box cannot be used."""
+        """False when something must be repaired: an image or a box cannot be used, or training would refuse them."""
         return not any(
             problem.severity == "error" for report in self.splits.values() for problem in report.problems
         )
@@ -110,6 +111,7 @@ def check_data(
     labels: dict[str, None] = {}
     reports: dict[str, SplitReport] = {}
     places: dict[str, str] = {}
+    training: DetectionData | None = None
     for name in names:
         try:
             data = source.read(name, None)
@@ -120,6 +122,10 @@ def check_data(
             continue
         labels |= dict.fromkeys(data.labels)
         problems = [*data.problems, *_shared_images(data, places)]
+        if name == "train":
+            training = data
+        elif training is not None and name != "trainval":
+            problems += _strangers(training, data)
         if decode:
             problems += _decode(data, progress)
         problems.sort(key=lambda problem: (problem.severity != "error", problem.file))
@@ -196,6 +202,14 @@ def _shared_images(data: DetectionData, places: dict[str, str]) -> list[Problem]
             f"In {first} as well, as {len(paths)} images of {data.split} are: results on it will look too good.",
         )
         for first, paths in before.items()
+    ]
+
+
+def _strangers(training: DetectionData, data: DetectionData) -> list[Problem]:
+    """What training would refuse to validate on."""
+    return [
+        Problem("error", display(stranger.path, data.root), str(stranger))
+        for stranger in strangers(training, data)
     ]
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..data.class_names import strangers
 from ..data.dataset import DetectionData
 from ..data.division import Division, divide
 from ..data.formats.splits import ALL
@@ -64,6 +65,8 @@ def open_data(
         validation = None
         if val_split is not None:
             validation = read_data(path, val_split, labels=training.labels)
+            if stranger := next(strangers(training, validation), None):
+                raise DataError(f"{path}, split {val_split}: {stranger}")
     if not val_fraction:
         return Opened(training, validation)
     division = divide(training, val_fraction, seed)
