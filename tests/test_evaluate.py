@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -337,6 +338,35 @@ def test_the_best_score_is_that_of_the_highest_f1_by_trying_all(tmp_path):
         assert point[1:] == pytest.approx(tried(point.score), nan_ok=True)
     assert f"best F1 {evaluation.operating.best.f1:.3f} at --score" in evaluation.table()
     assert len(evaluation.to_json()["operating"]["curve"]) == 100
+
+
+def test_the_worst_images_come_first_and_are_drawn_beside_their_truth(tmp_path):
+    records, found = crowded_scenes(3)
+    for number, item in enumerate(records):
+        Image.new("RGB", (640, 480), (number, 90, 90)).save(tmp_path / f"{number}.png")
+        records[number] = item._replace(path=str(tmp_path / f"{number}.png"))
+    data = split(records, tmp_path)
+    evaluation = evaluate_detections(data, found)
+    over = evaluation.operating.best.score
+    counted = {}
+    for item in records:
+        one = replace(data, records=[item])
+        pair = pair_up(one, {item.id: found[item.id]} if item.id in found else {})[0]
+        taken = match_within_class(pair)[pair.scores > over]
+        counted[item.id] = (int((~pair.crowd).sum() - (taken >= 0).sum()), int((taken == UNMATCHED).sum()))
+    shown = [(one.id, (one.missed, one.wrong)) for one in evaluation.worst]
+    assert len(shown) == 12 and all(counted[id_] == both for id_, both in shown)
+    totals = [sum(both) for _, both in shown]
+    assert totals == sorted(map(sum, counted.values()), reverse=True)[:12]
+    assert all((one.found.scores > over).all() for one in evaluation.worst)
+    (tmp_path / f"{[item.id for item in records].index(shown[0][0])}.png").unlink()  # gone since: left out
+    files = write_report(evaluation, tmp_path / "out", data)
+    with Image.open(files["worst.jpg"]) as picture:
+        assert picture.width == 2 * 484 + 4 and picture.height == 11 * 364 + 4
+    assert "worst.jpg" not in write_report(evaluation, tmp_path / "other")
+    assert json.loads(files["metrics.json"].read_text())["worst"][0] == {
+        "id": shown[0][0], "missed": shown[0][1][0], "wrong": shown[0][1][1],
+    }  # fmt: skip
 
 
 def test_confusion_matrix_counts_every_object_and_every_detection_once(tmp_path):

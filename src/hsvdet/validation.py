@@ -95,7 +95,7 @@ def val(
         header = artifact.runner.header
         most = header.max_detections if max_detections is None else max_detections
         evaluation = evaluate_detections(data, detections, suppressed_at=header.iou, max_detections=most)
-        return _reported(evaluation, out)
+        return _reported(evaluation, out, data)
     require_artifact(require_certificate, trusted_key)
     place = find_device(device)
     detector = as_detector(detector)
@@ -121,7 +121,7 @@ def val(
         multi_label=multi_label,
         diagnose=diagnose,
     )
-    return _reported(evaluate_found(data, [found]), out)
+    return _reported(evaluate_found(data, [found]), out, data)
 
 
 def _of_classes(
@@ -132,9 +132,9 @@ def _of_classes(
     return data
 
 
-def _reported(evaluation: Evaluation, out: str | PathLike[str] | None) -> Evaluation:
+def _reported(evaluation: Evaluation, out: str | PathLike[str] | None, data: DetectionData) -> Evaluation:
     if out is not None:
-        write_report(evaluation, out)
+        write_report(evaluation, out, data)
     return evaluation
 
 

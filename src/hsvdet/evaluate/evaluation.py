@@ -17,6 +17,7 @@ from .duplicates import Duplicates
 from .occlusion import OcclusionBin
 from .operating import Operating
 from .recall import Recalls
+from .worst import Mistakes
 
 _RECALLS = ("recall", "recall at 1 FP/image")
 
@@ -50,8 +51,8 @@ class Evaluation:
     stats: COCO's twelve numbers: ap (IoU .5 to .95), ap50, ap75, ap_small (area < 32²), ap_medium, ap_large
     (> 96²), ar1, ar10, ar100 (detections per image and class), ar_small, ar_medium, ar_large.
     classes: per class, in the order of the data set's labels. precision: [C, 101] at IoU 0.5 for recall 0,
-    0.01, ... 1. operating: precision, recall and F1 by the score. confusion: see `confusion_matrix`. recalls: over all
-    objects and by crowding. occlusion: its bins of occlusion, with AP.
+    0.01, ... 1. operating: precision, recall and F1 by the score. worst: the images with most mistakes. confusion: see
+    `confusion_matrix`. recalls: over all objects and by crowding. occlusion: its bins of occlusion, with AP.
     duplicates_before: of raw predictions, None where not given; duplicates_after: of the detections;
     duplicates_of_truth: of the true boxes, for in a crowd the box of a neighbour counts as well.
     nms_ceiling: of this data set; suppressed_at: the IoU of the suppression, None where there was none. multi_label:
@@ -68,6 +69,7 @@ class Evaluation:
     classes: tuple[ClassScores, ...]
     precision: np.ndarray
     operating: Operating
+    worst: tuple[Mistakes, ...]
     confusion: np.ndarray
     recalls: Recalls
     occlusion: tuple[OcclusionBin, ...]
@@ -188,6 +190,7 @@ class Evaluation:
             "best": self.operating.best,
             "curve": self.operating.curve,
         }  # of classes: in theirs
+        rest["worst"] = [one.to_json() for one in self.worst]
         del rest["precision"]
         return _plain(counts | stats | recalls | rest)
 

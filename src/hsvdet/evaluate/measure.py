@@ -21,8 +21,9 @@ from .duplicates import duplicates_per_object, summarise_duplicates
 from .evaluation import Beyond, ClassScores, Evaluation
 from .occlusion import occlusion_bins
 from .operating import operating
-from .pairing import Pair, match_within_class, pair_up
+from .pairing import Pair, in_order, match_within_class, pair_up
 from .recall import Recalls, recalls
+from .worst import worst_images
 
 Item = TypeVar("Item")
 
@@ -75,6 +76,9 @@ def evaluate_detections(
         ),
         precision=coco.precision,
         operating=operated,
+        worst=worst_images(
+            [record.id for record in in_order(data.records)], pairs, matches, operated.best.score
+        ),
         confusion=confusion_matrix(pairs, matches, count),
         recalls=recalled,
         occlusion=occlusion_bins(pairs, count, recalled),

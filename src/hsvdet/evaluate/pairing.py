@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ def pair_up(data: DetectionData, detections: Mapping[int | str, Detections]) -> 
     Raises DataError for an empty data set, an image the data set does not have and a class out of range;
     NonFiniteError for a NaN or infinite score or box (pycocotools would count a NaN score as a perfect one).
     """
-    records = data.records
+    records = in_order(data.records)
     if not records:
         raise DataError(f"Evaluation expects images, {data.root} has none in split {data.split!r}.")
     known = {record.id for record in records}
@@ -47,9 +47,13 @@ def pair_up(data: DetectionData, detections: Mapping[int | str, Detections]) -> 
         if image_id not in known:
             near = did_you_mean(image_id, map(str, known)) if isinstance(image_id, str) else ""
             raise DataError(f"Detections for image {image_id!r}, which {data.root} does not have.{near}")
-    if all(isinstance(record.id, int) for record in records):
-        records = sorted(records, key=lambda record: record.id)
     return [_pair(record, detections.get(record.id), len(data.labels)) for record in records]
+
+
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """As COCO breaks ties between images: by id when all ids are numbers, else as they are."""
+    numbered = all(isinstance(record.id, int) for record in records)
+    return sorted(records, key=lambda record: record.id) if numbered else list(records)
 
 
 def _pair(record: Record, found: Detections | None, classes: int) -> Pair:

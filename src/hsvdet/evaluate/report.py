@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..data.dataset import DetectionData
 from ..draw import class_colour, printable
 from ..files import write_atomically
 from .average_precision import RECALL_STEPS
 from .columns import span
 from .evaluation import Evaluation
+from .worst import worst_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,9 +51,11 @@ _IDEAL = "the same, perfectly deduplicated"
 _NARROWEST = 4  # bins, so that few of them do not become walls
 
 
-def write_report(evaluation: Evaluation, out: str | os.PathLike[str]) -> dict[str, Path]:
+def write_report(
+    evaluation: Evaluation, out: str | os.PathLike[str], data: DetectionData | None = None
+) -> dict[str, Path]:
     """Write metrics.json, per_class.csv, confusion.png, pr.png, score.png and occlusion.png into the folder `out`, made
-    if absent; their paths by file name."""
+    if absent; with the data, worst.jpg too, where there are mistakes. Their paths by file name."""
     out = Path(out)
     metrics = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
     files = {
@@ -62,6 +66,11 @@ def write_report(evaluation: Evaluation, out: str | os.PathLike[str]) -> dict[st
         "score.png": _png(score_figure(evaluation)),
         "occlusion.png": _png(occlusion_figure(evaluation)),
     }
+    worst = None if data is None else worst_picture(evaluation.worst, data)
+    if worst is not None:
+        picture = io.BytesIO()
+        worst.save(picture, "JPEG", quality=90)
+        files["worst.jpg"] = picture.getvalue()
     for name, content in files.items():
         write_atomically(out / name, content)
     return {name: out / name for name in files}

@@ -122,7 +122,7 @@ class Folder:
         if evaluation is None:
             return
         try:
-            write_report(evaluation, self.path / "val")
+            write_report(evaluation, self.path / "val", self.plan.validation_data)
         except OSError as error:
             raise SaveError(f"{self.path / 'val'} cannot be written: {error.strerror or error}.") from error
 
