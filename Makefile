@@ -2,12 +2,14 @@
 # make test     all that CI runs: make check, the test suite, make kernels
 # make check    the quick part of it: ruff, its formatter, pyright
 # make kernels  the tests that compare numbers, with the kernels of a plainer processor
+# make lock     locks/*.txt anew: the versions and hashes that `make test` and `make demo` install
+# make sbom     build/sbom.json: what an installed hsvdet consists of (CycloneDX)
 # make clean    remove what these made, except runs/
 
 VENV := .venv
 BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
-.PHONY: demo test check lint format types kernels clean
+.PHONY: demo test check lint format types kernels lock sbom clean
 
 demo: $(VENV)/.video
 	$(BIN)/hsvdet demo
@@ -47,8 +49,21 @@ $(BIN)/python:
 	  then echo "$$python -m venv $(VENV)"; rm -rf $(VENV); exec $$python -m venv $(VENV); fi; done; \
 	  echo "hsvdet needs Python 3.11 or newer with venv. On Debian or Ubuntu: apt install python3-venv" >&2; exit 2
 
-# A stamp for each set of extras: installed again when pyproject.toml changes. uv is faster where it is there.
-$(VENV)/.%: pyproject.toml | $(BIN)/python
-	@if command -v uv >/dev/null; then uv pip install --python $(BIN)/python -e '.[$*]'; \
-	else $(BIN)/python -m pip install --disable-pip-version-check -e '.[$*]'; fi
+# A stamp for each set of extras: installed again when its lock changes. What comes from the package index has the
+# hashes of the lock, or is refused; setuptools, which builds hsvdet, is one of them. uv is faster where it is there.
+$(VENV)/.%: locks/%.txt pyproject.toml | $(BIN)/python
+	@if command -v uv >/dev/null; then pip="uv pip install --python $(BIN)/python"; \
+	else pip="$(BIN)/python -m pip install --disable-pip-version-check"; fi; \
+	$$pip --require-hashes -r $< && $$pip --no-deps --no-build-isolation -e .
 	@touch $@
+
+# Needs uv. For every platform and every Python that is supported; the newest versions, unless LOCK says otherwise.
+LOCK := --upgrade
+lock:
+	for extra in test video; do uv pip compile -q $(LOCK) --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --extra $$extra \
+	  pyproject.toml locks/build.in -o locks/$$extra.txt || exit; done
+
+sbom: $(VENV)/.video
+	@mkdir -p build
+	$(BIN)/python benchmarks/sbom.py > build/sbom.json
