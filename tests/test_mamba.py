@@ -1,0 +1,223 @@
+"""Both scans against the recurrence that they compute, token by token in float64, and against published numbers."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hsvdet.layers.mamba import from_directions, in_directions, selective_scan, ssd
+
+GROUPS, HEADS, CHANNELS, STATES = 2, 3, 4, 5
+
+
+def sequence(length, dtype=torch.float64, heads=True):
+    """x, step, rate, write and read of two sequences: steps from a thousandth to 2, rates to -16."""
+    torch.manual_seed(length)
+    heads, states = ((HEADS,), ()) if heads else ((), (STATES,))
+    x = torch.randn(2, length, GROUPS, *heads, CHANNELS)
+    step = F.softplus(3 * torch.randn(2, length, GROUPS, *(heads or (CHANNELS,))) - 3)
+    rate = -torch.empty(GROUPS, *(heads or (CHANNELS,)), *states).uniform_(0.1, 16)
+    write, read = torch.randn(2, 2, length, GROUPS, STATES)
+    return [t.to(dtype).requires_grad_() for t in (x, step, rate, write, read)]
+
+
+def one_by_one(x, step, rate, write, read):
+    """S6, as its paper writes it."""
+    state, y = 0.0, []
+    for t in range(x.shape[1]):
+        entering = step[:, t, ..., None] * x[:, t, ..., None] * write[:, t, :, None]
+        state = (step[:, t, ..., None] * rate).exp() * state + entering
+        y.append((state * read[:, t, :, None]).sum(-1))
+    return torch.stack(y, 1)
+
+
+def heads_one_by_one(x, step, rate, write, read):
+    """SSD is S6 with one rate and one step for all channels of a head."""
+    (heads, channels), states = x.shape[-2:], write.shape[-1]
+    wide = rate[..., None, None].expand(*rate.shape, channels, states).flatten(1, 2)
+    y = one_by_one(x.flatten(3), step.repeat_interleave(channels, -1), wide, write, read)
+    return y.unflatten(-1, (heads, channels))
+
+
+SCANS = {"ssd": (ssd, heads_one_by_one, True), "s6": (selective_scan, one_by_one, False)}
+
+
+@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize("length", [1, 2, 64, 65, 200])
+def test_a_scan_and_its_gradients_are_those_of_the_recurrence(name, length):
+    scan, definition, heads = SCANS[name]
+    given = sequence(length, heads=heads)
+    expected, got = definition(*given), scan(*given)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), given)
+    for ours, theirs in zip(torch.autograd.grad((got * weights).sum(), given), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_a_long_sequence_stays_exact_in_float32_and_inside_autocast(name):
+    """What is kept from the beginning to the end is below exp(-1000) here, so nothing may be divided by it."""
+    scan, _, heads = SCANS[name]
+    with torch.no_grad():
+        exact = sequence(3000, heads=heads)
+        assert exact[1].sum(1).min() * exact[2].abs().max() > 1000
+        expected = scan(*exact)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = scan(*(t.float() for t in exact))
+        halved = scan(*(t.bfloat16() for t in exact[:1]), *(t.float() for t in exact[1:]))
+    assert got.dtype == torch.float32 and halved.dtype == torch.bfloat16
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=3e-6 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_tokens_whose_step_is_0_pass_the_state_on_untouched(name):
+    """Whatever they hold: the others answer as if they were not there."""
+    scan, _, heads = SCANS[name]
+    x, step, rate, write, read = sequence(150, heads=heads)
+    there = torch.rand(150) > 0.3
+    step = torch.where(there.view(-1, *[1] * (step.ndim - 2)), step, 0.0)
+    whole = scan(x, step, rate, write, read)[:, there]
+    alone = scan(x[:, there], step[:, there], rate, write[:, there], read[:, there])
+    torch.testing.assert_close(whole, alone, rtol=1e-10, atol=1e-10)
+
+
+def test_s6_with_a_held_input_writes_less_and_alike_for_small_steps():
+    """A constant input adds up to (exp(step rate) - 1) / rate, which to the first order is the step."""
+    x, step, rate, write, read = (t.detach() for t in sequence(1, heads=False))
+    held = selective_scan(x, step, rate, write, read, hold=True)
+    gain = torch.expm1(step[..., None] * rate) / rate
+    torch.testing.assert_close(held, (gain * x[..., None] * (write * read)[:, :, :, None]).sum(-1))
+    small = step * 1e-6
+    torch.testing.assert_close(
+        selective_scan(x, small, rate, write, read, hold=True),
+        selective_scan(x, small, rate, write, read),
+        rtol=1e-4,
+        atol=0,
+    )
+
+
+def kept_bytes(scan, given):
+    """Of the tensors that autograd holds for the gradient, each memory once."""
+    held = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: held.setdefault(t.untyped_storage().data_ptr(), (t.untyped_storage().nbytes(), t))[1],
+        lambda t: t,
+    ):
+        answer = scan(*given)
+    return sum(size for size, _ in held.values()), answer
+
+
+def test_what_is_kept_for_the_gradient_does_not_grow_with_the_square_of_the_length_nor_with_states():
+    for name, (scan, _, heads) in SCANS.items():
+        short, long = (kept_bytes(scan, sequence(n, heads=heads))[0] for n in (1024, 2048))
+        assert long < 2.2 * short, name
+    x, step, rate, write, read = sequence(1024, heads=False)
+    few = kept_bytes(selective_scan, (x, step, rate, write, read))[0]
+    many = kept_bytes(
+        selective_scan, (x, step, rate.repeat(1, 1, 8), write.repeat(1, 1, 1, 8), read.repeat(1, 1, 1, 8))
+    )[0]
+    more = 7 * (write.nbytes + read.nbytes + rate.nbytes)
+    assert many <= few + 2 * more
+
+
+def test_directions_read_rows_columns_and_both_from_the_end():
+    maps = torch.arange(6.0).view(1, 1, 1, 2, 3)
+    four = in_directions(maps.expand(1, 4, 1, 2, 3))
+    assert four[0, :, :, 0].T.tolist() == [
+        [0, 1, 2, 3, 4, 5],
+        [0, 3, 1, 4, 2, 5],
+        [5, 4, 3, 2, 1, 0],
+        [5, 2, 4, 1, 3, 0],
+    ]
+    assert in_directions(maps.expand(1, 2, 1, 2, 3))[0, :, 1, 0].tolist() == [5, 4, 3, 2, 1, 0]
+    for count in (2, 4):
+        own = torch.randn(2, count, 3, 4, 5)
+        assert torch.equal(from_directions(in_directions(own), (4, 5)), own)
+
+
+@pytest.fixture(scope="module")
+def published(shared):
+    """What state-spaces/mamba and VMamba computed in float32."""
+    return json.loads((shared / "golden" / "lineage" / "prim_mamba.json").read_text())
+
+
+def generator(name):
+    return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+
+
+def normal(name, *shape):
+    return torch.from_numpy(generator(name).standard_normal(shape).astype(np.float32))
+
+
+def agree(got, expected):
+    """The values that were kept of a tensor: all, or those at some places."""
+    assert list(got.shape) == expected["shape"]
+    at = expected.get("at", slice(None))
+    torch.testing.assert_close(
+        got.detach().flatten()[at], torch.tensor(expected["values"]), rtol=2e-4, atol=2e-5
+    )
+
+
+def drawn(model, key, shape):
+    """A weight of the published numbers: by its name alone."""
+    draw, leaf = generator(f"{model}.{key}"), key.split(".")[-1]
+    if key in ("dt_projs_bias", "dt_proj.bias"):
+        steps = np.exp(draw.uniform(np.log(1e-3), np.log(1e-1), shape))
+        values = steps + np.log(-np.expm1(-steps))
+    else:
+        values = draw.standard_normal(shape)
+        if leaf in ("A_log", "A_logs"):
+            values = np.log(np.arange(1.0, shape[-1] + 1)) + 0.1 * values
+        elif leaf == "bias":
+            values = 0.1 * values
+        elif len(shape) == 1:
+            values = 1 + 0.1 * values
+        else:
+            values = values / np.sqrt(shape[-1] if key.endswith("_weight") else np.prod(shape[1:]))
+            values = 0.3 * values if key == "out_proj.weight" else values
+    return torch.from_numpy(values.astype(np.float32)).requires_grad_()
+
+
+def agree_in_gradients(model, answer, weights, expected):
+    (answer * normal(f"{model}:g", *answer.shape)).sum().backward()
+    for key, norm in expected["grad_l2"].items():
+        assert weights[key].grad.norm().item() == pytest.approx(norm, rel=2e-4), key
+
+
+def test_mambas_block_gives_the_published_numbers(published):
+    expected, x = published["mamba_block"], normal("mamba:x", 2, 13, 16)
+    weight = {key: drawn("mamba", key, shape) for key, shape in expected["keys"].items()}
+    inner, gate = F.linear(x, weight["in_proj.weight"]).chunk(2, -1)
+    conv = weight["conv1d.weight"], weight["conv1d.bias"]
+    u = F.silu(F.conv1d(F.pad(inner.transpose(1, 2), (3, 0)), *conv, groups=32)).transpose(1, 2)
+    low, write, read = F.linear(u, weight["x_proj.weight"]).split([1, 8, 8], -1)
+    step = F.softplus(F.linear(low, weight["dt_proj.weight"], weight["dt_proj.bias"]))
+    u, step, write, read, rate = (t.unsqueeze(-2) for t in (u, step, write, read, -weight["A_log"].exp()))
+    y = selective_scan(u, step, rate.transpose(0, 1), write, read).squeeze(2)
+    y = (y + weight["D"] * u.squeeze(2)) * F.silu(gate)
+    y = F.linear(y, weight["out_proj.weight"])
+    agree(y, expected["out"])
+    agree_in_gradients("mamba", y, weight, expected)
+
+
+def test_four_directions_give_vmambas_published_numbers(published):
+    """Its SS2D, first version: four S6 scans of one map, added up."""
+    expected, x = published["ss2d_v0"], normal("ss2d:x", 2, 16, 5, 6)
+
+    weight = {key: drawn("ss2d_v0", key, shape) for key, shape in expected["keys"].items()}
+    inner, gate = F.linear(x.permute(0, 2, 3, 1), weight["in_proj.weight"]).chunk(2, -1)
+    conv = weight["conv2d.weight"], weight["conv2d.bias"]
+    inner = F.silu(F.conv2d(inner.permute(0, 3, 1, 2), *conv, padding=1, groups=32))
+    u = in_directions(inner[:, None].expand(-1, 4, -1, -1, -1))  # [B, S, 4, D]
+    low, write, read = torch.einsum("bsgd,gcd->bsgc", u, weight["x_proj_weight"]).split([1, 4, 4], -1)
+    step = torch.einsum("bsgr,gdr->bsgd", low, weight["dt_projs_weight"]) + weight["dt_projs_bias"]
+    y = selective_scan(u, F.softplus(step), -weight["A_logs"].exp().view(4, 32, 4), write, read)
+    y = from_directions(y + weight["Ds"].view(4, 32) * u, (5, 6)).sum(1).permute(0, 2, 3, 1)
+    y = F.layer_norm(y, (32,), weight["out_norm.weight"], weight["out_norm.bias"])
+    y = F.linear(y * F.silu(gate), weight["out_proj.weight"]).permute(0, 3, 1, 2)
+    agree(y, expected["out NCHW"])
+    agree_in_gradients("ss2d", y, weight, expected)
