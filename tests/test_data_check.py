@@ -135,7 +135,47 @@ def test_an_image_in_two_splits_is_mentioned(tmp_path):
     coco(tmp_path, [(1, 3, [1, 1, 5, 5])])
     coco(tmp_path, [(1, 3, [1, 1, 5, 5])], split="val")
     (problem,) = check_data(tmp_path).splits["val"].problems
-    assert problem.severity == "warning" and "In train as well, as 1 images of val are" in problem.what
+    assert problem.severity == "warning" and "In train as well, as 1 image of val:" in problem.what
+
+
+def test_a_picture_under_another_name_in_another_split_is_found_by_its_content(tmp_path):
+    coco(tmp_path, [(1, 3, [1, 1, 5, 5])], ["a.png", "other.png"])
+    image(tmp_path / "images/other.png").write_bytes(b"")  # no picture at all
+    coco(tmp_path, [(1, 3, [1, 1, 5, 5])], ["b.png"], split="val")
+    (problem,) = check_data(tmp_path).splits["val"].problems
+    assert problem == ("warning", "images/b.png", problem.what)
+    assert problem.what.startswith("In train as well (there: images/a.png), as 1 image of val:")
+    assert not check_data(tmp_path, decode=False).splits["val"].problems
+
+
+def test_what_is_most_likely_not_meant_is_named(tmp_path):
+    categories = [
+        {"id": 0, "name": "street", "supercategory": "none"},
+        *(
+            {"id": i, "name": name, "supercategory": "street"}
+            for i, name in ((1, "Truck"), (2, "truck"), (3, "bus"))
+        ),
+    ]
+    rows = [(1, 1, [10 * (n % 9), n // 9, 5, 1]) for n in range(102)]
+    twice = [
+        (1, 2, [0, 40, 50, 39]),
+        (1, 2, [0, 40, 50, 38.5]),
+        (2, 3, [0, 0, 50, 39]),
+        (2, 2, [0, 3, 50, 39]),
+    ]
+    coco(tmp_path, [*rows, *twice], ["a.png", "b.png"], categories)
+    report = check_data(tmp_path)
+    assert report.ok
+    told = {(problem.file, problem.what.partition(":")[0]) for problem in report.splits["train"].problems}
+    supercategory = "The class 'street' is the super-category of others (Truck, truck, bus) and has no box."
+    (parent,) = [what for file, what in told if file == "train.json"]
+    assert parent.startswith(supercategory)
+    assert told - {("train.json", parent)} == {
+        ("images/a.png", "1 box lies almost exactly on another (the first"),
+        (str(tmp_path), "Classes are written almost alike"),
+        (str(tmp_path), "Imbalance"),
+    }
+    assert "Truck has 102 boxes, more than 50 times as many as bus 1." in report.summary()
 
 
 @pytest.mark.parametrize("form", ["coco", "voc", "shared list"])
@@ -276,6 +316,14 @@ def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path, source, monkeyp
     with pytest.raises(DataError, match="cannot be written: No space left"):
         convert_data(source, tmp_path / "out", "voc")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_cells_that_were_annotated_twice_are_found_in_published_data(shared):
+    report = check_data(shared / "data/bccd", decode=False)
+    twice = [
+        p.file for split in report.splits.values() for p in split.problems if "annotated twice?" in p.what
+    ]
+    assert report.ok and len(twice) == 7 and "images/BloodImage_00020.jpg" in twice
 
 
 def test_published_photographs_survive_both_ways(tmp_path, shared):

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, harmless
-from .class_names import strangers
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
 from .nms_ceiling import Deleted, deleted_text, nms_ceiling
 from .overlap import occlusion
+from .plausibility import alike_names, boxes_twice, compare_splits, imbalance
 from .read import open_source, require_split, split_names
 
 _OBJECTS = (0, 1, 2, 6, 11, 21, 51, 101)  # first number of objects of each bin
@@ -102,34 +102,32 @@ def check_data(
 ) -> DataReport:
     """Read a data set (formats: see `read_data`) and report what is in it and what is wrong with it.
 
-    split: one of its splits, or None for all. decode: open every image, too: the only way to find those that
-    are broken, or of another size than annotated. progress: show a bar while they are opened, if stderr is a
-    terminal. Raises DataError when the path or the split is none.
+    split: one of its splits, or None for all, which are compared then. decode: open every image, too: the only way to
+    find those that are broken, of another size than annotated, or in two splits under two names. progress: show a bar
+    while they are opened, if stderr is a terminal. Raises DataError when the path or the split is none.
     """
     source = open_source(path)
     names = split_names(source) if split is None else [require_split(source, split)]
-    labels: dict[str, None] = {}
-    reports: dict[str, SplitReport] = {}
-    places: dict[str, str] = {}
-    training: DetectionData | None = None
+    unread: dict[str, Problem] = {}
+    splits: list[DetectionData] = []
     for name in names:
         try:
-            data = source.read(name, None)
+            splits.append(source.read(name, None))
         except DataError as error:
             # The other splits may be sound.
-            problem = Problem("error", str(path), f"The split {name} cannot be read. {error}")
-            reports[name] = _report([], (), (problem,), Path(path))
-            continue
-        labels |= dict.fromkeys(data.labels)
-        problems = [*data.problems, *_shared_images(data, places)]
-        if name == "train":
-            training = data
-        elif training is not None and name != "trainval":
-            problems += _strangers(training, data)
+            unread[name] = Problem("error", str(path), f"The split {name} cannot be read. {error}")
+    labels = dict.fromkeys(label for data in splits for label in data.labels)
+    shared = compare_splits(splits, contents=decode)
+    reports = {name: _report([], (), (problem,), Path(path)) for name, problem in unread.items()}
+    for number, data in enumerate(splits):
+        problems = [*data.problems, *shared.get(data.split, ()), *boxes_twice(data)]
+        if number == 0:  # said once, of what is trained on
+            problems += [*alike_names(labels, str(path)), *imbalance(data, str(path))]
         if decode:
             problems += _decode(data, progress)
         problems.sort(key=lambda problem: (problem.severity != "error", problem.file))
-        reports[name] = _report(data.records, data.labels, tuple(problems), data.root)
+        reports[data.split] = _report(data.records, data.labels, tuple(problems), data.root)
+    reports = {name: reports[name] for name in names}
     return DataReport(str(path), source.format, tuple(labels), reports, decode)
 
 
@@ -185,32 +183,6 @@ def _joined(arrays: list[np.ndarray]) -> np.ndarray:
 def _histogram(values: np.ndarray, starts: Sequence[float], names: Sequence[str]) -> dict[str, int]:
     counts = np.bincount(np.digitize(values, starts[1:]), minlength=len(names))
     return dict(zip(names, counts.tolist(), strict=True))
-
-
-def _shared_images(data: DetectionData, places: dict[str, str]) -> list[Problem]:
-    """A warning if images of this split are in one before. places: image path to its first split."""
-    before: dict[str, list[str]] = {}
-    for record in data.records:
-        first = places.setdefault(record.path, data.split)
-        # VOC's trainval is train and val by definition.
-        if first != data.split and "trainval" not in (first, data.split):
-            before.setdefault(first, []).append(record.path)
-    return [
-        Problem(
-            "warning",
-            display(paths[0], data.root),
-            f"In {first} as well, as {len(paths)} images of {data.split} are: results on it will look too good.",
-        )
-        for first, paths in before.items()
-    ]
-
-
-def _strangers(training: DetectionData, data: DetectionData) -> list[Problem]:
-    """What training would refuse to validate on."""
-    return [
-        Problem("error", display(stranger.path, data.root), str(stranger))
-        for stranger in strangers(training, data)
-    ]
 
 
 def _decode(data: DetectionData, progress: bool) -> list[Problem]:

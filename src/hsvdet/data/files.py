@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -213,3 +215,18 @@ def display(path: str | Path, root: Path) -> str:
         return Path(path).relative_to(root).as_posix()
     except ValueError:
         return str(path)
+
+
+def digests(paths: Iterable[str]) -> dict[str, bytes]:
+    """Path to a digest of the file, for files that are as long as another; others are like none. Raises DataError."""
+    lengths: dict[int, list[str]] = defaultdict(list)
+    found: dict[str, bytes] = {}
+    try:
+        for path in dict.fromkeys(paths):
+            lengths[os.stat(path).st_size].append(path)
+        for path in (path for alike in lengths.values() if len(alike) > 1 for path in alike):
+            with open(path, "rb") as file:
+                found[path] = hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    return found

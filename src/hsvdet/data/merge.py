@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from os import PathLike
@@ -14,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from .convert import atomic_folder, class_table, free_folder, inner_path, read_alike, unique_path, write_coco
 from .dataset import DetectionData, Record
+from .files import digests
 from .formats.splits import ALL
 from .read import open_source, split_names
 
@@ -162,7 +161,7 @@ def _or_all(labelled: np.ndarray) -> np.ndarray | None:
 
 def _joined(images: list[_Image]) -> list[_Image]:
     """Each picture once, where it came first."""
-    contents = _contents([image.record.path for image in images])
+    contents = digests([image.record.path for image in images])
     first: dict[bytes | int, int] = {}
     single: list[_Image] = []
     for number, image in enumerate(images):
@@ -191,24 +190,9 @@ def _both(first: Record, second: Record) -> Record:
     )
 
 
-def _contents(paths: Sequence[str]) -> dict[str, bytes]:
-    """Path to a digest of the file, for files that are as long as another; others are like none."""
-    lengths: dict[int, list[str]] = defaultdict(list)
-    found: dict[str, bytes] = {}
-    try:
-        for path in dict.fromkeys(paths):
-            lengths[os.stat(path).st_size].append(path)
-        for path in (path for alike in lengths.values() if len(alike) > 1 for path in alike):
-            with open(path, "rb") as file:
-                found[path] = hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    return found
-
-
 def _shared(merged: list[DetectionData]) -> list[str]:
     """A remark if a picture is in two splits: what is learned would be asked."""
-    contents = _contents([record.path for data in merged for record in data.records])
+    contents = digests([record.path for data in merged for record in data.records])
     first: dict[bytes | str, str] = {}
     remarks: dict[tuple[str, str], int] = defaultdict(int)
     for data in merged:

@@ -102,6 +102,7 @@ class _Reader:
         of_all = info.get("labelled_classes") if isinstance(info, dict) else None
         entries, position = self._images(content["images"], classes, of_all)
         columns = self._boxes(content["annotations"], classes, position, entries)
+        self._super_categories(content["categories"], classes, columns)
         kept = [i for i, entry in enumerate(entries) if entry is not None]
         present = [entry for entry in entries if entry is not None]
         # Boxes of images that were left out have gone; close the gaps in the positions.
@@ -122,6 +123,21 @@ class _Reader:
         if not own:
             raise DataError(f"{self.file}: 'categories' is empty. List each class with its id and name.")
         return classes_of(sorted(own, key=lambda item: item[0]), self.asked, self.file_name, self.findings)
+
+    def _super_categories(self, categories: list, classes: Classes, columns: Columns) -> None:
+        """A warning for classes that are no more than the name of others', which some tools list among them."""
+        used = {classes.labels[label] for label in np.unique(columns.label)}
+        below: dict[str, list[str]] = {}
+        for category in categories:
+            parent, name = category.get("supercategory"), category.get("name")
+            if isinstance(parent, str) and parent != name and name in used:
+                below.setdefault(parent, []).append(name)
+        for name in below.keys() & {*classes.labels} - used:
+            what = (
+                f"The class {name!r} is the super-category of others ({_shown(below[name])}) and has no box."
+                " Delete it from 'categories', or it stays a class that nothing teaches."
+            )
+            self.findings.add("warning", self.file_name, what)
 
     def _images(
         self, images: list, classes: Classes, labelled: Any
@@ -389,6 +405,10 @@ def _name(annotation: Any, place: int) -> int:
     """The annotation's id for messages, or its place in the list."""
     value = annotation.get("id", place) if isinstance(annotation, dict) else place
     return value if type(value) is int and abs(value) < 2**63 else place
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _integer(value: Any) -> int | None:
