@@ -30,6 +30,7 @@ from .evaluate import (
 from .layers.selection import selectors_of
 from .loading import as_detector
 from .postprocess import to_pixels
+from .progress import progress as shown_progress
 from .runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from .structures import Batch, Detections, Prediction
 
@@ -65,6 +66,7 @@ def val(
     require_certificate: bool = False,
     trusted_key: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
+    progress: bool = True,
 ) -> Evaluation:
     """Evaluate a detector, a checkpoint or an artifact on one split of a data set.
 
@@ -73,7 +75,7 @@ def val(
     model's own number if not given. multi_label: a suppressed prediction answers with every class over the score, as
     most published tables count, not with its best alone, as in `predict`, training and artifacts. diagnose: also what
     perfect deduplication of the same predictions would give. require_certificate, trusted_key: of an artifact, as of
-    `runtime.load`. out: a folder for the report (numbers and pictures).
+    `runtime.load`. out: a folder for the report (numbers and pictures). progress: on stderr.
     An image's detections do not depend on the images it shares a batch with. An artifact of `hsvdet export` is run
     by its runtime, for which device, precision and iou are settled; each box has one class, and there are no
     predictions from before suppression to diagnose.
@@ -91,7 +93,10 @@ def val(
             detector, require_certificate=require_certificate, trusted_key=trusted_key
         )
         data = _of_classes(artifact, data, split)
-        detections = artifact.on_data(data, score=score, iou=iou, max_detections=max_detections, batch=batch)
+        with shown_progress("evaluating", len(data), shown=progress) as advance:
+            detections = artifact.on_data(
+                data, score=score, iou=iou, max_detections=max_detections, batch=batch, after_each=advance
+            )
         header = artifact.runner.header
         most = header.max_detections if max_detections is None else max_detections
         evaluation = evaluate_detections(data, detections, suppressed_at=header.iou, max_detections=most)
@@ -109,18 +114,20 @@ def val(
         normalise=False,
     )
     net = detector.to(place).net.eval()
-    found = find_all(
-        detector,
-        net,
-        loader,
-        device=place,
-        precision=precision,
-        score=score,
-        iou=iou,
-        max_detections=max_detections,
-        multi_label=multi_label,
-        diagnose=diagnose,
-    )
+    with shown_progress("evaluating", len(data), shown=progress) as advance:
+        found = find_all(
+            detector,
+            net,
+            loader,
+            device=place,
+            precision=precision,
+            score=score,
+            iou=iou,
+            max_detections=max_detections,
+            multi_label=multi_label,
+            diagnose=diagnose,
+            after_each=advance,
+        )
     return _reported(evaluate_found(data, [found]), out, data)
 
 
@@ -165,9 +172,10 @@ def find_all(
     max_detections: int | None = None,
     multi_label: bool = False,
     diagnose: bool = False,
-    between: Callable[[], None] = lambda: None,
+    after_each: Callable[[int], None] = lambda images: None,
 ) -> Found:
-    """Run `net` (of the detector's kind, in evaluation mode) over batches. between: called after each.
+    """Run `net` (of the detector's kind, in evaluation mode) over batches. after_each: called after each, with its
+    number of images.
 
     Raises NonFiniteError naming an image whose answer has NaN or infinity."""
     reading = models.find(detector.name).reading
@@ -206,7 +214,7 @@ def find_all(
                 ideal = Detections(raw.boxes[stays], raw.scores[stays], raw.labels[stays])
                 found.deduplicated[info.id] = Detections(*(part.cpu() for part in ideal))
         found = found._replace(max_detections=min(found.max_detections, answer.boxes.shape[1]))
-        between()
+        after_each(len(batch.infos))
     return found
 
 

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, harmless
+from ..errors import DataError
+from ..progress import progress as shown_progress
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
@@ -199,24 +198,9 @@ def _decode(data: DetectionData, progress: bool) -> list[Problem]:
             what += " (it was annotated without its EXIF rotation)"
         return Problem("error", file, f"{what}: its boxes are in the wrong place.")
 
-    with _bar(data.split, len(data)) if progress else nullcontext() as advance:
-        return [problem for problem in in_threads(problem_of, data.records, advance) if problem]
-
-
-@contextmanager
-def _bar(split: str, images: int) -> Generator[Callable[[], None] | None, None, None]:
-    """On stderr, gone when done; what is given moves it on by an image. None where there is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    what = TextColumn("opening {task.description}", markup=False)
-    parts = what, BarColumn(30), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*parts, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(harmless(split), total=images)
-        yield lambda: bar.advance(task)
+    with shown_progress(f"opening {data.split}", len(data), shown=progress) as advance:
+        problems = in_threads(problem_of, data.records, lambda: advance(1))
+    return [problem for problem in problems if problem]
 
 
 def _summary(name: str, report: SplitReport) -> list[str]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..devices import find_device
 from ..errors import ConfigError, DataError, HsvdetError, SaveError
 from ..loading import as_detector
 from ..preprocess import Size
+from ..progress import progress as shown_progress
 from ..runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from ..structures import Detections
 from .results import ResultFolder
@@ -166,13 +166,13 @@ def predict(
         left = found[results.done :]
         # Closed before the folder is: threads that decode ahead end with it.
         with (
-            _progress(left, progress) as advance,
+            shown_progress("predict", _count(left), shown=progress) as advance,
             closing(_in_batches(left, detect, batch, failed)) as answers,
         ):
             try:
                 for frame, detections in answers:
                     results.add(frame, detections)
-                    advance()
+                    advance(1)
             except KeyboardInterrupt as interrupt:
                 stopped = interrupt
             except SaveError:
@@ -280,26 +280,6 @@ def _is_inside(source: Source, folder: Path) -> bool:
     return source.kind in ("image", "video") and Path(source.location).absolute().is_relative_to(
         folder.absolute()
     )
-
-
-@contextmanager
-def _progress(sources: Sequence[Source], shown: bool) -> Generator[Callable[[], None], None, None]:
-    if not shown or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("predict"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("predict", total=_count(sources))
-        yield lambda: bar.advance(task)
 
 
 def _count(sources: Sequence[Source]) -> int | None:

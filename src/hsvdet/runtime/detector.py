@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TypeGuard
 
@@ -85,9 +85,18 @@ class ArtifactDetector:
         return f"{header.target}, {header.precision}, {'' if self.runner.certified else 'not '}certified"
 
     def on_data(
-        self, data: DetectionData, *, score: float, iou: float, max_detections: int | None, batch: int
+        self,
+        data: DetectionData,
+        *,
+        score: float,
+        iou: float,
+        max_detections: int | None,
+        batch: int,
+        after_each: Callable[[int], None] = lambda images: None,
     ) -> dict[int | str, Detections]:
-        """By image id. Raises DataError naming an image that cannot be read, ConfigError as above."""
+        """By image id. after_each: called after each batch with its number of images.
+
+        Raises DataError naming an image that cannot be read, ConfigError as above."""
         found: dict[int | str, Detections] = {}
         for start in range(0, len(data), batch):
             records = data.records[start : start + batch]
@@ -101,4 +110,5 @@ class ArtifactDetector:
                 names=[record.path for record in records],
             )
             found |= {record.id: answer for record, answer in zip(records, answers, strict=True)}
+            after_each(len(records))
         return found

@@ -47,7 +47,7 @@ class Validator:
                 self.loader,
                 device=self.device,
                 precision="fp32" if self.plan.precision == "fp32" else "bf16",
-                between=between,
+                after_each=lambda images: between(),
             )
         except NonFiniteError as error:
             found = error
