@@ -501,6 +501,36 @@ def test_a_path_without_data_set_says_what_was_looked_for_and_found(tmp_path):
             read_data(path)
 
 
+LABELME = {"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg", "imageData": None}
+TASK = {"id": 1, "annotations": [{"result": []}], "data": {"image": "a.jpg"}}
+CREATE_ML = {"label": "car", "coordinates": {"x": 1, "y": 2, "width": 3, "height": 4}}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"annotations.xml": "<?xml version='1.0'?>\n<annotations><version/></annotations>"}, "CVAT .*COCO 1.0"),
+        ({"train/annotations.xml": "<annotations>\n<meta/></annotations>"}, "CVAT .*COCO 1.0"),
+        ({f"train_{n}.json": LABELME for n in range(20)}, "LabelMe's.* Convert them all"),
+        ({"a.json": LABELME}, "LabelMe's.* Convert them all"),
+        ({"images/a.json": LABELME}, "LabelMe's.* Convert them all"),
+        ({"project-1.json": [TASK]}, "a Label Studio export.* as COCO or YOLO"),
+        ({"min.json": [{"image": "a.jpg", "id": 1, "label": [], "annotator": 1}]}, "a Label Studio export"),
+        ({"meta.json": {"classes": [{"title": "car"}], "tags": []}}, "Supervisely's.* as COCO, YOLO or Pascal VOC"),
+        ({"ann/a.jpg.json": {"size": {"height": 8, "width": 8}, "tags": [], "objects": []}}, "Supervisely's"),
+        ({"train/_annotations.createml.json": [{"image": "a.jpg", "annotations": [CREATE_ML]}]}, "a Create ML export"),
+        ({"labels.json": [{"imagefilename": "a.jpg", "annotation": [CREATE_ML]}]}, "a Create ML export"),
+    ],
+)  # fmt: skip
+def test_exports_of_other_tools_are_known_by_their_content_and_told_what_to_do(tmp_path, files, words):
+    for name, content in files.items():
+        text(tmp_path / name, content if isinstance(content, str) else json.dumps(content))
+    image(tmp_path / "images" / "a.png")
+    for path in (tmp_path, tmp_path / next(iter(files))):
+        with pytest.raises(DataError, match=words):
+            read_data(path)
+
+
 def test_an_unknown_split_says_which_exist(tmp_path):
     for split in ("train", "val"):
         coco(tmp_path, [(1, 3, [1, 1, 5, 5])], split=split)

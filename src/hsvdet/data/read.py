@@ -13,6 +13,7 @@ from ..errors import DataError, did_you_mean
 from .dataset import DetectionData
 from .division import DividedSource, read_division
 from .formats.coco import find_coco
+from .formats.exports import refuse_export
 from .formats.splits import ALL, Source
 from .formats.voc import find_voc
 from .formats.yolo import find_yolo
@@ -83,6 +84,7 @@ def open_source(path: str | PathLike[str]) -> Source:
         source = find(found)
         if source is not None:
             return source
+    refuse_export(found)
     raise DataError(
         f"{path} is no data set of a known form. Looked for annotations/instances_*.json or train.json"
         " (COCO), data.yaml or images/ with labels/ (YOLO), Annotations/ with JPEGImages/ (VOC, IDD);"

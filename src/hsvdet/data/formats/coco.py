@@ -22,6 +22,7 @@ from ...errors import DataError
 from ...files import parse_json
 from ..dataset import DetectionData
 from ..files import FileIndex, display, image_sizes, read_bytes, without_path
+from .exports import refuse_export, tool_of
 from .repair import (
     AREA,
     CROWD,
@@ -38,6 +39,8 @@ from .repair import (
     to_records,
 )
 from .splits import ALL, finish, name_splits, split_name
+
+_MOST_SPLITS = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def find_coco(path: Path) -> CocoSource | None:
     files = {file.parent.name: file for file in sorted(path.glob("*/_annotations.coco.json"))}
     if not files:
         files = {file.stem: file for file in sorted(path.glob("*.json"))}
+        if len(files) > _MOST_SPLITS:  # one for each image, more likely
+            refuse_export(path)
         if len(files) > 1:
             files = {stem: file for stem, file in files.items() if split_name(stem)}
         elif files and not split_name(next(iter(files))):
@@ -311,6 +316,8 @@ def _load(file: Path) -> dict:
     except ValueError as error:
         reason = "it is empty" if file.stat().st_size == 0 else f"{type(error).__name__}: {error}"
         raise DataError(f"{file} is not a JSON file that can be read: {reason}.") from error
+    if (tool := tool_of(content)) is not None:
+        raise DataError(f"{file} is {tool}.")
     if isinstance(content, list):
         raise DataError(f"{file} holds a list, as COCO results do; a COCO annotation file was expected.")
     for key in ("images", "annotations", "categories"):

@@ -32,6 +32,7 @@ from ..files import (
     without_path,
 )
 from ..pixels import IMAGE_SUFFIXES
+from .exports import is_cvat
 from .repair import (
     CROWD,
     MALFORMED,
@@ -110,14 +111,18 @@ def find_voc(path: Path) -> VocSource | None:
 
 
 def _beside(path: Path) -> VocSource | None:
-    if next(path.glob("*.xml"), None):
+    if _holds_annotations(path):
         return VocSource(path, {ALL: path}, path, path)
     splits = {
         name: folder
         for folder in sorted(path.iterdir())
-        if (name := split_name(folder.name)) and folder.is_dir() and next(folder.glob("*.xml"), None)
+        if (name := split_name(folder.name)) and folder.is_dir() and _holds_annotations(folder)
     }
     return VocSource(path, splits, path, path) if splits else None
+
+
+def _holds_annotations(folder: Path) -> bool:
+    return any(not is_cvat(file) for file in folder.glob("*.xml"))
 
 
 class _Object(NamedTuple):
