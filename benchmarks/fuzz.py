@@ -39,7 +39,7 @@ def main() -> int:
             print(done.stdout[-6000:], done.stderr[-2000:], f"seed {seed}", sep="\n")
             return 1
         rounds += 1
-        print(f"round {rounds}, seed {seed}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+        print(f"round {rounds}: {asked.examples} examples of each property, seed {seed}: sound", flush=True)
     return 0
 
 
