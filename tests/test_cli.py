@@ -22,6 +22,7 @@ COMMANDS = [
     "data check",
     "data convert",
     "data merge",
+    "data split",
     "train",
     "val",
     "predict",

@@ -117,6 +117,25 @@ def test_the_command_line_does_not_validate_on_what_it_trains_on(undivided, tmp_
     assert code == 2 and "has no split 'val' to validate on" in err and "val_fraction (such as 0.2)" in err
 
 
+def test_data_are_split_on_request_and_the_file_may_lie_beside_the_annotations(undivided, run):
+    out = undivided.parent / "split.json"
+    code, said, err = run("data", "split", undivided.parent, "--out", out, "--json")
+    assert code == 0, err
+    assert json.loads(said) | {"out": ""} == {
+        "out": "", "by": "image", "fraction": 0.2, "seed": 0, "images": {"train": 10, "val": 2},
+    }  # fmt: skip
+    parts = [read_data(out, split).records for split in ("train", "val")]
+    assert sorted(r.id for part in parts for r in part) == [r.id for r in read_data(undivided.parent).records]
+    for path, target, words in (
+        (undivided, out, "exists already"),
+        (undivided, out.with_suffix(".txt"), "expects a .json file"),
+        (out, out.with_stem("again"), "has the split 'val' already"),
+        (undivided, undivided / "split.json", "cannot be written"),
+    ):
+        code, _, err = run("data", "split", path, "--out", target)
+        assert code == 2 and words in err and err.count("\n") == 1 + ("(coco" in err), err
+
+
 def test_a_part_set_aside_validates_is_written_down_and_is_the_same_when_resumed(undivided, tmp_path, run):
     out = tmp_path / "run"
     asked = ("train", "yolov8-n", "--data", undivided, "--out", out, *FEW, "--val-fraction", 0.25)
@@ -142,6 +161,11 @@ def test_a_part_set_aside_validates_is_written_down_and_is_the_same_when_resumed
     plain = dict(epochs=1, batch=4, workers=0, device="cpu", progress=False, val_fraction=0.25)
     hsvdet.train(detector, undivided, tmp_path / "python", **plain)
     assert (tmp_path / "python/split.json").read_text() == (out / "split.json").read_text()
+    code, said, err = run(
+        "data", "split", undivided, "--out", undivided.parent / "split.json", "--val-fraction", 0.25
+    )
+    assert code == 0 and "9 to train on, 3 to validate" in said
+    assert (undivided.parent / "split.json").read_text() == (out / "split.json").read_text()
     with pytest.raises(ConfigError, match="has 'val'"):
         hsvdet.train(detector, out / "split.json", tmp_path / "again", **plain)
 

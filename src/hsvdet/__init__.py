@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .data.merge import merge_data
     from .data.read import read_data
     from .data.scenes import write_scenes
+    from .data.split import split_data
     from .demonstration import demo
     from .deploy.export import export
     from .detector import Detector, create
@@ -61,6 +62,7 @@ _HOME = {
     "merge_data": "data.merge",
     "read_data": "data.read",
     "write_scenes": "data.scenes",
+    "split_data": "data.split",
     "demo": "demonstration",
     "Certificate": "certificate",
     "certify": "certificate",
@@ -120,6 +122,7 @@ __all__ = [
     "profile",
     "read_data",
     "resume",
+    "split_data",
     "start_backbone",
     "stream",
     "train",

@@ -12,7 +12,7 @@ import typer
 from .about import models, profile
 from .benchmark import WithDefault, benchmark, nms
 from .certify import certify
-from .data import check_data, convert_data, merge_data
+from .data import check_data, convert_data, merge_data, split_data
 from .explain import explain
 from .export import export
 from .options import example, new_app
@@ -103,10 +103,13 @@ speed.command(
 speed.command("nms", epilog=example("hsvdet benchmark nms best.safetensors --data street/"))(nms)
 app.add_typer(speed, name="benchmark")
 
-data = new_app("Look into data sets (COCO, YOLO, Pascal VOC, IDD), convert and merge them.")
+data = new_app("Look into data sets (COCO, YOLO, Pascal VOC, IDD), convert, merge and split them.")
 data.command(
     "check", epilog=example("hsvdet data check street/", "hsvdet data check street/data.yaml --json")
 )(check_data)
 data.command("convert", epilog=example("hsvdet data convert street/ street-coco/ --to coco"))(convert_data)
 data.command("merge", epilog=example("hsvdet data merge cars/ people/ --out street/"))(merge_data)
+data.command(
+    "split", epilog=example("hsvdet data split street.json --out split.json --val-fraction 0.2 --seed 0")
+)(split_data)
 app.add_typer(data, name="data")

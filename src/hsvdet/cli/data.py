@@ -1,4 +1,4 @@
-"""`hsvdet data`: look into data sets, convert and merge them."""
+"""`hsvdet data`: look into data sets, convert, merge and split them."""
 
 from __future__ import annotations
 
@@ -60,3 +60,22 @@ def merge_data(
         shared = f", {counts['joined']} that were in several" if counts["joined"] else ""
         lines.append(f"{name}: {counts['images']} images{shared}, {counts['boxes']} boxes")
     return Answer(report, "\n".join([*lines, *report["remarks"]]))
+
+
+def split_data(
+    path: Annotated[str, typer.Argument(help="A data set without validation split, of any known format.")],
+    out: Annotated[
+        str,
+        typer.Option(help="A new .json file, a data set with the splits train and val; no image is moved."),
+    ],
+    val_fraction: Annotated[float, typer.Option(help="Share of the images to set aside.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed sets other images aside.")] = 0,
+    json: Json = False,
+) -> Answer:
+    """Set images aside for validation, those of one sequence together, as `train --val-fraction` does."""
+    from ..data.split import split_data
+
+    division = split_data(path, out, val_fraction, seed)
+    images = {"train": len(division.training), "val": len(division.validation)}
+    answer = {"out": out, "by": division.by, "fraction": val_fraction, "seed": seed, "images": images}
+    return Answer(answer, f"{division}\nUse it as a data set: --data {out}")

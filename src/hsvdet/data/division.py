@@ -145,20 +145,27 @@ class _Content(BaseModel, strict=True):
         return self
 
 
+def is_division(path: Path) -> bool:
+    """Without reading a large file. Raises OSError."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _MARK.encode() in file.read(64)
+
+
 def read_division(path: Path) -> DividedFile | None:
-    """None for a file of another kind; without reading a large one. Raises DataError."""
-    if path.suffix.lower() != ".json":
-        return None
+    """None for a file of another kind. Raises DataError."""
     try:
-        with path.open("rb") as file:
-            if _MARK.encode() not in file.read(64):
-                return None
+        if not is_division(path):
+            return None
         content = _Content.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {error.strerror}.") from None
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()[:3])
-        raise DataError(f"{path}: not a division that training wrote ({what}). Make it again.") from None
+        raise DataError(
+            f"{path}: not a division that `data split` or `train` wrote ({what}). Make it again."
+        ) from None
     return DividedFile(path, content.data, content.split, {"train": content.train, "val": content.val})
 
 

@@ -21,6 +21,7 @@ from ...bounds import LARGEST_IMAGE_SIDE
 from ...errors import DataError
 from ...files import parse_json
 from ..dataset import DetectionData
+from ..division import is_division
 from ..files import FileIndex, display, image_sizes, read_bytes, without_path
 from .exports import refuse_export, tool_of
 from .repair import (
@@ -72,12 +73,12 @@ def find_coco(path: Path) -> CocoSource | None:
         stem = path.parent.name if path.stem == "_annotations.coco" else path.stem
         return CocoSource(root, {split_name(stem) or ALL: path})
     for pattern in ("annotations/instances_*.json", "annotations/*.json"):
-        files = sorted(path.glob(pattern))
+        files = _annotation_files(path, pattern)
         if files:
             return CocoSource(path, _named({file.stem.removeprefix("instances_"): file for file in files}))
     files = {file.parent.name: file for file in sorted(path.glob("*/_annotations.coco.json"))}
     if not files:
-        files = {file.stem: file for file in sorted(path.glob("*.json"))}
+        files = {file.stem: file for file in _annotation_files(path, "*.json")}
         if len(files) > _MOST_SPLITS:  # one for each image, more likely
             refuse_export(path)
         if len(files) > 1:
@@ -85,6 +86,18 @@ def find_coco(path: Path) -> CocoSource | None:
         elif files and not split_name(next(iter(files))):
             files = {ALL: next(iter(files.values()))}
     return CocoSource(path, _named(files)) if files else None
+
+
+def _annotation_files(path: Path, pattern: str) -> list[Path]:
+    """Without divisions of the data set (`data split`), which may lie beside its annotations."""
+    return [file for file in sorted(path.glob(pattern)) if not _is_division(file)]
+
+
+def _is_division(file: Path) -> bool:
+    try:
+        return is_division(file)
+    except OSError:
+        return False  # reading will say what is wrong with it
 
 
 def _named(files: dict[str, Path]) -> dict[str, Path]:
