@@ -419,3 +419,24 @@ def test_what_other_names_lead_to_is_there():
     }
     assert {text.partition(",")[0] for text in SETTINGS.values()} <= fields
     assert not fields & set(SETTINGS)
+
+
+@pytest.mark.parametrize("command", [[], ["data"]])
+def test_the_list_of_commands_is_not_cut(command, capfd):
+    assert main([*command, "--help"]) == 0
+    _, _, listed = capfd.readouterr().out.partition("Commands:")
+    assert "\n  c" in listed and "..." not in listed
+
+
+@pytest.mark.parametrize(
+    "typed, told", [("hsvdet tr", ["train"]), ("hsvdet train --val", ["--val-split", "--val-fraction"])]
+)
+def test_a_shell_completes_commands_and_options(typed, told):
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    asked = subprocess.run(
+        [sys.executable, "-m", "hsvdet"],
+        env={**os.environ, **words, "_HSVDET_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+    )
+    assert asked.stdout.split() == told and asked.returncode == 0

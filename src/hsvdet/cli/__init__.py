@@ -69,6 +69,8 @@ def _run(arguments: list[str]) -> Answer:
 
         from .commands import app
 
+        if "_HSVDET_COMPLETE" in os.environ:  # a shell asks, as --show-completion told it
+            typer.main.get_command(app).main(prog_name="hsvdet")
         # Not app(): that would turn Ctrl-C and a closed pipe into exit codes of its own.
         command = typer.main.get_command(app)
         with command.make_context("hsvdet", arguments) as context:

@@ -21,6 +21,7 @@ from .use import convert, demo, predict, val
 
 app = new_app(
     "Object detection whose results people can check: HSV-DET, YOLOv8 and the DETR lineage in PyTorch.",
+    completion=True,
     epilog=example("hsvdet demo", "hsvdet train --help"),
     invoke_without_command=True,
 )
@@ -51,7 +52,7 @@ app.command(
     epilog=example(
         "hsvdet train hsv-det-n --data street/ --out runs/street --size 640 --epochs 100",
         "hsvdet train hsv-det-n --data street/ --out runs/warm --weights yolov8n.pt --set mosaic=0.5",
-        "hsvdet train hsv-det-n --data street/ --out runs/street --size 640 --epochs 100 --resume",
+        "hsvdet train --resume runs/street",
     )
 )(train)
 app.command(epilog=example("hsvdet val runs/street/best.safetensors --data street/ --out runs/street/val"))(
@@ -101,7 +102,7 @@ speed.command(
     ),
 )(benchmark)
 speed.command("nms", epilog=example("hsvdet benchmark nms best.safetensors --data street/"))(nms)
-app.add_typer(speed, name="benchmark")
+app.add_typer(speed, name="benchmark", short_help=speed.info.help)
 
 data = new_app("Look into data sets (COCO, YOLO, Pascal VOC, IDD), convert, merge and split them.")
 data.command(
@@ -112,4 +113,9 @@ data.command("merge", epilog=example("hsvdet data merge cars/ people/ --out stre
 data.command(
     "split", epilog=example("hsvdet data split street.json --out split.json --val-fraction 0.2 --seed 0")
 )(split_data)
-app.add_typer(data, name="data")
+app.add_typer(data, name="data", short_help=data.info.help)
+
+# In the list of commands a text that does not say it is short is cut.
+for group in (app, speed, data):
+    for command in group.registered_commands:
+        command.short_help = (command.callback.__doc__ or "").partition("\n")[0]

@@ -87,10 +87,11 @@ Checkpoint = Annotated[
 ]
 
 
-def new_app(help_: str, **options: Any) -> typer.Typer:
+def new_app(help_: str, *, completion: bool = False, **options: Any) -> typer.Typer:
+    """completion: with --install-completion and --show-completion, for the shell."""
     return typer.Typer(
         help=help_,
-        add_completion=False,
+        add_completion=completion,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
