@@ -65,6 +65,7 @@ FAMILIES = {
     "lite-dino-tiny": {"decoder_layers": 1, "levels": 2, "high_levels": 1},
     "sparse-detr-tiny": {"encoder_layers": 2, "decoder_layers": 1, "levels": 2},
     "rt-detr-tiny": {"decoder_layers": 1},
+    "mamba-detr-tiny": {"decoder_layers": 1, "directions": 4},
 }
 
 
@@ -164,7 +165,7 @@ def path(detector, tmp_path_factory):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_path):
-    padded = {} if name in ("yolov8-n", "rt-detr-tiny") else {"resize": "fit"}
+    padded = {} if name in ("yolov8-n", "rt-detr-tiny", "mamba-detr-tiny") else {"resize": "fit"}
     detector = lively(name, FAMILIES[name], **padded)
     run = runtime.load(written(detector, tmp_path / "a.onnx"), threads=1)
     for size in ((64, 96), (50, 40), (30, 111)):

@@ -1,4 +1,5 @@
-"""Both scans against the recurrence that they compute, token by token in float64, and against published numbers."""
+"""Both scans against the recurrence that they compute, token by token in float64, and against published numbers; and
+what makes Mamba-DETR of RT-DETR."""
 
 import json
 import zlib
@@ -8,7 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hsvdet.errors import ConfigError
 from hsvdet.layers.mamba import from_directions, in_directions, selective_scan, ssd
+from hsvdet.models import find
+from hsvdet.models.mamba_detr import MambaDetrConfig, StateSpaceMixer
 
 GROUPS, HEADS, CHANNELS, STATES = 2, 3, 4, 5
 
@@ -221,3 +225,67 @@ def test_four_directions_give_vmambas_published_numbers(published):
     y = F.linear(y * F.silu(gate), weight["out_proj.weight"]).permute(0, 3, 1, 2)
     agree(y, expected["out NCHW"])
     agree_in_gradients("ss2d", y, weight, expected)
+
+
+def mixer(directions):
+    torch.manual_seed(0)
+    made = StateSpaceMixer(16, heads=2, states=4, directions=directions).double().eval()
+    with torch.no_grad():
+        made.scan.step_bias.add_(2.0)  # so that cells far away are remembered less, and not alike
+    return made
+
+
+@pytest.mark.parametrize("directions", [2, 4])
+def test_maps_of_a_padded_batch_are_mixed_as_each_alone(directions):
+    """Whatever the padding holds: not seen by the convolution, and passed by in every direction."""
+    mix, sizes = mixer(directions), [(7, 9), (5, 9), (7, 4), (3, 2)]
+    maps = 5 * torch.randn(len(sizes), 16, 7, 9, dtype=torch.float64)
+    padding = torch.ones(len(sizes), 7, 9, dtype=torch.bool)
+    for i, (height, width) in enumerate(sizes):
+        padding[i, :height, :width] = False
+    mixed = mix(maps, padding).unflatten(1, (7, 9))
+    assert not mixed[padding].any()
+    for i, (height, width) in enumerate(sizes):
+        alone = mix(maps[i : i + 1, :, :height, :width], None).unflatten(1, (height, width))
+        torch.testing.assert_close(mixed[i, :height, :width], alone[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("directions", [2, 4])
+def test_every_cell_hears_of_every_other(directions):
+    """Each of two directions brings one half of the others; no cell is beyond the state's reach."""
+    mix, maps = mixer(directions), torch.randn(1, 16, 4, 5, dtype=torch.float64)
+    before = mix(maps, None)
+    for cell in range(20):
+        changed = maps.clone()
+        changed.flatten(2)[..., cell] += 1
+        assert ((mix(changed, None) - before).abs().amax(-1) > 1e-9).all(), cell
+
+
+def test_mamba_detr_is_rt_detr_but_for_what_mixes_the_coarsest_map():
+    """With as many parameters as nearly as can be: what else differs is no effect of size."""
+    for form in ("r18", "r50", "tiny"):
+        ours, theirs = find(f"mamba-detr-{form}"), find(f"rt-detr-{form}")
+        with torch.device("meta"):
+            mamba, attention = (row.net(row.config, 80).state_dict() for row in (ours, theirs))
+        other = {key for key in mamba.keys() ^ attention.keys()}
+        assert other and all(key.startswith(("neck.mamba.", "neck.attention.")) for key in other)
+        count, expected = (sum(t.numel() for t in tensors.values()) for tensors in (mamba, attention))
+        assert count == pytest.approx(expected, rel=1e-3)
+        assert (ours.recipe, ours.preprocess, ours.reading) == (
+            theirs.recipe,
+            theirs.preprocess,
+            theirs.reading,
+        )
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"directions": 3}, r"directions expects 2, by rows, or 4, by columns too; got 3\."),
+        ({"scan_heads": 3}, r"scan_heads expects a divisor of neck, the 256 channels; got 3\."),
+        ({"states": 0}, r"states expects a number from 1 on; got 0\."),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(option, message):
+    with pytest.raises(ConfigError, match=message):
+        MambaDetrConfig(**option)

@@ -33,11 +33,11 @@ def ssd(x: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor, chun
     """
     length, size = x.shape[1], min(chunk, x.shape[1])
     with without_autocast(x):
-        step = _wide(step)
+        step = wide(step)
         # From here on [B, G, H, chunks, tokens of a chunk, ...]; 1 head where they share.
-        inputs = _chunks(_wide(x) * step.unsqueeze(-1), size).permute(0, 3, 4, 1, 2, 5)
-        logs = _chunks(step * _wide(rate), size).permute(0, 3, 4, 1, 2)
-        into, out = (_chunks(_wide(t), size).permute(0, 3, 1, 2, 4).unsqueeze(2) for t in (write, read))
+        inputs = _chunks(wide(x) * step.unsqueeze(-1), size).permute(0, 3, 4, 1, 2, 5)
+        logs = _chunks(step * wide(rate), size).permute(0, 3, 4, 1, 2)
+        into, out = (_chunks(wide(t), size).permute(0, 3, 1, 2, 4).unsqueeze(2) for t in (write, read))
         kept = _kept(logs)
         y = (out @ into.transpose(-1, -2) * kept) @ inputs
         left = (into * kept[..., -1, :].unsqueeze(-1)).transpose(-1, -2) @ inputs  # [B, G, H, chunks, N, P]
@@ -78,9 +78,9 @@ def selective_scan(
     Returns [B, S, G, E] in the precision of x.
     """
     with without_autocast(x):
-        steps, inputs = (_wide(t).permute(0, 2, 3, 1) for t in (step, x))  # [B, G, E, S]
-        rates = _wide(rate).unsqueeze(-1).unbind(-2)  # N times [G, E, 1]
-        writes, reads = (_wide(t).permute(3, 0, 2, 1).unsqueeze(3).unbind() for t in (write, read))
+        steps, inputs = (wide(t).permute(0, 2, 3, 1) for t in (step, x))  # [B, G, E, S]
+        rates = wide(rate).unsqueeze(-1).unbind(-2)  # N times [G, E, 1]
+        writes, reads = (wide(t).permute(3, 0, 2, 1).unsqueeze(3).unbind() for t in (write, read))
         y = torch.zeros_like(inputs)
         for state in zip(rates, writes, reads, strict=True):
             given = (inputs, steps, *state, hold)
@@ -162,5 +162,6 @@ def _turned(map_: Tensor, half: int, direction: int) -> Tensor:
     return map_.transpose(-1, -2) if half == 2 and direction % 2 else map_
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """In float32, or in float64 where it is."""
     return x if x.dtype == torch.float64 else x.float()

@@ -29,6 +29,7 @@ from . import (
     hsg_det_plus,
     hsv_det,
     lite_dino,
+    mamba_detr,
     rt_detr,
     smca_detr,
     sparse_detr,
@@ -58,6 +59,7 @@ from .hsg_det import HsgDet, HsgDetConfig
 from .hsg_det_plus import HsgDetPlus, HsgDetPlusConfig
 from .hsv_det import HsvDet, HsvDetConfig, HsvDetE2e, HsvDetE2eConfig
 from .lite_dino import LiteDino, LiteDinoConfig, PlainLiteDino
+from .mamba_detr import MambaDetr, MambaDetrConfig
 from .rt_detr import RtDetr, RtDetrConfig
 from .smca_detr import SmcaDetr, SmcaDetrConfig
 from .sparse_detr import SparseDetr, SparseDetrConfig
@@ -237,6 +239,10 @@ MODELS: dict[str, Model] = {
     ),
     **_query(
         "RT-DETR", RtDetr, RtDetrConfig, rt_detr.VARIANTS, rt_detr.criterion, TopPairs(), _STRETCH, "rt-detr"
+    ),
+    **_query(
+        "Mamba-DETR", MambaDetr, MambaDetrConfig, mamba_detr.VARIANTS, rt_detr.criterion, TopPairs(), _STRETCH,
+        "rt-detr",
     ),
 }  # fmt: skip
 
