@@ -131,6 +131,12 @@ def test_a_split_that_cannot_be_read_spares_the_others(tmp_path):
         check_data(tmp_path, "test")
 
 
+def test_a_data_set_of_which_nothing_can_be_read_is_one_error(tmp_path):
+    text(tmp_path / "a.json", json.dumps({"version": "5", "shapes": [], "imagePath": "a.jpg"}))
+    with pytest.raises(DataError, match="a.json is LabelMe's. Convert"):
+        check_data(tmp_path)
+
+
 def test_an_image_in_two_splits_is_mentioned(tmp_path):
     coco(tmp_path, [(1, 3, [1, 1, 5, 5])])
     coco(tmp_path, [(1, 3, [1, 1, 5, 5])], split="val")

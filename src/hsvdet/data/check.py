@@ -103,7 +103,8 @@ def check_data(
 
     split: one of its splits, or None for all, which are compared then. decode: open every image, too: the only way to
     find those that are broken, of another size than annotated, or in two splits under two names. progress: show a bar
-    while they are opened, if stderr is a terminal. Raises DataError when the path or the split is none.
+    while they are opened, if stderr is a terminal. Raises DataError when the path or the split is none, or
+    when nothing but one split was to be read and cannot be.
     """
     source = open_source(path)
     names = split_names(source) if split is None else [require_split(source, split)]
@@ -113,6 +114,8 @@ def check_data(
         try:
             splits.append(source.read(name, None))
         except DataError as error:
+            if len(names) == 1:
+                raise
             # The other splits may be sound.
             unread[name] = Problem("error", str(path), f"The split {name} cannot be read. {error}")
     labels = dict.fromkeys(label for data in splits for label in data.labels)
