@@ -455,7 +455,7 @@ def larger(share):
     "output, operator, operand, words",
     [
         ("scores", "Mul", np.float32(0.5), "scores: the median over"),
-        ("boxes", "MatMul", larger(0.01), "boxes' width: the median over"),
+        ("boxes", "MatMul", larger(0.01), "boxes' (width|height): the median over"),
         ("boxes", "MatMul", larger(0.0), None),
     ],
     ids=["halved scores", "boxes one per cent larger", "right"],
@@ -474,7 +474,7 @@ def test_int8_moves_detections_to_all_sides_and_a_fault_to_one(
     if words is None:
         assert certificate.passed, certificate
     else:
-        assert words in certificate.reasons[0], certificate
+        assert re.match(words, certificate.reasons[0]), certificate
 
 
 def test_certify_believes_nothing_that_a_header_says(certified, small):

@@ -127,7 +127,7 @@ def test_a_dense_and_a_query_head_together_name_all_their_predictions():
 
     groups = DenoisingGroups(*[torch.zeros(0, dtype=torch.int64)] * 4, groups=1)
     query = QueryOutput((made(), made()), made(), Denoised((made(), made()), groups))
-    output = DualOutput(made(), head(head(None)), query)
+    output = DualOutput(made(), head(head(None)), query, torch.zeros(1, 2))
     inside = [id(part) for part in predictions_in(output)]
     assert sorted(inside) == sorted(id(prediction) for _, prediction in output.predictions())
     assert [name for name, _ in output.predictions()] == [

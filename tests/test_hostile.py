@@ -480,7 +480,7 @@ def test_what_stands_where_annotations_should_is_not_taken_for_none(tmp_path, fo
 def test_a_journal_that_was_changed_is_not_continued(tmp_path, predict, detector, monkeypatch):
     for i in range(3):
         image(tmp_path / f"in/{i}.png")
-    out, usual = tmp_path / "out", type(detector).__call__
+    out, usual = tmp_path / "out", type(detector).detect
 
     def stopped(self, images, **options):
         if options["names"][0].endswith("2.png"):
@@ -488,7 +488,7 @@ def test_a_journal_that_was_changed_is_not_continued(tmp_path, predict, detector
         return usual(self, images, **options)
 
     with monkeypatch.context() as until, pytest.raises(KeyboardInterrupt):
-        until.setattr(type(detector), "__call__", stopped)
+        until.setattr(type(detector), "detect", stopped)
         predict(tmp_path / "in", out, batch=1)
     header, first, *rest = (out / "unfinished.jsonl").read_text().splitlines()
     right = json.loads(first)

@@ -149,6 +149,7 @@ def test_both_heads_are_told_of_progress_and_their_losses_have_names():
         answer,
         DenseOutput(answer, unused, unused, unused, unused),
         QueryOutput((answer,)),
+        unused,
         selections=(Selection(unused, 8),),
     )
     losses = criterion(output, [Target(torch.zeros(4).long(), torch.zeros(4, 4))])

@@ -142,7 +142,7 @@ def test_ctrl_c_can_be_continued_and_changed_or_lost_files_are_looked_at_again(
     for i in range(4):
         picture(tmp_path / f"in/{i}.png")
     out, calls = tmp_path / "out", []
-    usual = type(detector).__call__
+    usual = type(detector).detect
 
     def interrupted(self, images, **options):
         calls.append(options["names"])
@@ -154,13 +154,13 @@ def test_ctrl_c_can_be_continued_and_changed_or_lost_files_are_looked_at_again(
         calls.append(options["names"])
         return usual(self, images, **options)
 
-    monkeypatch.setattr(type(detector), "__call__", interrupted)
+    monkeypatch.setattr(type(detector), "detect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict(tmp_path / "in", out, batch=1)
     assert len(table(out)["images"]) == 3 and table(out)["complete"] is False
     picture(tmp_path / "in/2.png", 80, 60)  # changed
     calls.clear()
-    monkeypatch.setattr(type(detector), "__call__", looking)
+    monkeypatch.setattr(type(detector), "detect", looking)
     assert predict(tmp_path / "in", out, batch=1, resume=True).resumed == 2
     assert [name for batch in calls for name in batch] == [str(tmp_path / f"in/{i}.png") for i in (2, 3)]
     assert [row["width"] for row in table(out)["images"]] == [40, 40, 80, 40]
@@ -173,14 +173,14 @@ def test_a_network_that_fails_at_one_image_loses_nothing_of_the_others(
 ):
     for i in range(3):
         picture(tmp_path / f"in/{i}.png")
-    usual = type(detector).__call__
+    usual = type(detector).detect
 
     def failing(self, images, **options):
         if options["names"][0].endswith("2.png"):
             raise NonFiniteError("2.png: not finite")
         return usual(self, images, **options)
 
-    monkeypatch.setattr(type(detector), "__call__", failing)
+    monkeypatch.setattr(type(detector), "detect", failing)
     with pytest.raises(NonFiniteError):
         predict(tmp_path / "in", tmp_path / "out", batch=1)
     content = table(tmp_path / "out")

@@ -107,6 +107,9 @@ def test_it_is_saved_and_deployed(trained, tmp_path):
     expected = detector(image, score=0.0)
     assert len(expected.scores) == 40  # pairs of a candidate and a class
     loaded = hsvdet.load(tmp_path / "d.safetensors")
-    assert all(torch.equal(a, b) for a, b in zip(expected, loaded(image, score=0.0), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(expected.detections, loaded(image, score=0.0).detections, strict=True)
+    )
     deployed = loaded.deploy()(image, score=0.0)
     assert torch.allclose(expected.scores, deployed.scores, atol=1e-5)

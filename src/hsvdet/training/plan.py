@@ -115,7 +115,7 @@ def make_plan(
     val_fraction: float,
     fraction: float,
     save_every: float,
-    asked: Asked | None,
+    asked: Asked | None = None,
 ) -> Plan:
     """Reads the data, gives the detector their category ids, and fills in what the recipe knows.
 
