@@ -116,9 +116,9 @@ def test_a_name_stands_for_its_published_weights(hub, tmp_path, monkeypatch, cap
     assert {name for name in PUBLISHED if name not in MODELS} == set()
 
 
-@pytest.mark.parametrize("answer, code", [("n", 1), ("y", 2)])
+@pytest.mark.parametrize("answer, code", [("n", 2), ("y", 2), ("", 130)])
 def test_in_a_terminal_nothing_is_fetched_unasked(hub, tmp_path, monkeypatch, capfd, answer, code):
-    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n" if answer else ""))
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     picture = tmp_path / "a.png"
     Image.new("RGB", (64, 64)).save(picture)
@@ -126,6 +126,8 @@ def test_in_a_terminal_nothing_is_fetched_unasked(hub, tmp_path, monkeypatch, ca
     told = capfd.readouterr().err
     assert "Fetch hf://PekingU/rtdetr_r18vd (Apache-2.0; COCO AP 46.5, as published)?" in told
     assert ("cannot be fetched without a connection" in told) == (answer == "y")
+    assert ("nothing was fetched" in told) == (answer == "n")
+    assert "unexpected" not in told
 
 
 class Terminal(io.StringIO):

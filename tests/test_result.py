@@ -44,6 +44,7 @@ def test_a_result_is_a_sequence_of_named_detections(result):
     first = result[0]
     assert first.name == "person" and first.box == (10, 10, 50, 40) and first.score == pytest.approx(0.9)
     assert [one.label for one in result] == [1, 0, 1] and result[-1].box == (0, 0, 20, 20)
+    assert result[result.scores.argmin()] == result[-1]
     with pytest.raises(IndexError):
         result[3]
     for which in (result.scores > 0.5, slice(2), [0, 1], np.array([True, True, False])):

@@ -1,3 +1,4 @@
+import json
 import os
 import random
 import re
@@ -118,9 +119,12 @@ def test_a_run_is_continued_by_its_folder_alone(tmp_path):
     asked = ["--data", "scenes", "--epochs", "2", "--batch", "4", "--workers", "0", "--accumulate", "1"]
     ended(0, tmp_path, ["train", "start.safetensors", *asked, "--out", "whole"])
     ended(-signal.SIGKILL, tmp_path, ["train", "start.safetensors", *asked, "--out", "cut"], kill=3)
+    began = json.loads((tmp_path / "cut/run.json").read_text())["started"]
+    time.sleep(1.1)  # times are told in seconds
     ended(0, elsewhere, ["train", "--resume", str(tmp_path / "cut")])
     assert digest(tmp_path / "cut/last.safetensors") == digest(tmp_path / "whole/last.safetensors")
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert json.loads((tmp_path / "cut/run.json").read_text())["started"] == began
     labels = hsvdet.load(tmp_path / "cut/last.safetensors").labels
     assert labels == hsvdet.read_data(tmp_path / "scenes", "train").labels
 
@@ -147,6 +151,14 @@ def test_a_folder_that_does_not_say_what_was_asked_for_is_refused_in_one_line(
     assert main(["train", "--resume", str(tmp_path)]) == 2
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and re.search(message, lines[0])
+
+
+@pytest.mark.parametrize(
+    "option", ["--epochs 5", "--workers 0", "--seed 1", "--set mosaic=0", "--val-split none"]
+)
+def test_a_run_continued_by_its_folder_takes_no_other_settings(tmp_path, capfd, option):
+    assert main(["train", "--resume", str(tmp_path), *option.split()]) == 2
+    assert f"leave {option.split()[0]} out" in capfd.readouterr().err
 
 
 def test_a_detector_brings_its_own_weights_and_size(tmp_path):

@@ -93,7 +93,9 @@ def demo(
         detector, scenes, run, epochs=EPOCHS, batch=BATCH, device=device, options=OPTIONS, progress=progress
     )
     log.info("3/4 Evaluating on %d scenes", DEMO["val"])
-    evaluation = val(detector, scenes, device=device)  # run/val has the same as a report, from the training
+    evaluation = val(
+        detector, scenes, device=device, progress=progress
+    )  # run/val has the same as a report, from the training
     log.info("4/4 Detecting in %d unseen scenes", DEMO["test"])
     unseen = [record.path for record in read_data(scenes, "test").records]
     predict(detector, unseen, run / "pictures", device=device, progress=progress)

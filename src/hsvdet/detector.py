@@ -19,6 +19,7 @@ from . import models
 from .backbones import Backbone
 from .bounds import MOST_PARAMETERS, MOST_TENSORS
 from .checkpoint import write_checkpoint
+from .data.batch import padding_of
 from .errors import ConfigError, SaveError
 from .inference.allocator import keep_freed_memory
 from .inference.fold import FoldReport, fold
@@ -176,12 +177,10 @@ class Detector:
     def answer(self, placed: Sequence[tuple[Tensor, Rectangle]]) -> Prediction:
         """The network's answer to images on canvases of one size, as `preprocess.to_canvas` gives them."""
         stacked = torch.stack([canvas for canvas, _ in placed]).to(self.device)
-        padding = torch.ones(len(placed), *stacked.shape[-2:], dtype=torch.bool, device=self.device)
-        for i, (_, at) in enumerate(placed):
-            padding[i, at.top : at.top + at.height, at.left : at.left + at.width] = False
+        padding = padding_of([content for _, content in placed], stacked.shape[-2:])
         images = self.settings.arranged(self.preprocess.normalise(stacked))
         with self.settings.autocast(self.device):
-            return self.net(images, padding if padding.any() else None).answer
+            return self.net(images, None if padding is None else padding.to(self.device)).answer
 
     def deploy(self) -> Detector:
         """A new detector that answers the same with fewer operations (docs/fold.md); this one stays as it is.

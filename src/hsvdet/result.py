@@ -84,6 +84,8 @@ class Result:
 
     def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray | Tensor) -> Detection | Result:
         """A number gives one detection; a slice, numbers or a mask, such as `result.scores > 0.5`, those of them."""
+        if isinstance(which, Tensor | np.ndarray) and not which.ndim:  # as `result.scores.argmax()` is
+            which = int(which)
         if isinstance(which, int | np.integer):
             if not -len(self) <= which < len(self):
                 raise IndexError(f"detection {which} of {len(self)}")

@@ -79,6 +79,8 @@ def _run(arguments: list[str]) -> Answer:
         return _failed("Interrupted", "stopped by SIGTERM.", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return _failed("Interrupted", "stopped by Ctrl-C.", 128 + signal.SIGINT)
+    except typer.Abort:  # pyright: ignore[reportPossiblyUnboundVariable] Ctrl-C, or the end of stdin, where it asks
+        return _failed("Interrupted", "stopped where it asked.", 128 + signal.SIGINT)
     except HsvdetError as error:
         return _failed(type(error).__name__, str(error), getattr(error, "exit_code", 2), error)
     except BrokenPipeError:

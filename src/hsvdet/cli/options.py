@@ -66,6 +66,7 @@ TrustedKey = Annotated[
 def agreed(checkpoint: str) -> str:
     """The checkpoint. Of a name that stands for published weights which are not here yet, somebody at a terminal is
     asked first whether to fetch them."""
+    from ..errors import ConfigError
     from ..hub import is_here
     from ..weights import PUBLISHED
 
@@ -73,7 +74,8 @@ def agreed(checkpoint: str) -> str:
     if published is None or os.path.exists(checkpoint) or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return checkpoint
     if not is_here(published.address):
-        typer.confirm(f"Fetch {published}?", abort=True, err=True)
+        if not typer.confirm(f"Fetch {published}?", err=True):
+            raise ConfigError(f"{checkpoint}: nothing was fetched. Give a checkpoint of your own instead.")
     return checkpoint
 
 

@@ -110,6 +110,19 @@ def train(
     from ..training.beginning import begin
 
     if resume and model is not None and data is None and out is None:
+        settled = {
+            "--weights": weights, "--backbone": backbone, "--backbone-weights": backbone_weights, "--size": size,
+            "--suppressor": suppressor, "--epochs": epochs, "--batch": batch, "--accumulate": accumulate,
+            "--precision": precision is not Precision.fp32, "--device": device != "auto", "--devices": devices != 1,
+            "--nodes": nodes != 1, "--seed": seed, "--fraction": fraction != 1, "--workers": workers is not None,
+            "--split": split != "train", "--val-split": val_split != "val", "--val-fraction": val_fraction,
+            "--recipe": recipe, "--set": settings,
+        }  # fmt: skip
+        for name, given in settled.items():
+            if given:
+                raise ConfigError(
+                    f"train --resume {model} goes on as it began: leave {name} out, or give the whole command again."
+                )
         return _answer(resume_run(model))
     if data is None or out is None:
         missing = "data PATH" if data is None else "out DIR"

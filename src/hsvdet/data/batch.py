@@ -39,7 +39,9 @@ def stack(samples: list[Sample], preprocess: Preprocess) -> Batch:
         for sample in samples
     ]
     targets = [_target(sample, content) for sample, content in zip(samples, contents, strict=True)]
-    return Batch(images, _padding(contents, images.shape[-2:]), targets, [sample.info for sample in samples])
+    return Batch(
+        images, padding_of(contents, images.shape[-2:]), targets, [sample.info for sample in samples]
+    )
 
 
 def normalised(batch: Batch, preprocess: Preprocess) -> Batch:
@@ -56,7 +58,8 @@ def _target(sample: Sample, content: Rectangle) -> Target:
     return Target(placed.labels, placed.boxes, placed.ignored, placed.labelled)
 
 
-def _padding(contents: list[Rectangle], size: Sequence[int]) -> Tensor | None:
+def padding_of(contents: Sequence[Rectangle], size: Sequence[int]) -> Tensor | None:
+    """[B, H, W] bool, True outside each image's content; None where all are as large as the canvas of `size` (H, W)."""
     if all(content == Rectangle(0, 0, size[1], size[0]) for content in contents):
         return None
     padding = torch.ones(len(contents), *size, dtype=torch.bool)

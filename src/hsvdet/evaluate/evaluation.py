@@ -141,16 +141,16 @@ class Evaluation:
         }
         duplicates = [f"{what} {text(of.mean)} (at most {of.largest})" for what, of in counts.items() if of]
         best = self.operating.best
-        remarks = [
+        remarks: list[str] = []
+        if self.objects:
+            remarks.append(
+                f"best F1 {best.f1:.3f} at --score {best.score:.3g}: precision {text(best.precision)}, recall"
+                f" {best.recall:.3f} (IoU 0.5, all classes; chosen on these images)"
+            )
+        remarks += [
             f"1 FP/image: {which}, {self.recalls.fppi:.2f} false positives an image",
             f"predictions per object: {', '.join(duplicates)}",
         ]
-        if self.objects:
-            remarks.insert(
-                0,
-                f"best F1 {best.f1:.3f} at --score {best.score:.2f}: precision {text(best.precision)}, recall"
-                f" {best.recall:.3f} (IoU 0.5, all classes; chosen on these images)",
-            )
         if self.suppressed_at is not None:
             remarks.append(
                 "every class of a box counts, as in most published tables; predict and artifacts answer with one"

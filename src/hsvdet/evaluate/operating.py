@@ -60,13 +60,11 @@ def _best(scores: np.ndarray, right: np.ndarray, objects: int) -> OperatingPoint
     another runtime rounds otherwise."""
     order = np.argsort(-scores, kind="stable")
     scores, found = scores[order], np.cumsum(right[order])
-    last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))[
-        : len(scores)
-    ]  # equal scores pass together
     if not objects:
         return _point(float("nan"), 0, 0, 0)
-    if not len(last):
+    if not len(scores):
         return _point(0.0, 0, 0, objects)
+    last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))  # equal scores pass together
     best = int(np.argmax(2 * found[last] / (last + 1 + objects)))
     below = scores[last[best] + 1] if best + 1 < len(last) else 0.0
     return _point(float(scores[last[best]] + below) / 2, int(found[last[best]]), int(last[best]) + 1, objects)

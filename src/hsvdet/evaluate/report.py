@@ -206,7 +206,7 @@ def score_figure(evaluation: Evaluation) -> Figure:
     if evaluation.objects:
         axes.axvline(best.score, color="0.4", linewidth=1, linestyle=":")
         axes.set_title(
-            f"Best F1 {best.f1:.3f} at score {best.score:.2f}:"
+            f"Best F1 {best.f1:.3f} at score {best.score:.3g}:"
             f" precision {best.precision:.3f}, recall {best.recall:.3f}",
             fontsize=11,
         )

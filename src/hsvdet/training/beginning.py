@@ -109,4 +109,5 @@ def begin(
 
 def located(path: str | PathLike[str]) -> str:
     """A path that means the same in another working directory; an address on the hub or a model's name as it is."""
-    return str(path) if is_address(path) or str(path) in models.MODELS else os.path.abspath(path)
+    named = str(path) in models.MODELS and not os.path.exists(path)
+    return str(path) if is_address(path) or named else os.path.abspath(os.path.expanduser(path))

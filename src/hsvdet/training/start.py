@@ -18,7 +18,7 @@ from ..detector import Detector
 from ..errors import ConfigError
 from ..preprocess import Size
 from .asked import Asked, read_asked
-from .beginning import Beginning, begin, located
+from .beginning import Beginning, begin
 from .interrupt import Interrupts
 from .limits import plain_errors
 from .loop import Run
@@ -116,10 +116,10 @@ def train(
         make = detector
     if begun is not None and isinstance(data, str | os.PathLike) and not isinstance(recipe, Recipe):
         asked = Asked(
-            begun=begun, data=located(data), epochs=epochs, batch=batch, accumulate=accumulate, precision=precision,
-            device=device, devices=devices, nodes=nodes, seed=seed, fraction=fraction, workers=workers, split=split,
-            val_split=val_split, val_fraction=val_fraction, recipe=recipe, options=dict(options) if options else None,
-            save_every=save_every,
+            begun=begun, data=os.path.abspath(os.path.expanduser(data)), epochs=epochs, batch=batch,
+            accumulate=accumulate, precision=precision, device=str(device), devices=devices, nodes=nodes, seed=seed,
+            fraction=fraction, workers=workers, split=split, val_split=val_split, val_fraction=val_fraction,
+            recipe=recipe, options=dict(options) if options else None, save_every=save_every,
         )  # fmt: skip
     plan = make_plan(
         make, data, out, recipe=recipe, options=options, epochs=epochs, batch=batch, accumulate=accumulate,

@@ -17,7 +17,7 @@ from ...files import FolderLock, sweep
 from ...structures import Batch
 from ..plan import Plan
 from .curves import Curves
-from .log import TensorBoardLog, versions, write_json, write_results, write_training_pictures
+from .log import TensorBoardLog, read_json, versions, write_json, write_results, write_training_pictures
 from .state import Row, SavedState, check_settings, read_state, unwritten, write_state
 
 
@@ -58,11 +58,13 @@ class Folder:
             "train": len(self.plan.training_data),
             "val": 0 if validation is None else len(validation),
         }
+        before = read_json(self.path / "run.json")
+        asked = None if self.plan.asked is None else self.plan.asked.to_json()
         write_json(
             self.path / "run.json",
             {
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
-                "asked": None if self.plan.asked is None else self.plan.asked.to_json(),
+                "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+                "asked": asked or before.get("asked"),
                 "settings": self.plan.settings,
                 "images": images,
                 **described,

@@ -19,6 +19,7 @@ import torch
 
 from ...draw import draw_detections, draw_grid
 from ...errors import SaveError
+from ...files import parse_json
 from ...preprocess import Preprocess
 from ...structures import Batch, Detections
 from .state import Row, write_file
@@ -38,6 +39,15 @@ def write_results(path: Path, rows: list[Row]) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     write_file(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What an earlier part of the run wrote; nothing where there is none, or it is damaged."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def versions() -> dict[str, str]:
