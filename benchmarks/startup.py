@@ -16,6 +16,7 @@ COMMANDS = {
     "python": ["-c", "pass"],
     "import hsvdet": ["-c", "import hsvdet"],
     "hsvdet --help": ["-m", "hsvdet", "--help"],
+    "hsvdet models": ["-m", "hsvdet", "models"],
     "import torch": ["-c", "import torch"],
     "import hsvdet, and every public name": [
         "-c",

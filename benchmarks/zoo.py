@@ -1,5 +1,5 @@
-"""Counts every model anew: writes src/hsvdet/models/costs.py, which `hsvdet models` reads, and docs/zoo.md, which
-sets our figures beside the published ones. Half a minute.
+"""Counts every model anew: writes the rows of src/hsvdet/catalogue.py, which `hsvdet models` lists, and docs/zoo.md,
+which sets our figures beside the published ones. Half a minute.
 
     python benchmarks/zoo.py
 """
@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from hsvdet.catalogue import ROWS, ModelRow, Row, model_table
 from hsvdet.models import MODELS
-from hsvdet.models.costs import COSTS as COUNTED
-from hsvdet.models.costs import Cost
-from hsvdet.profiler import GIGA, ModelRow, count_cost, model_table, profile
+from hsvdet.profiler import GIGA, catalogue_row, profile
 
 ROOT = Path(__file__).resolve().parent.parent
-COSTS, ZOO = ROOT / "src/hsvdet/models/costs.py", ROOT / "docs/zoo.md"
+CATALOGUE, ZOO = ROOT / "src/hsvdet/catalogue.py", ROOT / "docs/zoo.md"
 
 
 class Published(NamedTuple):
@@ -159,29 +158,20 @@ Any decoder layer may give the answer, without training again: `answer_layer` of
 """
 
 
-def costs_module(costs: dict[str, Cost]) -> str:
-    rows = "".join(
-        f'    "{name}": Cost("{cost.of}", {cost.parameters:_}, {cost.operations:_}),\n'
-        for name, cost in costs.items()
-    )
-    return f'''\
-"""What every model costs at its own size, with 80 classes. Written by `python benchmarks/zoo.py`, which counts it
-(profiler.py); counting all takes half a minute."""
-
-from typing import NamedTuple
+def catalogue(rows: dict[str, Row]) -> str:
+    """The text of catalogue.py with these rows."""
+    before, start, _ = CATALOGUE.read_text().partition("ROWS: dict[str, Row] = {\n")
+    lines = [f'    "{name}": Row({_written(row)}),\n' for name, row in rows.items()]
+    return f"{before}{start}{''.join(lines)}}}  # fmt: skip\n"
 
 
-class Cost(NamedTuple):
-    """of: the `profiler.fingerprint` of what was counted. operations: two for each multiply-add."""
-
-    of: str
-    parameters: int
-    operations: int
-
-
-COSTS = {{
-{rows}}}
-'''
+def _written(row: Row) -> str:
+    """Its values, without those that most rows have."""
+    written = [f'"{row.of}"', f'"{row.family}"', f"{row.parameters:_}", f"{row.operations:_}", str(row.size)]
+    for name, usual in Row._field_defaults.items():
+        if getattr(row, name) != usual:
+            written.append(f'{name}="{getattr(row, name)}"')
+    return ", ".join(written)
 
 
 def family_tables() -> str:
@@ -233,13 +223,13 @@ def depth_table() -> str:
     lines = []
     for name, depths in DEPTHS.items():
         for layer, (gflops, ap) in depths.items():
-            ours = count_cost(_with(MODELS[name], answer_layer=layer)).operations / GIGA
+            ours = catalogue_row(_with(MODELS[name], answer_layer=layer)).operations / GIGA
             lines.append(f"| `{name}` | {layer} | {ours:.1f} | {gflops:.1f} | {ap:.1f} |\n")
     return RT_DETR_NOTE + "".join(lines) + f"\nPublished: {RT_DETR_SCALED}.\n"
 
 
 def markdown() -> str:
-    commonest = count_cost(_with(MODELS["detr-r50"], size=(800, 1066))).operations / 2 / GIGA
+    commonest = catalogue_row(_with(MODELS["detr-r50"], size=(800, 1066))).operations / 2 / GIGA
     head = HEAD.format(commonest=commonest, published=PUBLISHED["detr-r50"].operations)
     return head + family_tables() + wide_table() + depth_table()
 
@@ -250,9 +240,9 @@ def _with(entry, *, size: tuple[int, int] | None = None, **numbers):
 
 
 if __name__ == "__main__":
-    counted = {name: count_cost(entry) for name, entry in MODELS.items()}
-    COSTS.write_text(costs_module(counted))
-    # What `hsvdet models` prints from now on; this process has read the costs of before.
-    COUNTED.clear()
-    COUNTED.update(counted)
+    counted = {name: catalogue_row(entry) for name, entry in MODELS.items()}
+    CATALOGUE.write_text(catalogue(counted))
+    # What `hsvdet models` prints from now on; this process has read the rows of before.
+    ROWS.clear()
+    ROWS.update(counted)
     ZOO.write_text(markdown())

@@ -46,12 +46,21 @@ def run(capfd):
     return run
 
 
-def test_importing_and_help_do_not_load_torch():
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "--version", "train --help", "models", "models --json", "trian", "data", "train --epochs x", "TAB"],
+)
+def test_what_needs_no_network_does_not_wait_for_torch(arguments):
+    completing = {"_HSVDET_COMPLETE": "complete_bash", "COMP_WORDS": "hsvdet tr", "COMP_CWORD": "1"}
     check = (
-        "import sys, hsvdet; from hsvdet.cli import main; main(['train', '--help']); dir(hsvdet);"
-        "assert 'torch' not in sys.modules"
+        "import atexit, os, sys, hsvdet\nfrom hsvdet.cli import main\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'matplotlib', 'lightning'}\n"
+        "atexit.register(lambda: heavy.isdisjoint(sys.modules) or os._exit(9))\n"
+        f"dir(hsvdet); main({arguments.split()})"
     )
-    subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, **(completing if arguments == "TAB" else {})}
+    ended = subprocess.run([sys.executable, "-c", check], env=environment, stdout=subprocess.DEVNULL)
+    assert ended.returncode == 0
 
 
 def test_the_public_names_are_there_also_after_their_modules_were_imported():

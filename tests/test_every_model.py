@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import hsvdet
+from hsvdet.catalogue import ROWS
 from hsvdet.deploy.graph import ExportGraph
 from hsvdet.layers.precision import may_be_half
 from hsvdet.layers.selection import TokenScorer
 from hsvdet.layers.tokens import sampled_padding
 from hsvdet.layers.training_only import without_training_parts
 from hsvdet.models import MODELS, find
-from hsvdet.models.costs import COSTS
 from hsvdet.models.hsg_det import HsgTrunk
 from hsvdet.models.yolov8 import YoloV8
 from hsvdet.structures import (
@@ -307,5 +307,5 @@ def test_every_row_of_the_table_is_built_and_counted():
         with torch.device("meta"):
             net = without_training_parts(row.net(row.config, 80))
         parameters = sum(p.numel() for p in net.parameters())
-        assert parameters == COSTS[name].parameters, f"{name}: run python benchmarks/zoo.py"
+        assert parameters == ROWS[name].parameters, f"{name}: run python benchmarks/zoo.py"
         assert row.preprocess and row.reading.max_detections and row.criterion(), name

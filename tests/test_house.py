@@ -35,7 +35,7 @@ FLOORS = [
     "devices models evaluate result",
     "backbones criteria data draw",
     "layers postprocess preprocess files",
-    "structures options progress",
+    "structures options progress catalogue",
     "boxes bounds errors targets telemetry weights",
 ]
 FLOOR = {room: -number for number, row in enumerate(FLOORS) for room in row.split()}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .benchmarking.race import benchmark
     from .benchmarking.suppression import benchmark_nms
+    from .catalogue import model_table
     from .certificate import Certificate, certify
     from .conversion.foreign import convert
     from .data.check import check_data
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .prediction.predictor import predict, stream
     from .preprocess import Preprocess
-    from .profiler import model_table, profile
+    from .profiler import profile
     from .result import Detection, Result
     from .structures import Detections, Prediction
     from .training import resume, train
@@ -80,7 +81,7 @@ _HOME = {
     "predict": "prediction.predictor",
     "stream": "prediction.predictor",
     "Preprocess": "preprocess",
-    "model_table": "profiler",
+    "model_table": "catalogue",
     "profile": "profiler",
     "Detection": "result",
     "Result": "result",

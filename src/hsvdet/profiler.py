@@ -26,16 +26,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import FrozenBatchNorm2d
 
 from . import models
+from .catalogue import Row
 from .checkpoint import check_description, read_header
 from .detector import build
 from .errors import CheckpointError, ConfigError
 from .hub import fetch, is_address
 from .layers.sparse_global import SparseGlobal
 from .layers.training_only import without_training_parts
-from .models.costs import COSTS, Cost
 from .options import override
 from .preprocess import Preprocess, Size
-from .weights import PUBLISHED, PublishedWeights
 
 GIGA = 1e9
 
@@ -152,52 +151,18 @@ def profile(model: str | Path, *, size: Size | None = None, classes: int | None 
     )
 
 
-@dataclass(frozen=True)
-class ModelRow:
-    """A line of `hsvdet models`: the cost at `size` (height, width), what it was designed for, and 80 classes; weights:
-    the published ones that its name stands for."""
-
-    family: str
-    name: str
-    parameters: int
-    gflops: float
-    size: tuple[int, int]
-    licence: str
-    note: str
-    weights: PublishedWeights | None
-
-    def to_json(self) -> dict[str, Any]:
-        published = None if self.weights is None else self.weights._asdict()
-        return dataclasses.asdict(self) | {"weights": published}
-
-
-def model_table() -> list[ModelRow]:
-    """Every model of the library. Costs were counted before (models/costs.py); a model that has changed since,
-    in its numbers or its size, is counted again."""
-    rows: list[ModelRow] = []
-    for name, entry in models.MODELS.items():
-        known = COSTS.get(name)
-        cost = known if known and known.of == fingerprint(entry) else count_cost(entry)
-        size = entry.preprocess.size
-        rows.append(
-            ModelRow(
-                entry.family,
-                name,
-                cost.parameters,
-                cost.operations / GIGA,
-                size,
-                entry.licence,
-                entry.note,
-                PUBLISHED.get(name),
-            )
-        )
-    return rows
-
-
-def count_cost(entry: models.Model) -> Cost:
-    """A row of models/costs.py: at the size the model was designed for, with 80 classes."""
+def catalogue_row(entry: models.Model) -> Row:
+    """What catalogue.py says of a model, counted anew: at the size it was designed for, with 80 classes."""
     count = _Count(entry, entry.config, entry.preprocess, 80)
-    return Cost(fingerprint(entry), count.parameters, count.operations("literal"))
+    return Row(
+        fingerprint(entry),
+        entry.family,
+        count.parameters,
+        count.operations("literal"),
+        entry.preprocess.size,
+        entry.note,
+        entry.licence,
+    )
 
 
 def fingerprint(entry: models.Model) -> str:

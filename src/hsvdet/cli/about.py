@@ -12,7 +12,7 @@ from .options import Json, Size
 
 def models(json: Json = False) -> Answer:
     """List every model: family, parameters, GFLOPs, licence of its design, what it needs."""
-    from ..profiler import model_table
+    from ..catalogue import model_table
 
     rows = model_table()
     family, name = (max(len(getattr(row, key)) for row in rows) for key in ("family", "name"))
