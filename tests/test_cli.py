@@ -335,19 +335,6 @@ def test_the_commands_have_the_parameters_of_the_functions():
     assert missing <= {"detector", "options", "progress", "save_every"}
 
 
-def test_the_demo_says_where_everything_is_and_leaves_an_earlier_one_alone(run, monkeypatch, tmp_path):
-    small = {"train": 2, "val": 1, "test": 1, "size": (64, 64), "objects": (1, 2)}
-    monkeypatch.setattr("hsvdet.demonstration.DEMO", small)
-    monkeypatch.setattr("hsvdet.demonstration.EPOCHS", 1)
-    (tmp_path / "demo/run-1").mkdir(parents=True)
-    code, out, err = run("demo", "--out", tmp_path / "demo", "--json")
-    assert code == 0, err
-    report = json.loads(out)
-    for what in ("scenes", "checkpoint", "curves", "evaluation", "pictures"):
-        assert os.path.exists(report[what]), what
-    assert report["pictures"] == str(tmp_path / "demo/run-2/pictures")
-
-
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "redirection, code",

@@ -40,6 +40,16 @@ def test_without_a_terminal_there_is_a_line_now_and_then(command, place, tmp_pat
     assert re.search(COMMANDS[command], capfd.readouterr().err)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_drawing_scenes_is_not_silent(workers, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    for shown in (True, False):
+        write_scenes(
+            tmp_path / str(shown), train=3, val=0, test=0, size=(64, 64), workers=workers, progress=shown
+        )
+        assert ("drawing train: 1 of 3 scenes" in capfd.readouterr().err) == shown
+
+
 def test_on_a_terminal_there_is_a_bar_and_asked_for_silence_nothing(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -146,13 +146,20 @@ def convert(
 
 def demo(
     out: Annotated[
-        str, typer.Option(help="A folder; what an earlier demo left there is replaced.")
+        str, typer.Option(help="A folder; each demo has its own run-1, run-2, ... in it.")
     ] = "runs/demo",
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="That it may take; if not given, 8 epochs, or as many as this machine does in 6 minutes.",
+        ),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> Answer:
     """Draw a data set of crowded scenes, train hsv-det-n on it, evaluate it, and detect in unseen scenes."""
     from ..demonstration import demo
 
-    report = demo(out, device=device)
+    report = demo(out, minutes=minutes, device=device)
     return Answer(report.to_json(), str(report))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from PIL import Image
 
 from ...errors import ConfigError, DataError
 from ...files import parse_json
+from ...progress import progress as shown_progress
 from .compose import check_request, default_objects, generate_scene
 from .suites import find_suite
 
@@ -39,12 +41,13 @@ def write_scenes(
     suite: str = "crowd",
     image_format: str = "jpg",
     workers: int = 1,
+    progress: bool = True,
 ) -> Path:
     """Writes a data set of scenes in the COCO layout to `out` and returns that folder.
 
     train, val, test: how many scenes; a split of 0 is left out. size: (height, width) in pixels. objects:
     fewest and most per scene, None for `default_objects(size, suite)`. suite: of SUITES. image_format: "jpg"
-    (quality 95) or "png". workers: processes that draw.
+    (quality 95) or "png". workers: processes that draw. progress: on stderr.
 
     Layout: `images/<split>/<scene index>.jpg`, `annotations/instances_<split>.json` with "visibility" beside
     COCO's own fields, and `spec.json`. All is written beside `out` and moved there at the end. A folder that
@@ -84,7 +87,7 @@ def write_scenes(
         with TemporaryDirectory(".part", f".{out.name}.", parent, ignore_cleanup_errors=True) as beside:
             part = Path(beside) / "scenes"
             for split, count in wanted.items():
-                _write_split(part, split, count, spec, workers)
+                _write_split(part, split, count, spec, workers, progress)
             (part / "spec.json").write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
             if not _holds(out, spec):  # else another process was first
                 if out.exists():
@@ -122,7 +125,9 @@ def _holds(out: Path, spec: dict[str, Any]) -> bool:
     )
 
 
-def _write_split(root: Path, split: str, count: int, spec: dict[str, Any], workers: int) -> None:
+def _write_split(
+    root: Path, split: str, count: int, spec: dict[str, Any], workers: int, progress: bool
+) -> None:
     folder = root / "images" / split
     folder.mkdir(parents=True)
     write = partial(
@@ -135,11 +140,18 @@ def _write_split(root: Path, split: str, count: int, spec: dict[str, Any], worke
         image_format=spec["image_format"],
     )
     indices = range(SPLIT_START[split], SPLIT_START[split] + count)
-    if workers == 1 or count == 1:
-        described = list(map(write, indices))
-    else:
-        with ProcessPoolExecutor(min(workers, count)) as pool:
-            described = list(pool.map(write, indices, chunksize=max(1, min(16, count // workers))))
+    with ExitStack() as stack:
+        if workers == 1 or count == 1:
+            drawn = map(write, indices)
+        else:
+            pool = stack.enter_context(ProcessPoolExecutor(min(workers, count)))
+            # It starts its processes here: before the bar, whose thread they would inherit half of.
+            drawn = pool.map(write, indices, chunksize=max(1, min(16, count // workers)))
+        advance = stack.enter_context(shown_progress(f"drawing {split}", count, "scenes", shown=progress))
+        described: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+        for scene in drawn:
+            described.append(scene)
+            advance(1)
     images = [image for image, _ in described]
     annotations = [annotation for _, of_image in described for annotation in of_image]
     for number, annotation in enumerate(annotations, start=1):  # an id of 0 means "unmatched" to pycocotools
