@@ -38,7 +38,8 @@ class Lines:
         self.first = self.done = done
         self.started = self.last = time.monotonic()
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, note: str = "") -> None:
+        """note: what else a line is to say at its end."""
         self.done += count
         now = time.monotonic()
         if now - self.last < EVERY or self.done == self.total:
@@ -50,7 +51,11 @@ class Lines:
             of = f" of {self.total:,}"
             left = f", {duration((self.total - self.done) / rate)} left" if rate else ""
         with suppress(OSError):  # a log that is full or closed ends no work
-            print(harmless(f"{self.what}: {self.done:,}{of} {self.unit}{left}"), file=sys.stderr, flush=True)
+            print(
+                harmless(f"{self.what}: {self.done:,}{of} {self.unit}{left}{note}"),
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def duration(seconds: float) -> str:

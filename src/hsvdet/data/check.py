@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..progress import progress as shown_progress
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
@@ -201,8 +200,7 @@ def _decode(data: DetectionData, progress: bool) -> list[Problem]:
             what += " (it was annotated without its EXIF rotation)"
         return Problem("error", file, f"{what}: its boxes are in the wrong place.")
 
-    with shown_progress(f"opening {data.split}", len(data), shown=progress) as advance:
-        problems = in_threads(problem_of, data.records, lambda: advance(1))
+    problems = in_threads(problem_of, data.records, f"opening {data.split}", shown=progress)
     return [problem for problem in problems if problem]
 
 

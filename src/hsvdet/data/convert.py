@@ -179,7 +179,8 @@ def _place_images(records: list[Record], targets: list[Path], copy: str) -> None
         elif not target.exists():
             shutil.copyfile(image, target)
 
-    in_threads(place, list(zip((record.path for record in records), targets, strict=True)))
+    pairs = list(zip((record.path for record in records), targets, strict=True))
+    in_threads(place, pairs, "copying" if copy == "copy" else "linking")
 
 
 def write_coco(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ import yaml
 
 from ..bounds import LARGEST_TEXT
 from ..errors import DataError
+from ..progress import progress
 from .pixels import IMAGE_SUFFIXES, image_size
 
 Item = TypeVar("Item")
@@ -158,24 +160,33 @@ def _is_file(entry: os.DirEntry) -> bool:
 
 
 def in_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], after_each: Callable[[], None] | None = None
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    what: str,
+    unit: str = "images",
+    *,
+    shown: bool | None = None,
 ) -> list[Result]:
     """function of every item, in order; for work that waits for the disk or runs outside Python.
 
-    after_each: called in this thread as often as results have come in.
+    what, unit, shown: of the progress on stderr; by default shown where hsvdet's messages are, as on the command line.
     """
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+    if shown is None:
+        shown = logging.getLogger("hsvdet").isEnabledFor(logging.INFO)
+    with (
+        ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool,
+        progress(what, len(items), unit, shown=shown) as advance,
+    ):
         results = []
         for result in pool.map(function, items):
             results.append(result)
-            if after_each is not None:
-                after_each()
+            advance(1)
         return results
 
 
 def image_sizes(paths: Sequence[str]) -> list[tuple[int, int] | DataError]:
     """(height, width), upright, of each image from its header; the error itself where that fails."""
-    return in_threads(_size_or_error, paths)
+    return in_threads(_size_or_error, paths, "reading sizes")
 
 
 def _size_or_error(path: str) -> tuple[int, int] | DataError:

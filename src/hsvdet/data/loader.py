@@ -328,6 +328,7 @@ class EvaluationLoader:
         self.dataset = dataset
         self.normalise = normalise
         batches = EvaluationBatches(dataset.canvases, batch, rank=rank, world=world)
+        self.images = sum(map(len, batches.batches))
         self._batches = _data_loader(dataset, batches, dataset.preprocess, workers, pin_memory)
 
     def __len__(self) -> int:

@@ -7,11 +7,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-
 from ..checkpoint import load_tensors, read_checkpoint
 from ..errors import CheckpointError, Interrupted, NonFiniteError
 from ..evaluate import Evaluation
+from ..progress import progress as shown_progress
 from ..structures import Batch
 from .interrupt import Interrupts
 from .learner import Learner, NotFinite
@@ -19,7 +18,7 @@ from .loaders import training_loader, validation_loader
 from .plan import Plan
 from .processes import agree, average_in_place, gather, largest
 from .record.folder import Folder
-from .record.progress import Progress
+from .record.progress import Pace, Progress
 from .record.state import Position, Row, RunState, SavedState, read_state
 from .stability import Stability
 from .validator import Validator, columns
@@ -43,7 +42,9 @@ class Run:
         criterion = self.learner.objective.criterion
         self.stability = Stability(fabric, plan, criterion) if criterion.matches else None
         self.folder = Folder(plan)
-        self.progress = Progress(plan.epochs, len(self.loader), progress and self.rank == 0)
+        validated = len(plan.validation_data) if plan.validation_data is not None else 0
+        pace = Pace(plan.epochs, self.loader.sampler.per_epoch, validated)
+        self.progress = Progress(pace, len(self.loader), progress and self.rank == 0)
         self.state = RunState()
         self.signal = 0  # what every process agreed to stop for
         self.saved = time.monotonic()
@@ -92,7 +93,7 @@ class Run:
             return  # resumed before its validation
         self.loader.load_state_dict({"epoch": epoch, "batches": done})
         self.learner.training_mode()
-        self.progress.start(epoch, done)
+        self.progress.start(self.state.history, done)
         since = time.monotonic()
         window: list[Batch] = []
         for batch in self.loader:
@@ -161,17 +162,21 @@ class Run:
         history.append(row)
         for name in ("last", "best") if best else ("last",):
             self.folder.save_checkpoint(name, average, row)
-        per_epoch = np.mean([past["seconds"] for past in history[-5:]])
-        left = per_epoch * (self.plan.epochs - row["epoch"])
-        self.progress.line(row, best and evaluation is not None, left)
+        self.progress.line(history, best and evaluation is not None)
 
     def _validate(self) -> Evaluation | None:
         """Of the averaged weights; on rank 0, where there is something to validate on."""
         if self.validator is None:
             return None
-        self.progress.note("validating")
+        shown = self.progress.shown
         try:
-            return self.validator(self.learner.average.net, self._stop_within_validation)
+            with shown_progress("validating", self.validator.images, shown=shown) as advance:
+
+                def after_each(images: int) -> None:
+                    advance(images)
+                    self._stop_within_validation()
+
+                return self.validator(self.learner.average.net, after_each)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"Epoch {self.state.position.epoch + 1}, validation of the averaged weights: {error} {self._sound()}"

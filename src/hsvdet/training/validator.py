@@ -32,9 +32,10 @@ class Validator:
     def __init__(self, fabric: Fabric, plan: Plan, loader: EvaluationLoader):
         self.plan, self.loader = plan, loader
         self.rank, self.device = fabric.global_rank, fabric.device
+        self.images = loader.images  # for this process
 
-    def __call__(self, net: nn.Module, between: Callable[[], None]) -> Evaluation | None:
-        """Of `net`, on rank 0; None on the others. between: called after each batch.
+    def __call__(self, net: nn.Module, after_each: Callable[[int], None]) -> Evaluation | None:
+        """Of `net`, on rank 0; None on the others. after_each: called after each batch, with its number of images.
 
         Raises NonFiniteError naming an image of which `net` made NaN, in every process.
         """
@@ -47,7 +48,7 @@ class Validator:
                 self.loader,
                 device=self.device,
                 precision="fp32" if self.plan.precision == "fp32" else "bf16",
-                after_each=lambda images: between(),
+                after_each=after_each,
             )
         except NonFiniteError as error:
             found = error

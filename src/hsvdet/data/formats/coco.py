@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ from .repair import (
 from .splits import ALL, finish, name_splits, split_name
 
 _MOST_SPLITS = 8
+_LARGE = 30_000_000  # bytes: a second and more
 
 
 @dataclass(frozen=True)
@@ -323,11 +325,14 @@ class _ImageFinder:
 
 
 def _load(file: Path) -> dict:
+    text = read_bytes(file)
+    if len(text) > _LARGE:
+        logging.getLogger("hsvdet").info("Reading %s, %d MB ...", file, len(text) // 10**6)
     try:
         # Finds UTF-8, -16 and -32 by itself.
-        content = parse_json(read_bytes(file), _without_masks)
+        content = parse_json(text, _without_masks)
     except ValueError as error:
-        reason = "it is empty" if file.stat().st_size == 0 else f"{type(error).__name__}: {error}"
+        reason = "it is empty" if not text else f"{type(error).__name__}: {error}"
         raise DataError(f"{file} is not a JSON file that can be read: {reason}.") from error
     if (tool := tool_of(content)) is not None:
         raise DataError(f"{file} is {tool}.")

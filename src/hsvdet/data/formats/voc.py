@@ -223,7 +223,8 @@ class _Reader:
     def _parse(self, files: Sequence[str | None]) -> list[_Annotation | DataError | None]:
         """Each file once, also when the classes were looked for before."""
         missing = [file for file in files if file not in self.parsed]
-        self.parsed |= zip(missing, in_threads(_parse_or_error, missing), strict=True)
+        found = in_threads(_parse_or_error, missing, "reading annotations", "files")
+        self.parsed |= zip(missing, found, strict=True)
         return [self.parsed[file] for file in files]
 
     def _discover(self) -> list[tuple[int, str]]:

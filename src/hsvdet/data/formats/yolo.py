@@ -233,7 +233,8 @@ class _Reader:
             where = ", ".join(source.splits[self.split])
             raise DataError(f"{source.root}: no image for the split {self.split} in {where}.")
         label_files = [_label_file(path, self.index) for path in paths]
-        sizes, texts = image_sizes(paths), in_threads(_text_or_error, label_files)
+        sizes = image_sizes(paths)
+        texts = in_threads(_text_or_error, label_files, "reading labels", "files")
         labelled = labelled_mask(source.labelled, classes, source.names_file)
         entries, kept_texts = [], []
         for path, label_file, size, text in zip(paths, label_files, sizes, texts, strict=True):
