@@ -1,5 +1,6 @@
 """Counts every model anew: writes the rows of src/hsvdet/catalogue.py, which `hsvdet models` lists, and docs/zoo.md,
-which sets our figures beside the published ones. Half a minute.
+which sets our figures beside the published ones. About two and a half minutes of
+one core.
 
     python benchmarks/zoo.py
 """
@@ -150,8 +151,8 @@ RT-DETR (300 of 8,400 tokens) and 5.6 less than the published DINO (900 of 22,22
 
 ## RT-DETR, by depth of the decoder
 
-Any decoder layer may give the answer, without training again: `answer_layer` of the model's configuration, or
-`net.answer_after(n)`. GFLOPs at 640x640; parameters are those of the whole model.
+Any decoder layer may give the answer, without training again: `--set answer_layer=N` with `val`,
+`predict` and `export`. GFLOPs at 640x640; parameters are those of the whole model.
 
 | model | layers | GFLOPs | published | AP, published |
 |---|---:|---:|---:|---:|

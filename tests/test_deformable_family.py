@@ -256,15 +256,12 @@ def test_queries_of_tokens_are_of_no_padding_where_there_are_more_queries_than_t
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
 
-def test_sparse_detr_works_with_another_share_of_the_tokens():
-    net, (images, _) = tiny("sparse-detr-tiny").eval(), padded()
-    for rho, count in ((0.1, 26), (1, 256)):  # of 12 x 16 + 6 x 8 + 3 x 4 + 2 x 2 = 256 tokens
-        net.keep(rho)
+def test_sparse_detr_keeps_the_share_of_the_tokens_that_it_is_told():
+    images, _ = padded()
+    for rho, count in ((0.1, 26), (1.0, 256)):  # of 12 x 16 + 6 x 8 + 3 x 4 + 2 x 2 = 256 tokens
         with torch.inference_mode():
-            assert kept(net(images)).sum(1).tolist() == [count, count]
+            assert kept(tiny("sparse-detr-tiny", rho=rho).eval()(images)).sum(1).tolist() == [count, count]
     for rho in (0.0, 1.1):
-        with pytest.raises(ConfigError, match="rho expects a share"):
-            net.keep(rho)
         with pytest.raises(ConfigError, match="rho expects a share"):
             tiny("sparse-detr-tiny", rho=rho)
 
@@ -288,13 +285,14 @@ def test_rt_detr_answers_with_any_of_its_decoder_layers():
     net, (images, _) = tiny("rt-detr-tiny").eval(), padded()
     with torch.inference_mode():
         every = net(images).layers
-        for layer in (1, 2, 3):
-            net.answer_after(layer)
-            torch.testing.assert_close(net(images).answer, every[layer - 1])
-    net.train().answer_after(1)
-    assert len(net(images).layers) == 3  # in training all layers learn
-    with pytest.raises(ConfigError, match="expects 1 to 3"):
-        net.answer_after(4)
+    for layer in (1, 2, 3):
+        shorter = tiny("rt-detr-tiny", answer_layer=layer).eval()
+        shorter.load_state_dict(net.state_dict())
+        with torch.inference_mode():
+            torch.testing.assert_close(shorter(images).answer, every[layer - 1])
+        assert len(shorter.train()(images).layers) == 3  # in training all layers learn
+    with pytest.raises(ConfigError, match="or 1 to 3, the decoder's layers; got 4"):
+        tiny("rt-detr-tiny", answer_layer=4)
 
 
 def test_boxes_of_rt_detr_pass_gradient_to_one_layer_back_and_content_to_all():

@@ -71,6 +71,31 @@ class Detector:
         """The same weights for images of another (height, width), or one number for both. Raises ConfigError."""
         return dataclasses.replace(self, preprocess=self.preprocess.resized(size))
 
+    def with_options(self, options: Mapping[str, Any]) -> Detector:
+        """The same weights with other numbers of the configuration, of those that a trained network works with.
+
+        options: as of `create`, of the names in the configuration's AFTER_TRAINING: {"rho": 0.1} of Sparse DETR,
+        {"answer_layer": 3} of RT-DETR. This detector stays as it is. Raises ConfigError for any other name, for a
+        value that cannot be, and for a deployed detector.
+        """
+        config, free = override(self.config, options), self.changeable()
+        for name in options:
+            if name not in free:
+                others = f" Only {', '.join(free)} may change after it." if free else ""
+                raise ConfigError(f"{self.name} is what it is by its training, {name} included.{others}")
+        if self.folded is not None:
+            raise ConfigError("Options are for a detector as it was trained; this one is deployed.")
+        with torch.device("meta"):
+            net = build(models.find(self.name), config, len(self.labels))
+        net.load_state_dict(self.net.state_dict(), assign=True)
+        return dataclasses.replace(
+            self, net=net.train(self.net.training), config=config, extra=dict(self.extra)
+        )
+
+    def changeable(self) -> dict[str, Any]:
+        """The options that may change after training, and their values."""
+        return {name: getattr(self.config, name) for name in getattr(self.config, "AFTER_TRAINING", ())}
+
     @overload
     def __call__(
         self,

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -77,10 +78,15 @@ def load(path: str | PathLike[str], device: str | torch.device = "auto") -> Dete
     return detector.to(place)
 
 
-def as_detector(detector: Detector | str | PathLike[str], size: Size | None = None) -> Detector:
+def as_detector(
+    detector: Detector | str | PathLike[str],
+    size: Size | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Detector:
     """detector: itself, or where `load` finds it. size: (height, width) of its input, where it is to be another.
-    Raises as `load`, and ConfigError for a size that it cannot have."""
+    options: as of `Detector.with_options`. Raises as `load`, and ConfigError for what it cannot have."""
     ready = detector if isinstance(detector, Detector) else load(detector, "cpu")
+    ready = ready.with_options(options) if options else ready
     return ready if size is None else ready.resized(size)
 
 

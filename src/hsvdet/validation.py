@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,7 @@ def val(
     max_detections: int | None = None,
     multi_label: bool = False,
     precision: str = "fp32",
+    options: Mapping[str, Any] | None = None,
     diagnose: bool = False,
     require_certificate: bool = False,
     trusted_key: str | PathLike[str] | None = None,
@@ -73,7 +74,8 @@ def val(
     data: a path, read with the detector's classes, or DetectionData with these very classes. score: weaker
     detections are left out; COCO's AP wants nearly all. iou: of the suppression. max_detections: of an image, the
     model's own number if not given. multi_label: a suppressed prediction answers with every class over the score, as
-    most published tables count, not with its best alone, as in `predict`, training and artifacts. diagnose: also what
+    most published tables count, not with its best alone, as in `predict`, training and artifacts. options: as of
+    `Detector.with_options`. diagnose: also what
     perfect deduplication of the same predictions would give. require_certificate, trusted_key: of an artifact, as of
     `runtime.load`. out: a folder for the report (numbers and pictures). progress: on stderr.
     An image's detections do not depend on the images it shares a batch with. An artifact of `hsvdet export` is run
@@ -86,6 +88,7 @@ def val(
             detector,
             device=device not in ("auto", "cpu"),
             precision=precision != "fp32",
+            options=bool(options),
             diagnose=diagnose,
             multi_label=multi_label,
         )
@@ -103,7 +106,7 @@ def val(
         return _reported(evaluation, out, data)
     require_artifact(require_certificate, trusted_key)
     place = find_device(device)
-    detector = as_detector(detector)
+    detector = as_detector(detector, options=options)
     data = _of_classes(detector, data, split)
     images = EvaluationSet(data, detector.preprocess)
     loader = EvaluationLoader(

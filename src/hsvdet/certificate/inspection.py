@@ -67,7 +67,8 @@ def certify(
     them. evaluated: on how many to measure AP. tolerance: that of the precision found in the artifact's graph if not
     given. key: a file with an Ed25519 private key (PEM) to sign the certificate with, so that
     `runtime.load(trusted_key=)` can tell elsewhere who made it. What the artifact's header says is compared with the
-    detector, the graph or its answers, and never believed.
+    detector, the graph or its answers, and never believed; size and options that may change after training
+    (`Detector.with_options`) are its own, and the detector is given the same.
     An artifact that fails says so in its header. Raises CheckpointError, ConfigError, DataError, SaveError.
     """
     from .. import runtime
@@ -78,8 +79,8 @@ def certify(
         raise ConfigError(
             f"{path}: certifying an ONNX artifact needs onnx, not installed here: pip install onnx"
         )
-    detector = as_detector(detector)
     header = runner.header
+    detector = _as_exported(as_detector(detector), header)
     if data is not None:
         data = as_data(data, split, detector.labels)
     precision = precision_of(read_artifact(path))
@@ -99,6 +100,12 @@ def certify(
         certificate = dataclasses.replace(certificate, signature=sign(certificate.seal, key))
     _write(certificate, path, header, worst, detector.labels)
     return certificate
+
+
+def _as_exported(detector: Detector, header: ArtifactHeader) -> Detector:
+    """With the artifact's options, of those that may change after training: it says them, and is judged by them."""
+    told = {name: header.config[name] for name in detector.changeable() if name in header.config}
+    return detector if told == detector.changeable() else detector.with_options(told)
 
 
 def _outputs(runner: Runner, tried: Sequence[Probe], possible: Sequence[int]) -> list[reasons.Outputs]:

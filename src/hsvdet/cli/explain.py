@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .answer import Answer
-from .options import Checkpoint, Device, Iou, Json
+from .options import Checkpoint, Device, Iou, Json, Options
 
 
 def parse_points(text: str) -> list[tuple[float, float]]:
@@ -48,6 +48,7 @@ def explain(
     heads: Annotated[bool, typer.Option("--heads", help="Also draw every head for itself.")] = False,
     score: Annotated[float, typer.Option(min=0, max=1, help="Weaker detections are left out.")] = 0.25,
     iou: Iou = 0.7,
+    options: Options = None,
     data: Annotated[
         str | None, typer.Option(help="A data set, over which the boxes of query slots are mapped.")
     ] = None,
@@ -69,6 +70,7 @@ def explain(
         heads=heads,
         score=score,
         iou=iou,
+        options=dict(options or ()),
         data=data,
         split=split,
         slots=slots,

@@ -9,7 +9,7 @@ import typer
 
 from ..targets import TARGETS, Precision
 from .answer import Answer
-from .options import Checkpoint, Iou, Json, MaxDetections, Size
+from .options import Checkpoint, Iou, Json, MaxDetections, Options, Size
 
 # Choices for typer, out of the table; type checkers want them spelled out.
 Target = StrEnum("Target", {name: name for name in TARGETS})
@@ -22,6 +22,7 @@ def export(
         str | None, typer.Option(help="The file to write; beside the checkpoint if not given.")
     ] = None,
     size: Size = None,
+    options: Options = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="The smallest canvas for each image, not one of --size.")
     ] = False,
@@ -46,6 +47,7 @@ def export(
         to.value,
         out,
         size=size,
+        options=dict(options or ()),
         dynamic=dynamic,
         precision=precision,
         calibrate=calibrate,

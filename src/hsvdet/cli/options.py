@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .values import parse_size
+from .values import parse_option, parse_size
 
 
 class Precision(StrEnum):
@@ -39,6 +39,15 @@ Size = Annotated[
     tuple | None,
     typer.Option(
         "--size", parser=parse_size, metavar="HxW", help="Input height x width; one number = square."
+    ),
+]
+Options = Annotated[
+    list[tuple] | None,
+    typer.Option(
+        "--set",
+        parser=parse_option,
+        metavar="NAME=VALUE",
+        help="What may change after training: rho of Sparse DETR, answer_layer of RT-DETR, mode of HSG-Det.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]

@@ -16,6 +16,7 @@ from .options import (
     Json,
     MaxDetections,
     MultiLabel,
+    Options,
     Precision,
     RequireCertificate,
     Size,
@@ -36,6 +37,7 @@ def val(
     max_detections: MaxDetections = None,
     multi_label: MultiLabel = False,
     precision: Annotated[Precision, typer.Option(help="fp16 needs a GPU.")] = Precision.fp32,
+    options: Options = None,
     diagnose: Annotated[
         bool,
         typer.Option(
@@ -62,6 +64,7 @@ def val(
         max_detections=max_detections,
         multi_label=multi_label,
         precision=precision.value,
+        options=dict(options or ()),
         diagnose=diagnose,
         require_certificate=require_certificate,
         trusted_key=trusted_key,
@@ -86,6 +89,7 @@ def predict(
     max_detections: MaxDetections = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
     size: Size = None,
+    options: Options = None,
     device: Device = "auto",
     precision: Annotated[
         InferencePrecision, typer.Option(help="auto: bf16 where the device is fast at it, else fp32.")
@@ -114,6 +118,7 @@ def predict(
         max_detections=max_detections,
         batch=batch,
         size=size,
+        options=dict(options or ()),
         device=device,
         precision=precision.value,
         compile=compile,

@@ -51,10 +51,23 @@ def parse_settings(texts: Sequence[str], *configs: Any) -> list[dict[str, Any]]:
     return sorted_
 
 
+def parse_option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE of a model that is not read yet: whether it has such a number, it says itself."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"NAME=VALUE such as rho=0.1 was expected; got {text!r}.")
+    return name, _plain(value)
+
+
 def _parsed(text: str, config: Any, name: str) -> Any:
-    """a,b for several; JSON's numbers, true and false; anything else is a word."""
+    """a,b for several."""
     if isinstance(getattr(config, name), tuple):
         return tuple(part for part in text.split(",") if part)
+    return _plain(text)
+
+
+def _plain(text: str) -> Any:
+    """JSON's numbers, true and false; anything else is a word."""
     from ..files import parse_json
 
     try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -84,6 +84,7 @@ def export(
     out: str | PathLike[str] | None = None,
     *,
     size: Size | None = None,
+    options: Mapping[str, Any] | None = None,
     dynamic: bool = False,
     precision: str = "fp32",
     calibrate: DetectionData | str | PathLike[str] | None = None,
@@ -96,7 +97,8 @@ def export(
     """Write an artifact that takes uint8 images of any size and gives detections in their pixels (docs/export.md).
 
     detector: or the path of a checkpoint. to: a name of targets.py. out: beside the
-    checkpoint if not given. size: (height, width) of the network's input, instead of the detector's own. dynamic:
+    checkpoint if not given. size: (height, width) of the network's input, instead of the detector's own.
+    options: as of `Detector.with_options`. dynamic:
     every image gets the smallest canvas it fits, as in `Detector`, instead of one of `size`; models that resize
     by the shorter side always do. precision: fp32, bf16, fp16 or int8, where the target has it. calibrate: a data
     set, for int8; fp16 measures on it, or else on drawn scenes, which layers come near its largest number. data:
@@ -110,7 +112,7 @@ def export(
     started = time.monotonic()
     target = _check(to, precision, calibrate, score, iou, max_detections)
     path = _path(detector, target, out)
-    detector = as_detector(detector, size)
+    detector = as_detector(detector, size, options)
     _check_selector(detector)
     notes: list[str] = []
     if target.one_canvas and (dynamic or detector.preprocess.resize == "shortest"):

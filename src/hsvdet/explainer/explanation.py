@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -78,6 +78,7 @@ def explain(
     heads: bool = False,
     score: float = 0.25,
     iou: float = 0.7,
+    options: Mapping[str, Any] | None = None,
     data: DetectionData | str | os.PathLike[str] | None = None,
     split: str = "val",
     slots: int = 20,
@@ -89,7 +90,8 @@ def explain(
     list) with `data`. points: (x, y) pixels of the upright image, whose attention is shown; by default the centres of
     the best detections, at most `top` (1 to 50) of those that reach `score`, or of all where none does. layer: of
     encoder and decoder, from 1; the last if not given, and where there are fewer. heads: also a picture for each head.
-    iou: of the suppression. data, split: a data set over which the boxes of query slots are mapped, `slots` of them.
+    iou: of the suppression. options: as of `Detector.with_options`. data, split: a data set over which the boxes of
+    query slots are mapped, `slots` of them.
 
     `out` must be new, empty, or made by an earlier `explain`, whose files are then replaced; other files are never.
     What cannot be read is skipped with a warning. The detector is not changed.
@@ -108,7 +110,7 @@ def explain(
         raise ConfigError("explain expects images, or a data set for the maps of query slots; got neither.")
     found = find_sources(sources) if given else []
     place = find_device(device)
-    detector = as_detector(detector)
+    detector = as_detector(detector, options=options)
     if detector.folded is not None:
         raise ConfigError(
             "explain expects a detector as it was trained; this one is deployed, its layers are folded together."

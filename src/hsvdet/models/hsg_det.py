@@ -52,6 +52,8 @@ class HsgDetConfig(OneToOneConfig):
     `HsgTrunk.answer_by`.
     """
 
+    AFTER_TRAINING = ("mode",)
+
     width: float = 1.0
     depth: float = 1.0
     dim: int = 256

@@ -40,6 +40,7 @@ class MambaDetrConfig(RtDetrConfig):
     directions: int = 2
 
     def __post_init__(self):
+        super().__post_init__()
         if self.directions not in (2, 4):
             raise ConfigError(f"directions expects 2, by rows, or 4, by columns too; got {self.directions}.")
         if self.scan_heads < 1 or self.neck % self.scan_heads:

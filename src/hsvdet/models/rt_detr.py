@@ -45,10 +45,13 @@ class RtDetrConfig:
     backbone: see `backbones.build`. frozen: its normalisation and stem are not trained.
     neck: channels of the encoder's maps; dim: D of queries and memory. expansion: channels inside the fusion
     blocks, of `neck`. feed_forward: of the decoder; encoder_feed_forward: of the encoder's attention.
-    answer_layer: the decoder layer that gives the answer, from 1; 0 for the last. See `RtDetr.answer_after`.
+    answer_layer: the decoder layer that gives the answer in evaluation, from 1; 0 for the last. A trained network
+    works with any: fewer layers are faster (table 5).
     denoising: noised queries of a kind an image gets about. label_noise: share of labels replaced by any class.
     box_noise: how far corners move, in halves of the box's sides.
     """
+
+    AFTER_TRAINING = ("answer_layer",)
 
     backbone: str = "resnet50vd"
     frozen: bool = True
@@ -65,6 +68,13 @@ class RtDetrConfig:
     denoising: int = 100
     label_noise: float = 0.25
     box_noise: float = 1.0
+
+    def __post_init__(self):
+        if self.answer_layer > self.decoder_layers:
+            raise ConfigError(
+                f"answer_layer expects 0 for the last, or 1 to {self.decoder_layers}, the decoder's layers; got"
+                f" {self.answer_layer}."
+            )
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -120,18 +130,6 @@ class RtDetr(nn.Module):
         for layer in self.query_position.layers.children():
             if isinstance(layer, nn.Linear):
                 init_xavier(layer)
-        self.answer_after(config.answer_layer or layers)
-
-    def answer_after(self, layer: int) -> None:
-        """Let the answer in evaluation be that of decoder layer 1, 2, ...: fewer are faster (the paper's table 5).
-
-        Raises ConfigError for a layer that there is not.
-        """
-        if not 1 <= layer <= self.config.decoder_layers:
-            raise ConfigError(
-                f"answer_layer expects 1 to {self.config.decoder_layers}, the decoder's layers; got {layer}."
-            )
-        self.answer_layer = layer
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         """targets: list of Target on the device of the images; each object is given to the decoder with noise."""
@@ -171,7 +169,7 @@ class RtDetr(nn.Module):
     ) -> tuple[Prediction, ...]:
         """content: [B, Q, D]. reference: [B, Q, 4] boxes. query_mask: [Q, Q] bool, which queries may not
         look at which. The predictions of every layer up to the answer; in training, of all."""
-        layers = self.config.decoder_layers if self.training else self.answer_layer
+        layers = len(self.decoder) if self.training else self.config.answer_layer or len(self.decoder)
         start, predictions = reference, []
         for number in range(layers):
             content = self.decoder[number](

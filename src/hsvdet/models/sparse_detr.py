@@ -46,9 +46,15 @@ from .tiny import TINY_PYRAMID
 @dataclass(frozen=True, kw_only=True)
 class SparseDetrConfig(DeformableDetrConfig):
     """The paper's numbers (section 4). rho: the share of the tokens that are updated, above 0 and at most 1; a trained
-    network works with others than its own, see `SparseDetr.keep`."""
+    network works with others than its own, too: fewer are faster."""
+
+    AFTER_TRAINING = ("rho",)
 
     rho: float = 0.3
+
+    def __post_init__(self):
+        if not 0 < self.rho <= 1:
+            raise ConfigError(f"rho expects a share of the tokens above 0 and at most 1; got {self.rho:g}.")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -86,13 +92,7 @@ class SparseDetr(nn.Module):
         self.decoder = decoder_of(config)
         self.classes = nn.ModuleList(_class_head(dim, num_classes) for _ in range(layers))
         self.boxes = nn.ModuleList(_box_head(dim) for _ in range(layers))
-        self.keep(config.rho)
-
-    def keep(self, rho: float) -> None:
-        """Let the encoder update that share of the tokens: fewer are faster. Raises ConfigError."""
-        if not 0 < rho <= 1:
-            raise ConfigError(f"rho expects a share of the tokens above 0 and at most 1; got {rho:g}.")
-        self.rho = Fraction(rho).limit_denominator(1000)  # whole numbers count alike everywhere
+        self.rho = Fraction(config.rho).limit_denominator(1000)  # whole numbers count alike everywhere
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         tokens, position = self.pyramid(self.backbone(images, padding), padding)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
@@ -71,6 +71,7 @@ def stream(
     max_detections: int | None = None,
     batch: int = 16,
     size: Size | None = None,
+    options: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
@@ -80,18 +81,18 @@ def stream(
 ) -> Iterator[tuple[Frame, Detections]]:
     """Detections frame by frame, for videos of any length: only a batch of frames is in memory.
 
-    detector: or the path of a checkpoint, or of an artifact of `hsvdet export`, for which size, device, precision
-    and compile are settled. sources: see `find_sources`. score: weaker detections are left out.
+    detector: or the path of a checkpoint, or of an artifact of `hsvdet export`, for which size, options, device,
+    precision and compile are settled. sources: see `find_sources`. score: weaker detections are left out.
     iou: of the suppression. max_detections: of an image, the model's own number if not given. batch: images at a
     time; one from a camera. size: (height, width) of the network's input, instead of the detector's own.
-    precision, compile: as of `Detector.accelerate`, which every detector goes through; what it chose is logged in
-    one line. require_certificate, trusted_key: of an artifact, as of `runtime.load`. failed: called with each source
-    that cannot be read; by default it is logged as a warning.
+    options: as of `Detector.with_options`. precision, compile: as of `Detector.accelerate`, which every detector goes
+    through; what it chose is logged in one line. require_certificate, trusted_key: of an artifact, as of
+    `runtime.load`. failed: called with each source that cannot be read; by default it is logged as a warning.
     Raises CheckpointError, ConfigError, DataError for a source that does not exist, and NonFiniteError naming an image
     of which the network made NaN or infinity.
     """
     found = find_sources(sources)
-    ready = _ready(detector, size, device, precision, compile, require_certificate, trusted_key)
+    ready = _ready(detector, size, options, device, precision, compile, require_certificate, trusted_key)
     detect = _detecting(ready, score, iou, max_detections, batch)
     return _in_batches(found, detect, batch, failed or _warn)
 
@@ -106,6 +107,7 @@ def predict(
     max_detections: int | None = None,
     batch: int = 16,
     size: Size | None = None,
+    options: Mapping[str, Any] | None = None,
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
@@ -141,7 +143,7 @@ def predict(
         raise DataError(
             f"All sources are in {folder}, where the results go. Choose another folder for the results."
         )
-    ready = _ready(detector, size, device, precision, compile, require_certificate, trusted_key)
+    ready = _ready(detector, size, options, device, precision, compile, require_certificate, trusted_key)
     detect = _detecting(ready, score, iou, max_detections, batch)
     settings = {
         "detector": weights_sha256(ready) if isinstance(ready, Detector) else ready.runner.sha256,
@@ -149,6 +151,7 @@ def predict(
         "iou": iou,
         "max_detections": max_detections,
         "size": list(ready.preprocess.size) if isinstance(ready, Detector) else None,
+        "options": ready.changeable() or None if isinstance(ready, Detector) else None,
         "precision": ready.settings.precision if isinstance(ready, Detector) else None,
         "pictures": pictures,
     }
@@ -208,6 +211,7 @@ Detect = Callable[[list[Frame]], list[Detections]]
 def _ready(
     detector: Detector | str | PathLike[str],
     size: Size | None,
+    options: Mapping[str, Any] | None,
     device: str,
     precision: str,
     compile: bool,
@@ -216,7 +220,7 @@ def _ready(
 ) -> Detector | ArtifactDetector:
     if is_artifact(detector):
         refuse(
-            detector, size=size is not None, device=device not in ("auto", "cpu"),
+            detector, size=size is not None, options=bool(options), device=device not in ("auto", "cpu"),
             precision=precision != "auto", compile=compile,
         )  # fmt: skip
         artifact = ArtifactDetector(
@@ -226,7 +230,7 @@ def _ready(
         return artifact
     require_artifact(require_certificate, trusted_key)
     place = find_device(device)
-    detector = as_detector(detector, size).to(place).accelerate(precision, compile=compile)
+    detector = as_detector(detector, size, options).to(place).accelerate(precision, compile=compile)
     logging.getLogger("hsvdet").info("predicting on %s", detector.describe())
     return detector
 
