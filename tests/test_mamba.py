@@ -63,6 +63,29 @@ def test_a_scan_and_its_gradients_are_those_of_the_recurrence(name, length):
 
 
 @pytest.mark.parametrize("name", SCANS)
+def test_a_scan_is_that_of_transformers(name):
+    """Mamba-2's chunks, and the loop over tokens on which Mamba falls back without a compiler."""
+    pytest.importorskip("transformers", minversion="5.24")
+    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+    from transformers.models.mamba2.modeling_mamba2 import mamba2_chunk_scan
+
+    scan, _, heads = SCANS[name]
+    x, step, rate, write, read = given = [t.detach() for t in sequence(150, torch.float32, heads)]
+    if heads:  # theirs are numbered over all groups
+        theirs = mamba2_chunk_scan(
+            x.flatten(2, 3), step.flatten(2), rate.flatten(), write, read, chunk_size=32
+        ).unflatten(2, (GROUPS, HEADS))
+    else:  # theirs has one group, and time last
+        groups = [
+            mamba_selective_scan(*(t[:, :, g].transpose(1, 2) for t in (x, step)), rate[g],
+                                 *(t[:, :, g].transpose(1, 2) for t in (write, read)))
+            for g in range(GROUPS)
+        ]  # fmt: skip
+        theirs = torch.stack([group.transpose(1, 2) for group in groups], 2)
+    torch.testing.assert_close(scan(*given), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCANS)
 def test_a_long_sequence_stays_exact_in_float32_and_inside_autocast(name):
     """What is kept from the beginning to the end is below exp(-1000) here, so nothing may be divided by it."""
     scan, _, heads = SCANS[name]
