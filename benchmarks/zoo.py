@@ -1,6 +1,6 @@
 """Counts every model anew: writes the rows of src/hsvdet/catalogue.py, which `hsvdet models` lists, and docs/zoo.md,
-which sets our figures beside the published ones. About two and a half minutes of
-one core.
+which sets our figures beside the published ones. About two and a half minutes of one
+core.
 
     python benchmarks/zoo.py
 """

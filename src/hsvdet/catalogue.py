@@ -65,7 +65,7 @@ class Row(NamedTuple):
     licence: str = "Apache-2.0"
 
 
-# From here on written by `python benchmarks/zoo.py`, which counts all in half a minute.
+# From here on written by `python benchmarks/zoo.py`, which counts all in minutes.
 ROWS: dict[str, Row] = {
     "yolov8-n": Row("46001424", "YOLOv8", 3_157_184, 8_742_912_000, (640, 640)),
     "yolov8-s": Row("740a9f80", "YOLOv8", 11_166_544, 28_601_548_800, (640, 640)),
