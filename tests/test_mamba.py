@@ -3,6 +3,7 @@ what makes Mamba-DETR of RT-DETR."""
 
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -301,11 +302,27 @@ def test_mamba_detr_is_rt_detr_but_for_what_mixes_the_coarsest_map():
         )
 
 
+@pytest.mark.parametrize("scan_maps", [1, 2, 3])
+def test_as_many_maps_as_are_wanted_are_read_each_by_a_layer_of_its_own(scan_maps):
+    torch.manual_seed(0)
+    row = find("mamba-detr-tiny")
+    neck = row.net(replace(row.config, scan_maps=scan_maps), 3).neck.eval()
+    maps = [torch.randn(1, 64, 16 // side, 24 // side) for side in (1, 2, 4)]
+    far = [features.clone() for features in maps]
+    for features in far:
+        features[..., 0, 0] += 1
+    with torch.inference_mode():
+        changed = [(a != b).any(1) for a, b in zip(neck.mix(maps, None), neck.mix(far, None), strict=True)]
+    assert [bool(one[..., -1, -1]) for one in changed] == [n >= 3 - scan_maps for n in range(3)]
+    assert all(one[..., 0, 0] for one in changed)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
         ({"directions": 3}, r"directions expects 2, by rows, or 4, by columns too; got 3\."),
         ({"scan_heads": 3}, r"scan_heads expects a divisor of neck, the 256 channels; got 3\."),
+        ({"scan_maps": 4}, r"scan_maps expects 1 to 3, the maps that there are; got 4\."),
         ({"states": 0}, r"states expects a number from 1 on; got 0\."),
     ],
 )

@@ -168,7 +168,7 @@ ROWS: dict[str, Row] = {
     "rt-detr-r50": Row("bc89ad80", "RT-DETR", 42_891_372, 135_701_504_000, (640, 640)),
     "rt-detr-r101": Row("65de1c50", "RT-DETR", 76_556_268, 258_493_030_400, (640, 640)),
     "rt-detr-tiny": Row("d828dbff", "RT-DETR", 846_392, 723_660_800, (320, 320)),
-    "mamba-detr-r18": Row("c08ee101", "Mamba-DETR", 20_188_584, 59_310_612_480, (640, 640)),
-    "mamba-detr-r50": Row("d528dec3", "Mamba-DETR", 42_895_492, 135_639_777_280, (640, 640)),
-    "mamba-detr-tiny": Row("25da3987", "Mamba-DETR", 847_172, 724_953_600, (320, 320)),
+    "mamba-detr-r18": Row("9ca5daa0", "Mamba-DETR", 20_188_584, 59_310_612_480, (640, 640)),
+    "mamba-detr-r50": Row("5fec4885", "Mamba-DETR", 42_895_492, 135_639_777_280, (640, 640)),
+    "mamba-detr-tiny": Row("0d9eaea1", "Mamba-DETR", 847_172, 724_953_600, (320, 320)),
 }  # fmt: skip

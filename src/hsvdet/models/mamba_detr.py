@@ -2,10 +2,10 @@
 Gu, 2024, https://arxiv.org/abs/2405.21060, and VMamba: Visual State Space Model. Liu et al., 2024,
 https://arxiv.org/abs/2401.10166. Of no paper: what is asked is whether a detector can do with it.
 
-RT-DETR (`rt_detr.py`) plus another mixer of the tokens of the coarsest map: instead of every cell looking at every
-other, each is read in turn, forwards and backwards, into a state of fixed size, from which the cells after it read.
-That takes time and memory in proportion to the number of cells, not to its square. All the rest is RT-DETR's, and so
-are the losses and the training.
+RT-DETR (`rt_detr.py`) plus another mixer of the tokens of the coarsest map, or of finer ones too: instead of every cell
+looking at every other, each is read in turn, forwards and backwards, into a state of fixed size, from which the cells
+after it read. That takes time and memory in proportion to the number of cells, not to its square. All the rest is
+RT-DETR's, and so are the losses and the training.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ class MambaDetrConfig(RtDetrConfig):
     """RT-DETR's numbers, and those of the state space.
 
     scan_heads: heads of each direction, of which each remembers for a time of its own. states: N, numbers a channel
-    has to remember with. directions: 2, by rows and that from the end; or 4, by columns too.
+    has to remember with. directions: 2, by rows and that from the end; or 4, by columns too. scan_maps: the coarsest
+    maps that are read so, each by a layer of its own: 1, that of stride 32, as attention is in RT-DETR, to 3.
     """
 
     scan_heads: int = 4
     states: int = 64
     directions: int = 2
+    scan_maps: int = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,6 +49,8 @@ class MambaDetrConfig(RtDetrConfig):
             raise ConfigError(
                 f"scan_heads expects a divisor of neck, the {self.neck} channels; got {self.scan_heads}."
             )
+        if not 1 <= self.scan_maps <= 3:
+            raise ConfigError(f"scan_maps expects 1 to 3, the maps that there are; got {self.scan_maps}.")
         if self.states < 1:
             raise ConfigError(f"states expects a number from 1 on; got {self.states}.")
 
@@ -67,18 +71,21 @@ class MambaDetr(RtDetr):
 
 
 class MambaEncoder(HybridEncoder):
-    """RT-DETR's, with a state space within the coarsest map."""
+    """RT-DETR's, with a state space within the coarsest map, or within several, each for itself."""
 
     def __init__(self, channels: tuple[int, ...], config: MambaDetrConfig):
         super().__init__(channels, config)
         del self.attention
-        self.mamba = MambaLayer(config)
+        self.mamba = nn.ModuleList(MambaLayer(config) for _ in range(config.scan_maps))
 
-    def attend(self, features: Tensor, padding: Tensor | None) -> Tensor:
+    def mix(self, maps: list[Tensor], padding: Tensor | None) -> list[Tensor]:
         """No position is added: the order in which cells are read tells it, and the convolution."""
-        height, width = features.shape[-2:]
-        cells = None if padding is None else sampled_padding(padding, (height, width))
-        return self.mamba(features, cells)
+        mixed = maps[:]
+        for number, layer in enumerate(self.mamba, len(maps) - len(self.mamba)):
+            height, width = maps[number].shape[-2:]
+            cells = None if padding is None else sampled_padding(padding, (height, width))
+            mixed[number] = layer(maps[number], cells)
+        return mixed
 
 
 class MambaLayer(nn.Module):

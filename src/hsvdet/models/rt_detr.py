@@ -209,8 +209,9 @@ class HybridEncoder(nn.Module):
         self.bottom_up = nn.ModuleList(FusionBlock(2 * width, width, inner) for _ in range(steps))
 
     def forward(self, maps: list[Tensor], padding: Tensor | None) -> list[Tensor]:
-        *finer, coarse = (project(features) for project, features in zip(self.project, maps, strict=True))
-        down = [self.attend(coarse, padding)]
+        maps = [project(features) for project, features in zip(self.project, maps, strict=True)]
+        *finer, coarse = self.mix(maps, padding)
+        down = [coarse]
         for lower, lateral, fuse in zip(finer[::-1], self.lateral, self.top_down, strict=True):
             down[-1] = lateral(down[-1])  # this is also what the way back meets
             raised = F.interpolate(down[-1], size=lower.shape[-2:], mode="nearest")
@@ -219,6 +220,10 @@ class HybridEncoder(nn.Module):
         for shrink, fuse in zip(self.shrink, self.bottom_up, strict=True):
             up.append(fuse(torch.cat([shrink(up[-1]), down.pop()], 1)))
         return up
+
+    def mix(self, maps: list[Tensor], padding: Tensor | None) -> list[Tensor]:
+        """What cells of a map make of each other: in the coarsest alone."""
+        return [*maps[:-1], self.attend(maps[-1], padding)]
 
     def attend(self, features: Tensor, padding: Tensor | None) -> Tensor:
         height, width = features.shape[-2:]
