@@ -1,9 +1,15 @@
 """What makes DINO: contrastive denoising, mixed query selection, look forward twice; in its tiny form."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
 import hsvdet
+from hsvdet.catalogue import ROWS
+from hsvdet.conversion.foreign import SOURCES
+from hsvdet.conversion.rename import rename
 from hsvdet.errors import ConfigError
 from hsvdet.models import find
 from hsvdet.structures import Target
@@ -13,8 +19,12 @@ CLASSES = 5
 
 @pytest.fixture
 def net():
+    return made()
+
+
+def made(**options):
     row = find("dino-tiny")
-    net = row.net(row.config, CLASSES)
+    net = row.net(replace(row.config, **options), CLASSES)
     with torch.no_grad():  # what starts at 0 would hide everything
         for key, parameter in net.named_parameters():
             if "boxes" in key or "sampling_offsets" in key:
@@ -75,6 +85,51 @@ def test_five_scales_are_four_maps_of_the_backbone_and_one_more(levels):
         tokens, _ = net.pyramid(net.backbone(images), None)
         assert net.eval()(images).answer.logits.isfinite().all()
     assert tokens.sizes == ((16, 24), (8, 12), (4, 6), (2, 3), (1, 2))[-levels:]
+
+
+def test_all_of_five_scales_learns():
+    net = made(levels=5).train()
+    targets = [Target(torch.tensor([0]), torch.tensor([[0.3, 0.4, 0.2, 0.2]]))]
+    sum(
+        find("dino-tiny").criterion()(net(torch.rand(1, 3, 64, 96), None, targets), targets).values()
+    ).backward()
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
+    finest = net.pyramid.project[0][0].weight.grad, net.pyramid.levels.grad
+    assert all(gradient.abs().sum() > 0 for gradient in finest)
+
+
+def test_the_published_model_of_five_scales_costs_what_its_paper_says():
+    """47 M parameters and 860 G multiply-adds (table 1). To the number, it is the four scales' and what the fifth adds
+    to the projections, the embeddings of maps, and where and how much twelve layers look."""
+    four, five = ROWS["dino-r50"], ROWS["dino-r50-5scale"]
+    project, level, look = 256 * 256 + 256 + 2 * 256, 256, (256 + 1) * 8 * 4 * (2 + 1)
+    assert five.parameters - four.parameters == project + level + 12 * look
+    assert round(five.parameters / 1e6) == 47
+    assert five.operations / 2 / 1e9 == pytest.approx(860, rel=0.02)
+
+
+def test_names_of_its_authors_convert_into_the_model_of_five_scales(shared):
+    """No list of its names is at hand: those of the four scales, with one map more, are what their code makes."""
+    file = shared / "golden" / "lineage" / "dino_4scale_keys.json"
+    shapes = {key: list(shape) for key, shape in json.loads(file.read_text())["keys"].items()}
+    for key, shape in shapes.items():
+        if ".sampling_offsets." in key or ".attention_weights." in key:
+            shape[0] = shape[0] // 4 * 5
+    shapes["transformer.level_embed"] = [5, 256]
+    for level, channels in enumerate((256, 512, 1024, 2048, 2048)):
+        side = 3 if level == 4 else 1
+        shapes[f"input_proj.{level}.0.weight"] = [256, channels, side, side]
+        for leaf in ("0.bias", "1.weight", "1.bias"):
+            shapes[f"input_proj.{level}.{leaf}"] = [256]
+    theirs = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    ((source, name),) = [(source, name) for source in SOURCES if (name := source.recognise(theirs))]
+    renamed = rename(theirs, source.rules(name, theirs), name)
+    with torch.device("meta"):
+        wanted = find(name).net(find(name).config, 91).state_dict()
+    assert name == "dino-r50-5scale" and not renamed.dropped
+    assert {key: tensor.shape for key, tensor in renamed.tensors.items()} == {
+        key: tensor.shape for key, tensor in wanted.items()
+    }
 
 
 @pytest.mark.parametrize("levels", [1, 6])
