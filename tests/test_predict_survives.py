@@ -200,3 +200,37 @@ def test_parts_of_killed_processes_are_swept_away_and_those_of_living_ones_are_n
     elsewhere.touch()
     predict(tmp_path / "a.png", out)
     assert sorted(path.name for path in (out / "sub").iterdir()) == sorted([file.part.name, elsewhere.name])
+
+
+def test_pipes_among_the_sources_are_failures_and_not_waited_for(tmp_path, predict):
+    folder = tmp_path / "in"
+    picture(folder / "a.png")
+    for name in ("b.mp4", "c.png", "d"):
+        os.mkfifo(folder / name)
+    report = predict([folder, folder / "d"], tmp_path / "out")
+    assert report.images == 1 and len(report.failures) == 3
+    assert all("regular file" in failure["reason"] for failure in report.failures)
+
+
+def test_an_empty_source_is_not_the_folder_one_is_in(tmp_path, tiny_checkpoint, capsys, monkeypatch):
+    """`hsvdet predict a.safetensors "$PHOTOS"` where nothing is set."""
+    picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for empty in ("", " "):
+        assert main(["predict", str(tiny_checkpoint), empty, "--out", "out"]) == 2
+        assert "A source is empty" in capsys.readouterr().err
+
+
+def test_patterns_enter_a_folder_once_however_many_links_lead_to_it(tmp_path):
+    """Of two links back, glob makes 2^40 paths."""
+    for name in ("a.png", "one/b.png", "one/two/c.png", "one/two/d.txt", ".hidden/e.png"):
+        picture(tmp_path / name) if name.endswith("png") else (tmp_path / name).touch()
+    for name in ("one/back", "one/two/back"):
+        (tmp_path / name).symlink_to(tmp_path)
+    for pattern, names in {
+        "**/*.png": ["a.png", "one/b.png", "one/two/c.png"],
+        "**": ["a.png", "one/b.png", "one/two/c.png"],
+        "*/**/[b-c].*": ["one/b.png", "one/two/c.png"],
+        "one/**/two/*": ["two/c.png"],
+    }.items():
+        assert [source.name for source in sources.find_sources(f"{tmp_path}/{pattern}")] == names

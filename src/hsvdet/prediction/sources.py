@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from fnmatch import fnmatch
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
@@ -86,6 +87,8 @@ def find_sources(sources: SourceLike | Sequence[SourceLike]) -> list[Source]:
             "A source is expected: an image, video, folder, pattern, camera number or URL; got none."
         )
     texts = [str(source) if isinstance(source, int) else os.fspath(source) for source in sources]
+    if not all(map(str.strip, texts)):
+        raise DataError(f"A source is empty text, as an unset variable gives it. {_EXPECTED}")
     return [found for text in texts for found in _expand(text, len(texts) > 1)]
 
 
@@ -216,7 +219,15 @@ def _in_folder(folder: Path, inside: str) -> list[Source]:
 
 
 def _by_pattern(pattern: str) -> list[Source]:
-    found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True), key=_as_counted)]
+    parts = Path(pattern).parts
+    spelled_out = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    folder = Path(*parts[:spelled_out])
+    if "**" in parts and ".." not in parts:
+        # By `walk`: glob enters links that lead back again and again.
+        below = (Path(path) for path in walk(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES, []))
+        found = [path for path in below if _fits(path.relative_to(folder).parts, parts[spelled_out:])]
+    else:
+        found = [Path(path) for path in glob.glob(pattern)]
     paths = [
         path for path in found if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and path.is_file()
     ]
@@ -224,9 +235,18 @@ def _by_pattern(pattern: str) -> list[Source]:
         what = f"names {len(found)} files or folders, but no image and no video" if found else "names no file"
         raise DataError(f"The pattern {pattern} {what}.")
     # Names begin below the last folder that is spelled out.
-    parts = Path(pattern).parts
-    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-    return [Source(str(path), _inner(path.relative_to(fixed)), _kind(path)) for path in paths]
+    paths.sort(key=lambda path: _as_counted(str(path)))
+    return [Source(str(path), _inner(path.relative_to(folder)), _kind(path)) for path in paths]
+
+
+def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path is one of a pattern's, part by part; ** stands for any number of folders."""
+    if not pattern:
+        return not names
+    first, *rest = pattern
+    if first == "**":
+        return _fits(names, rest) or (bool(names) and _fits(names[1:], pattern))
+    return bool(names) and fnmatch(names[0], first) and _fits(names[1:], rest)
 
 
 def _inner(path: Path) -> str:
