@@ -676,3 +676,64 @@ def test_a_log_on_a_full_disk_is_one_error_and_no_threads_traceback(tmp_path, ca
             written.add({"epoch": 2, "ap": 0.5})
         written.close()
     assert threading.active_count() == threads and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "voc"])
+def test_an_image_of_more_objects_than_can_be_compared_is_left_out(tmp_path, monkeypatch, form):
+    monkeypatch.setattr("hsvdet.data.formats.repair.MOST_OBJECTS", 2)
+    corners = [(x, 1, x + 9, 9) for x in (1, 21, 41)]
+    if form == "coco":
+        boxes = [(1, 3, [x, 1, 8, 8]) for x, *_ in corners] + [(2, 3, [1, 1, 8, 8])]
+        path = coco(tmp_path, boxes, ["a.png", "b.png"])
+    elif form == "yolo":
+        path = yolo(tmp_path, {"a": "".join(f"0 .{x} .5 .1 .1\n" for x in (2, 4, 6)), "b": "0 .5 .5 .1 .1"})
+    else:
+        objects = [voc_object("car", *corner) for corner in corners]
+        path = voc(tmp_path, {"a": voc_xml(*objects), "b": voc_xml(objects[0])})
+    data = read_data(path, "train")
+    assert [len(record.boxes) for record in data.records] == [1] and "b.png" in data.records[0].path
+    (problem,) = data.problems
+    assert problem.severity == "error" and "3 boxes, more than 2: the image is left out" in problem.what
+
+
+def test_more_classes_than_can_be_compared_are_refused(tmp_path, monkeypatch):
+    for module in ("data.formats.repair", "detector"):
+        monkeypatch.setattr(f"hsvdet.{module}.MOST_CLASSES", 1)
+    with pytest.raises(DataError, match="2 classes; at most 1"):
+        read_data(yolo(tmp_path, {"a": None}), "train")
+    with pytest.raises(ConfigError, match="at most 1 class names; got 2"):
+        hsvdet.create("yolov8-n", ["car", "bus"])
+
+
+def test_boxes_are_compared_a_part_at_a_time_with_the_same_answer(monkeypatch):
+    from hsvdet.data import overlap
+    from hsvdet.data.nms_ceiling import nms_ceiling
+    from hsvdet.evaluate import duplicates
+
+    rng = np.random.default_rng(0)
+    corner = rng.random((50, 2)) * 20
+    boxes = np.concatenate([corner, corner + 1 + rng.random((50, 2)) * 20], 1)
+    record = types.SimpleNamespace(boxes=boxes, labels=np.arange(50) % 2, crowd=np.zeros(50, bool))
+    scores = torch.rand(50, 2)
+
+    def answers():
+        xyxy = torch.from_numpy(boxes)
+        return (
+            overlap.overlaps(boxes[:40], boxes, record.crowd),
+            overlap.occlusion(boxes),
+            nms_ceiling([record]),
+            duplicates.duplicates_per_object(xyxy, scores, xyxy, torch.from_numpy(record.labels)),
+        )
+
+    whole = answers()
+    for module in (overlap, duplicates):
+        monkeypatch.setattr(module, "_AT_ONCE", 120)
+    for part, expected in zip(answers(), whole, strict=True):
+        assert np.array_equal(part, expected)
+    assert (whole[1] > 0.5).any() and whole[3].any()
+
+
+def test_numbered_classes_are_not_each_compared_with_each():
+    from hsvdet.data.class_names import alike_pairs
+
+    assert alike_pairs([*(f"part {i:05}" for i in range(30_000)), "door", "doors"]) == [("door", "doors")]

@@ -19,6 +19,13 @@ MOST_MODULES = 20_000
 LARGEST_SIDE = 16_384
 LARGEST_STRIDE = 1024
 
+# Classes, and objects of one image: tables of all with all are made of them. LVIS has 1,203 classes.
+MOST_CLASSES = 10_000
+MOST_OBJECTS = 10_000
+
+# Characters of the name of a class.
+LONGEST_NAME = 1000
+
 # Rows of an artifact's output.
 MOST_DETECTIONS = 1_000_000
 

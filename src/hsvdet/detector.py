@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from . import models
 from .backbones import Backbone
-from .bounds import MOST_PARAMETERS, MOST_TENSORS
+from .bounds import MOST_CLASSES, MOST_PARAMETERS, MOST_TENSORS
 from .checkpoint import write_checkpoint
 from .data.batch import padding_of
 from .errors import ConfigError, SaveError
@@ -289,6 +289,8 @@ def create(
     """
     entry = models.find(name)
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
+    if len(labels) > MOST_CLASSES:
+        raise ConfigError(f"labels expects at most {MOST_CLASSES:,} class names; got {len(labels):,}.")
     if not labels or not all(map(is_class_name, labels)) or len(set(labels)) != len(labels):
         raise ConfigError(
             f"labels expects one or more class names, each once; got {ascii(list(labels))[:200]}."

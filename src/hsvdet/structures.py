@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .bounds import LONGEST_NAME
 from .errors import UNPRINTED
 
 if TYPE_CHECKING:  # `hsvdet.runtime` has no PyTorch
@@ -22,9 +23,14 @@ if TYPE_CHECKING:  # `hsvdet.runtime` has no PyTorch
 
 
 def is_class_name(name: object) -> bool:
-    """Text with something in it, without line breaks, control characters and halves of characters: it goes into XML,
-    CSV, pictures and terminals."""
-    return isinstance(name, str) and bool(name.strip()) and UNPRINTED.search(name) is None
+    """Text with something in it, of LONGEST_NAME characters at most, without line breaks, control characters and halves
+    of characters: it goes into XML, CSV, pictures and terminals."""
+    return (
+        isinstance(name, str)
+        and bool(name.strip())
+        and len(name) <= LONGEST_NAME
+        and UNPRINTED.search(name) is None
+    )
 
 
 class ImageInfo(NamedTuple):

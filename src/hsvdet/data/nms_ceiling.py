@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .dataset import Record
-from .overlap import overlaps
+from .overlap import occlusion, overlaps
 
 OVERLAPS = (0.5, 0.6, 0.7, 0.8)
 ORDERS = 5
@@ -37,15 +37,15 @@ def nms_ceiling(records: Iterable[Record], ious: Sequence[float] = OVERLAPS) -> 
     total, deleted = 0, np.zeros((2, len(ious)))
     for record in records:
         boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
+        total += len(boxes)
+        close = occlusion(boxes) > min(*OVERLAPS, *ious)  # the others are never deleted
+        boxes, labels = boxes[close], labels[close]
         overlap = overlaps(boxes, boxes)
         np.fill_diagonal(overlap, 0)
-        close = overlap.max(1, initial=0) > min(*OVERLAPS, *ious)  # the others are never deleted
-        overlap, labels = overlap[close][:, close], labels[close]
         agnostic = overlap > thresholds
         beats = np.stack([agnostic & (labels[:, None] == labels), agnostic])  # [2, T, N, N]
         for _ in range(ORDERS):
             deleted += _deleted(beats, random.permutation(len(labels)))
-        total += len(boxes)
     shares = deleted / (ORDERS * total) if total else np.full_like(deleted, np.nan)
     return tuple(Deleted(float(iou), *column) for iou, column in zip(ious, shares.T.tolist(), strict=True))
 

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+
+_AT_ONCE = (
+    4_000_000  # pairs of boxes: what is worked out on the way takes five times the memory of the answer
+)
 
 
 def overlaps(xyxy_a: np.ndarray, xyxy_b: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
     """[A, 4] and [B, 4] to IoU [A, B]; in columns where `crowd` [B], the share of box a inside b."""
+    found = np.empty((len(xyxy_a), len(xyxy_b)))
+    for rows in _some_rows(*found.shape):
+        found[rows] = _overlaps(xyxy_a[rows], xyxy_b, crowd)
+    return found
+
+
+def _some_rows(rows: int, columns: int) -> Iterator[slice]:
+    step = max(1, _AT_ONCE // max(1, columns))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def _overlaps(xyxy_a: np.ndarray, xyxy_b: np.ndarray, crowd: np.ndarray | None) -> np.ndarray:
     xyxy_a, xyxy_b = np.asarray(xyxy_a, np.float64)[:, None], np.asarray(xyxy_b, np.float64)
     # Side by side, not as [A, B, 2]: a third of the time.
     width = np.minimum(xyxy_a[..., 2], xyxy_b[..., 2]) - np.maximum(xyxy_a[..., 0], xyxy_b[..., 0])
@@ -21,7 +39,10 @@ def overlaps(xyxy_a: np.ndarray, xyxy_b: np.ndarray, crowd: np.ndarray | None = 
 
 def occlusion(xyxy: np.ndarray) -> np.ndarray:
     """[N]: the largest IoU of each of the boxes [N, 4] of one image with another of them, 0 for one alone."""
-    overlap = overlaps(xyxy, xyxy)
-    np.fill_diagonal(overlap, 0)
+    found = np.zeros(len(xyxy))
+    for rows in _some_rows(len(xyxy), len(xyxy)):
+        overlap = _overlaps(xyxy[rows], xyxy, None)
+        np.fill_diagonal(overlap[:, rows.start :], 0)
+        found[rows] = overlap.max(1)
     # Rounding may put the IoU of two equal boxes a bit above 1, outside the last bin of any histogram.
-    return overlap.max(1, initial=0).clip(max=1)
+    return found.clip(max=1)

@@ -68,9 +68,10 @@ def boxes_twice(data: DetectionData) -> list[Problem]:
     problems: list[Problem] = []
     for record in data.records:
         boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
-        if occlusion(boxes).max(initial=0) <= _SAME:
+        close = np.flatnonzero(occlusion(boxes) > _SAME)
+        if not len(close):
             continue
-        pairs = np.argwhere(np.triu(overlaps(boxes, boxes), 1) > _SAME)
+        pairs = close[np.argwhere(np.triu(overlaps(boxes[close], boxes[close]), 1) > _SAME)]
         lower, upper = (data.labels[labels[place]] for place in pairs[0])
         corners = ", ".join(f"{value:g}" for value in boxes[pairs[0, 1]])
         number = len({*pairs[:, 1].tolist()})

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..boxes import iou
 
+_AT_ONCE = 4_000_000  # pairs of a prediction and an object
+
 
 class Duplicates(NamedTuple):
     """objects: how many have a prediction at all. mean, largest: predictions per such object. Ideal is 1, and in a
@@ -38,9 +40,13 @@ def duplicates_per_object(
     """
     if not len(prediction_xyxy) or not len(truth_xyxy):
         return torch.zeros(len(truth_xyxy), dtype=torch.int64, device=scores.device)
-    own = scores[:, labels].float()  # [Q, N]
-    own = own.masked_fill(iou(prediction_xyxy[:, None], truth_xyxy) < min_iou, 0)
-    return ((own > 0) & (own >= min_share * own.amax(0))).sum(0)
+    counts: list[Tensor] = []
+    step = max(1, _AT_ONCE // len(prediction_xyxy))
+    for xyxy, some in zip(truth_xyxy.split(step), labels.split(step), strict=True):
+        own = scores[:, some].float()  # [Q, N]
+        own = own.masked_fill(iou(prediction_xyxy[:, None], xyxy) < min_iou, 0)
+        counts.append(((own > 0) & (own >= min_share * own.amax(0))).sum(0))
+    return torch.cat(counts)
 
 
 def summarise_duplicates(counts: Iterable[Tensor]) -> Duplicates:

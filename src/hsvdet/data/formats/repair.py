@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...bounds import LARGEST_IMAGE_SIDE
+from ...bounds import LARGEST_IMAGE_SIDE, LONGEST_NAME, MOST_CLASSES, MOST_OBJECTS
 from ...errors import DataError, did_you_mean
 from ...structures import is_class_name
 from ..dataset import Problem, Record
@@ -156,6 +156,12 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
     own_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     area = np.where(columns.area > 0, columns.area, own_area).astype(np.float32)  # NaN > 0 is False
     counts = np.bincount(columns.image, minlength=len(entries))[: len(entries)]
+    few = counts <= MOST_OBJECTS
+    for place in np.flatnonzero(~few).tolist():
+        what = (
+            f"{counts[place]:,} boxes, more than {MOST_OBJECTS:,}: the image is left out. Cut it into parts."
+        )
+        findings.add("error", entries[place].file, what)
     ends = np.cumsum(counts)
     starts = ends - counts
     records = [
@@ -170,9 +176,10 @@ def to_records(entries: Sequence[Entry], columns: Columns, unit: str, findings: 
             group=entry.group,
             labelled=entry.labelled,
         )
-        for entry, start, end in zip(entries, starts.tolist(), ends.tolist(), strict=True)
+        for entry, start, end, kept in zip(entries, starts.tolist(), ends.tolist(), few, strict=True)
+        if kept
     ]
-    _count_unlabelled(records, entries, findings)
+    _count_unlabelled(records, [entry for entry, kept in zip(entries, few, strict=True) if kept], findings)
     return records
 
 
@@ -254,8 +261,8 @@ def classes_of(
         name = found.strip() if isinstance(found, str) else found
         if not isinstance(name, str) or not is_class_name(name):
             raise DataError(
-                f"{file}: the class {category_id} is called {ascii(found)[:60]}; text without line breaks and control"
-                " characters is expected. Rename it."
+                f"{file}: the class {category_id} is called {ascii(found)[:60]}; text of at most"
+                f" {LONGEST_NAME:,} characters, without line breaks and control characters, is expected. Rename it."
             )
         if category_id in names and names[category_id] != name:
             raise DataError(
@@ -269,6 +276,10 @@ def classes_of(
                 file,
                 f"The class ids {first[name]} and {category_id} have one name, {name!r}: taken as one class.",
             )
+    if len(names) > MOST_CLASSES:
+        raise DataError(
+            f"{file}: {len(names):,} classes; at most {MOST_CLASSES:,} are read. Are they ids of images?"
+        )
     numbers = [name for name in first if name.isdecimal()]
     if numbers:
         what = f"Classes are called {_shorten(numbers)}: numbers do not say what is meant. Name them."
