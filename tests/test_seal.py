@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -228,6 +229,31 @@ def test_files_that_are_no_artifacts_or_have_two_headers_are_refused(path, tmp_p
             (tmp_path / "wrong.bin").touch()
             with pytest.raises(CheckpointError, match=words):
                 read_header(file)
+
+
+def test_pipes_and_what_no_artifact_is_as_large_as_are_not_read(path, tmp_path, monkeypatch):
+    """A pipe would be waited for, and a device never ends."""
+    text = json.dumps(dataclasses.replace(HEADER, target="openvino").to_json()).replace('"', "&quot;")
+    (tmp_path / "a.xml").write_text(
+        f'<net><rt_info><hsvdet value="{text.replace("<", "&lt;")}" /></rt_info></net>'
+    )
+    for weights in (tmp_path / "a.bin", tmp_path / "pipe.onnx", tmp_path / "pipe.xml"):
+        os.mkfifo(weights)
+    (tmp_path / "zero.onnx").symlink_to("/dev/zero")
+    for name in ("a.xml", "pipe.onnx", "pipe.xml", "zero.onnx"):
+        with pytest.raises(CheckpointError, match=f"{name}: .* cannot be read: it is no regular file"):
+            runtime.load(tmp_path / name)
+    monkeypatch.setattr("hsvdet.runtime.artifact.LARGEST_GRAPH", 100)
+    with pytest.raises(CheckpointError, match="it has .* bytes, more than 100"):
+        runtime.load(path)
+
+
+def test_a_header_that_could_not_be_written_again_is_refused(path):
+    opened = open_onnx(path.read_bytes())
+    for change in ({"licence": "\ud800"}, {"config": {"depth": float("nan")}}):
+        path.write_bytes(close_onnx(opened, json.dumps({**HEADER.to_json(), **change})))
+        with pytest.raises(CheckpointError, match="not readable JSON"):
+            runtime.load(path)
 
 
 @pytest.mark.parametrize("suffix", [".pte", ".mlpackage"])

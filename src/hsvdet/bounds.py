@@ -19,6 +19,10 @@ MOST_MODULES = 20_000
 LARGEST_SIDE = 16_384
 LARGEST_STRIDE = 1024
 
+# Bytes of an artifact's own file, which protobuf cannot pass, and of the weights beside it.
+LARGEST_GRAPH = 2**31
+LARGEST_WEIGHTS = 4 * MOST_PARAMETERS
+
 # Classes, and objects of one image: tables of all with all are made of them. LVIS has 1,203 classes.
 MOST_CLASSES = 10_000
 MOST_OBJECTS = 10_000

@@ -7,10 +7,12 @@ text; what other runtimes read has it in a file beside it, `NAME.json`. docs/exp
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from ..bounds import LARGEST_SIDE, MOST_DETECTIONS
+from ..bounds import LARGEST_GRAPH, LARGEST_SIDE, LARGEST_WEIGHTS, MOST_DETECTIONS
 from ..errors import CheckpointError
 from ..files import parse_json
 from ..structures import is_class_name
@@ -142,14 +144,16 @@ def read_artifact(path: str | PathLike[str]) -> Artifact:
     """Raises CheckpointError, naming the file, where there is no artifact or its header is not valid."""
     path = existing(path)
     try:
-        content = b"" if path.is_dir() else path.read_bytes()
+        content = b"".join(_blocks(path, LARGEST_GRAPH)) if not path.is_dir() else b""
         opened = _open(path, content)
         header = parse_header(opened.header, path)
         digest = hashlib.sha256()
-        for part in (_bare(header).encode(), opened.before, opened.after, *_beside(path)):
-            # With the length, so that nothing can move from one part to the next.
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
+        parts = (_bare(header).encode(), opened.before, opened.after)
+        # With the length, so that nothing can move from one part to the next.
+        for size, blocks in (*((len(part), [part]) for part in parts), *_beside(path)):
+            digest.update(size.to_bytes(8, "little"))
+            for block in blocks:
+                digest.update(block)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.filename or path} cannot be read: {error.strerror}.") from None
     return Artifact(path, header, digest.hexdigest(), content)
@@ -189,15 +193,31 @@ def _open(path: Path, content: bytes) -> Opened:
         raise CheckpointError(f"{path}: expected an artifact of `hsvdet export`; {reason}.") from None
 
 
-def _beside(path: Path) -> Iterator[bytes]:
-    """What belongs to an artifact beside its own file: names (which do not change when it is renamed) and contents."""
+def _beside(path: Path) -> Iterator[tuple[int, Iterable[bytes]]]:
+    """What belongs to an artifact beside its own file, each with its length: names (which do not change when it is
+    renamed) and contents."""
     target = target_of(path)
     if target is not None and target.beside:
-        yield path.with_suffix(target.beside).read_bytes()
+        weights = path.with_suffix(target.beside)
+        yield weights.stat().st_size, _blocks(weights, LARGEST_WEIGHTS)
     for file in sorted(path.rglob("*")) if path.is_dir() else ():
         if file.is_file():
-            yield file.relative_to(path).as_posix().encode()
-            yield file.read_bytes()
+            name = os.fsencode(file.relative_to(path).as_posix())
+            yield len(name), [name]
+            yield file.stat().st_size, _blocks(file, LARGEST_WEIGHTS)
+
+
+def _blocks(path: Path, most: int) -> Iterator[bytes]:
+    """The content of a file. Raises OSError, also for a pipe or a device, which would not end, and beyond `most`
+    bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}", str(path))
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            yield block
 
 
 def _text(header: ArtifactHeader) -> str:
@@ -227,7 +247,9 @@ def parse_header(text: str | None, path: str | PathLike[str]) -> ArtifactHeader:
             " with `hsvdet export`."
         )
     try:
-        return ArtifactHeader.from_json(parse_json(text))
+        header = ArtifactHeader.from_json(parse_json(text))
+        _text(header).encode()  # what could not be written again: NaN, halves of characters
+        return header
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (ValueError, TypeError, AttributeError):

@@ -22,7 +22,12 @@ def start(artifact: Artifact, threads: int | None) -> Run:
         ) from None
     from ..preprocess import Preprocess
 
-    preprocess = Preprocess(**{**header.preprocess, "size": header.size})
+    try:
+        preprocess = Preprocess(**{**header.preprocess, "size": header.size})
+    except (ConfigError, TypeError) as error:  # TypeError: a name that preprocessing does not have
+        raise CheckpointError(
+            f"{path}: its hsvdet header's preprocess is not what it must be: {error}"
+        ) from None
     try:
         detect = Runtime.get().load_program(path).load_method("forward")
     except RuntimeError as error:
