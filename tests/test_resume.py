@@ -1,7 +1,9 @@
+import csv
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -154,11 +156,87 @@ def test_a_folder_that_does_not_say_what_was_asked_for_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "option", ["--epochs 5", "--workers 0", "--seed 1", "--set mosaic=0", "--val-split none"]
+    "option", ["--batch 5", "--workers 0", "--seed 1", "--set mosaic=0", "--val-split none"]
 )
 def test_a_run_continued_by_its_folder_takes_no_other_settings(tmp_path, capfd, option):
     assert main(["train", "--resume", str(tmp_path), *option.split()]) == 2
     assert f"leave {option.split()[0]} out" in capfd.readouterr().err
+
+
+def rows(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def longer(folder, epochs, kill=None):
+    if kill is not None:
+        kill_at_step(kill)
+    hsvdet.resume(folder, epochs=epochs)
+
+
+def test_a_run_is_continued_for_longer_when_asked(tmp_path, capfd):
+    write_scenes(tmp_path / "scenes", train=8, val=2, size=(64, 64), objects=(1, 3))
+    tiny("yolov8-n").save(tmp_path / "start.safetensors")
+
+    def begun(name, epochs):
+        train(
+            tmp_path / "start.safetensors", tmp_path / "scenes", tmp_path / name, epochs=epochs, batch=4, accumulate=1,
+            workers=0, device="cpu", progress=False,
+        )  # fmt: skip
+        return tmp_path / name
+
+    two, four = begun("two", 2), begun("four", 4)
+    shutil.copytree(two, tmp_path / "cut")
+    before = digest(two / "last.safetensors")
+
+    # What cannot be is refused, and nothing has changed: the run is continued as if nobody had asked.
+    capfd.readouterr()
+    assert main(["train", "--resume", str(two), "--epochs", "1"]) == 2
+    *_, refused = capfd.readouterr().err.strip().splitlines()
+    assert "has begun its epoch 2 or ended it: epochs expects 2 or more, got 1." in refused
+    assert digest(two / "last.safetensors") == before
+
+    assert main(["train", "--resume", str(two), "--epochs", "4"]) == 0
+    said = capfd.readouterr().err
+    assert (
+        "at epoch 3, batch 1 of 2" in said
+        and "It was a run of 2 epochs." in said
+        and "those of a run of 4" in said
+    )
+    rates, of_four = ([float(row["learning_rate"]) for row in rows(run)] for run in (two, four))
+    assert rates[:2] == [float(row["learning_rate"]) for row in rows(tmp_path / "cut")]
+    assert rates[2:] == of_four[2:], "they are those of a run of four epochs"
+    assert re.search(r"the next rate is \S+ \(epoch 2 ended at \S+\)", said) and rates[1] < rates[2]
+    assert [row["epoch"] for row in rows(two)] == ["1", "2", "3", "4"] and digest(
+        two / "last.safetensors"
+    ) != before
+    precisions = [float(row["ap"]) for row in rows(two)]
+    best = hsvdet.load(two / "best.safetensors").extra["training"]
+    assert best["epoch"] == 1 + precisions.index(max(precisions)), "the best of all epochs stays"
+    described = json.loads((two / "run.json").read_text())
+    assert described["lengths"] == [{"epochs": 2, "until": 2}] and described["settings"]["epochs"] == 4
+
+    # Killed on the way, it is resumed to the same bits, and by then is a run of four epochs.
+    process = in_process(longer, tmp_path / "cut", 4, 6)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert hsvdet.resume(tmp_path / "cut", progress=False).epochs == 4
+    assert digest(tmp_path / "cut/last.safetensors") == digest(two / "last.safetensors")
+    assert metrics(tmp_path / "cut") == metrics(two)
+
+
+def test_only_epochs_that_are_asked_for_change_a_run(tmp_path):
+    data = squares(tmp_path, count=4)
+
+    def begun(**given):
+        return train(
+            tiny(), (data, None), tmp_path / "run", batch=4, workers=0, device="cpu", progress=False, **given
+        )
+
+    begun(epochs=1)
+    with pytest.raises(ConfigError, match=r"other settings: epochs \(was 1, now 100\)"):
+        begun(resume=True)
+    assert begun(resume=True, epochs=2).epochs == 2
 
 
 def test_a_detector_brings_its_own_weights_and_size(tmp_path):

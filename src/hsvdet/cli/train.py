@@ -86,7 +86,8 @@ def train(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue a run: hsvdet train --resume FOLDER, or its command and this."
+            "--resume",
+            help="Continue a run: hsvdet train --resume FOLDER, longer with --epochs; or its command and this.",
         ),
     ] = False,
     recipe: Annotated[
@@ -112,7 +113,7 @@ def train(
     if resume and model is not None and data is None and out is None:
         settled = {
             "--weights": weights, "--backbone": backbone, "--backbone-weights": backbone_weights, "--size": size,
-            "--suppressor": suppressor, "--epochs": epochs, "--batch": batch, "--accumulate": accumulate,
+            "--suppressor": suppressor, "--batch": batch, "--accumulate": accumulate,
             "--precision": precision is not Precision.fp32, "--device": device != "auto", "--devices": devices != 1,
             "--nodes": nodes != 1, "--seed": seed, "--fraction": fraction != 1, "--workers": workers is not None,
             "--split": split != "train", "--val-split": val_split != "val", "--val-fraction": val_fraction,
@@ -121,9 +122,10 @@ def train(
         for name, given in settled.items():
             if given:
                 raise ConfigError(
-                    f"train --resume {model} goes on as it began: leave {name} out, or give the whole command again."
+                    f"train --resume {model} goes on as it began, but for --epochs: leave {name} out, or give the"
+                    " whole command again."
                 )
-        return _answer(resume_run(model))
+        return _answer(resume_run(model, epochs=epochs))
     if data is None or out is None:
         missing = "data PATH" if data is None else "out DIR"
         raise ConfigError(f"train expects --{missing}; to continue a run: hsvdet train --resume RUN.")

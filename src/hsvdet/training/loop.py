@@ -251,9 +251,20 @@ class Run:
                 f"{path}: it has results of {len(self.state.history)} epochs and stands at epoch {epoch}, counted from"
                 " 0. Copy it again, or train anew."
             )
+        if epoch == self.plan.epochs:
+            return
         self.progress.say(
             f"Resuming {path.parent} at epoch {epoch + 1}, batch {batch + 1} of {len(self.loader)}."
         )
+        before = state.settings["epochs"]
+        if before != self.plan.epochs:
+            ended = (
+                f" (epoch {epoch} ended at {self.state.history[-1]['learning_rate']:.3g})" if epoch else ""
+            )
+            self.progress.say(
+                f"It was a run of {before} epochs. From here on its learning rate and augmentation are those of a run"
+                f" of {self.plan.epochs}: the next rate is {self.learner.rate(step):.3g}{ended}."
+            )
 
     def _stop_within_validation(self) -> None:
         if self.world == 1:  # several processes finish it: to agree, they would have to wait for each other

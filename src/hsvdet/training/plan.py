@@ -33,9 +33,9 @@ LARGEST_BATCH = 16  # unless asked for
 class Plan:
     """One run: what learns from what, how long and how. The numbers are as in `train`, all of them known.
 
-    divided: where validation images were set aside from the training split, how. source and start: of the
-    detector's weights at the start. warm: all of them were trained before; trained_backbone: those of its backbone
-    were.
+    epochs_asked: they were given; only then may a run that is resumed become longer or shorter. divided: where
+    validation images were set aside from the training split, how. source and start: of the detector's weights at the
+    start. warm: all of them were trained before; trained_backbone: those of its backbone were.
     """
 
     detector: Detector
@@ -45,6 +45,7 @@ class Plan:
     out: Path
     recipe: Recipe
     epochs: int
+    epochs_asked: bool
     batch: int
     accumulate: int
     precision: str
@@ -135,6 +136,7 @@ def make_plan(
         detector = detector(images.training)
         _check_trainable(detector)
     chosen = find_recipe(recipe or models.find(detector.name).recipe, options)
+    epochs_asked = epochs is not None
     epochs = chosen.epochs if epochs is None else epochs
     batch = min(LARGEST_BATCH, chosen.nominal_batch) if batch is None else batch
     if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
@@ -153,6 +155,7 @@ def make_plan(
         out=Path(out),
         recipe=chosen,
         epochs=epochs,
+        epochs_asked=epochs_asked,
         batch=batch,
         accumulate=accumulate or chosen.accumulation(batch),
         precision=precision,

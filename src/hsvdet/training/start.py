@@ -93,8 +93,8 @@ def train(
     the weights given. fraction: share of the training images to use. workers: processes that load images.
     val_split: None to train without validation. val_fraction: set this share of the training split aside for
     validation, by chance (`data.division.divide`), where the data have no validation split; `out`/split.json is a
-    data set with both parts. resume: continue the run in `out`. recipe: by name, or the
-    model's own. options: numbers of the recipe that differ, such as {"mosaic": 0.5}. save_every: seconds
+    data set with both parts. resume: continue the run in `out`, with `epochs` to another end if given. recipe: by
+    name, or the model's own. options: numbers of the recipe that differ, such as {"mosaic": 0.5}. save_every: seconds
     between saved states within an epoch; 0 saves after each step. progress: lines on stderr.
 
     A detector whose `start` is "trained" learns slower (recipe). Its category_ids become those of the data set.
@@ -142,11 +142,15 @@ def train(
     )
 
 
-def resume(out: str | os.PathLike[str], *, progress: bool = True) -> TrainResult:
+def resume(out: str | os.PathLike[str], *, epochs: int | None = None, progress: bool = True) -> TrainResult:
     """Continue the run in `out` as its run.json says it was asked for. A run that has ended stays as it is.
 
-    Raises ConfigError where `out` does not say what was asked for, and as `train`.
+    epochs: to another end than it was begun for, sooner or later, also where it has ended; from here on it has the
+    schedule of a run of so many epochs. Raises ConfigError where `out` does not say what was asked for, or has begun
+    more epochs; and as `train`.
     """
     asked = read_asked(out)
     parameters = {item.name: getattr(asked, item.name) for item in fields(asked)}
+    if epochs is not None:
+        parameters["epochs"] = epochs
     return train(parameters.pop("begun"), out=out, resume=True, progress=progress, **parameters)

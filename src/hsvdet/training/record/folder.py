@@ -41,7 +41,7 @@ class Folder:
             raise SaveError(f"{self.path} cannot be made: {error.strerror or error}.") from error
         sweep(self.path)
         if resume and self.state_path.is_file():
-            check_settings(self.state_path, read_state(self.state_path).settings, self.plan.settings)
+            self._check_state(read_state(self.state_path))
             return True
         if any(
             (self.path / name).exists() for name in ("resume.safetensors", "last.safetensors", "results.csv")
@@ -50,6 +50,19 @@ class Folder:
                 f"{self.path} already holds a run. Continue it with resume, or choose another folder."
             )
         return False
+
+    def _check_state(self, state: SavedState) -> None:
+        """Raises ConfigError where it is of another run. Another length, if asked for, makes no other run; but none can
+        end before where it stands."""
+        saved, epochs = state.settings, self.plan.epochs
+        if self.plan.epochs_asked:
+            saved = {**saved, "epochs": epochs}
+        check_settings(self.state_path, saved, self.plan.settings)
+        begun = state.position.epoch + (state.position.batch > 0)
+        if state.settings["epochs"] != epochs < begun:
+            raise ConfigError(
+                f"{self.path} has begun its epoch {begun} or ended it: epochs expects {begun} or more, got {epochs}."
+            )
 
     def begin(self, history: list[Row], described: Mapping[str, Any]) -> None:
         """run.json, split.json and the logs, those of a resumed run without what comes again."""
@@ -60,6 +73,7 @@ class Folder:
         }
         before = read_json(self.path / "run.json")
         asked = None if self.plan.asked is None else self.plan.asked.to_json()
+        lengths = self._lengths(before, len(history))
         write_json(
             self.path / "run.json",
             {
@@ -68,6 +82,7 @@ class Folder:
                 "settings": self.plan.settings,
                 "images": images,
                 **described,
+                **({"lengths": lengths} if lengths else {}),
                 "versions": versions(),
             },
         )
@@ -80,6 +95,15 @@ class Folder:
         self._tensorboard = TensorBoardLog(self.path / "tensorboard", len(history) + 1)
         if history:
             write_results(self.path / "results.csv", history)
+
+    def _lengths(self, before: Mapping[str, Any], done: int) -> list[Any]:
+        """Of a run whose length was changed on the way: how many epochs were planned before, until which one."""
+        lengths, settings = before.get("lengths"), before.get("settings")
+        known: list[Any] = lengths if isinstance(lengths, list) else []
+        planned = settings.get("epochs") if isinstance(settings, dict) else None
+        if planned in (None, self.plan.epochs) or not self.state_path.is_file():
+            return known
+        return [*known, {"epochs": planned, "until": done}]
 
     def save_state(self, state: SavedState, name: str = "resume.safetensors") -> None:
         write_state(self.path / name, state)
