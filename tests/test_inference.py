@@ -28,7 +28,7 @@ def tiny(name: str) -> hsvdet.Detector:
 def capabilities(monkeypatch):
     """Sets what the processor says it can do."""
 
-    def set_(**able: bool) -> None:
+    def set_(**able: bool | str) -> None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
 
     return set_
@@ -43,6 +43,11 @@ def test_bf16_is_picked_where_the_processor_multiplies_it_and_nowhere_else(capab
         assert detector.accelerate().settings.precision == "bf16"
     assert detector.accelerate("fp32").settings.precision == "fp32"
     assert detector.describe() == "cpu (1 threads), fp32"
+    # Intel's AVX512-BF16 is slower than its float32; its AMX is not.
+    capabilities(avx512_bf16=True, cpu_name="Intel Xeon")
+    assert detector.accelerate().describe() == "cpu (1 threads), fp32, channels last, folded"
+    capabilities(avx512_bf16=True, amx_bf16=True, cpu_name="Intel Xeon")
+    assert "bf16" in detector.accelerate().describe()
 
 
 @pytest.mark.parametrize("name", FAMILIES.values())
