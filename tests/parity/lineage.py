@@ -68,6 +68,18 @@ def lineage_image(name: str, height: int, width: int) -> Tensor:
     return torch.from_numpy(image.astype(np.float32))
 
 
+def on_one_canvas(sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Images img0, img1, ... of (height, width) `sizes` in the upper left of canvases that hold the largest of each
+    side: [B, 3, H, W], and what of them is padding, [B, H, W] bool."""
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    images = torch.zeros(len(sizes), 3, height, width)
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for i, (height, width) in enumerate(sizes):
+        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
+        padding[i, :height, :width] = False
+    return images, padding
+
+
 def lineage_noise(name: str, shape: Sequence[int], high: int | None = None) -> Tensor:
     """What a reference drew: uniform in [0, 1) float32 or, with `high`, integers from 0 to below it, int64."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"noise:{name}".encode())))

@@ -8,11 +8,18 @@ import torch
 from hsvdet.checkpoint import load_tensors
 from hsvdet.conversion.anchor_detr import RULES, SOURCES
 from hsvdet.conversion.rename import rename
-from hsvdet.criteria.matching import match
 from hsvdet.models import anchor_detr, find
-from hsvdet.structures import Target
 from parity.golden import golden
-from parity.lineage import lineage_image, lineage_tensor
+from parity.lineage import lineage_image, lineage_tensor, on_one_canvas
+from parity.training import (
+    DECODER,
+    compare_gradients,
+    compare_losses,
+    compare_pairs,
+    of_layers,
+    targets_of,
+    weighted,
+)
 
 (SOURCE,) = SOURCES
 
@@ -28,14 +35,6 @@ def network(name, weights):
     net = find(name).net(find(name).config, 91)
     load_tensors(net, rename(weights, RULES, name).tensors, name)
     return net
-
-
-def padded_pair(sizes):
-    images, padding = torch.zeros(2, 3, *sizes[0]), torch.ones(2, *sizes[0], dtype=torch.bool)
-    for i, (height, width) in enumerate(sizes):
-        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
-        padding[i, :height, :width] = False
-    return images, padding
 
 
 def test_weights_answer_as_the_reference_does(weights):
@@ -69,28 +68,18 @@ def test_it_trains_as_the_reference_does(weights, shared):
     """Matched pairs and every loss of every layer, and all gradients' norms."""
     train = json.loads((shared / "golden" / "lineage" / "anchor_detr_c5_train.json").read_text())
     net = network("anchor-detr-r50", weights).train()
-    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
-    output = net(*padded_pair(train["image_sizes"]), targets)
-
-    criterion = find("anchor-detr-r50").criterion()
+    targets, criterion = targets_of(train), find("anchor-detr-r50").criterion()
+    output = net(*on_one_canvas(train["image_sizes"]), targets)
     last, *others = train["matcher_calls"]
-    for layer, pairs in zip(output.layers, [*others, last], strict=True):
-        found = match(layer, targets, criterion.class_loss, criterion.costs)
-        for i, (queries, objects) in enumerate(pairs):
-            assert found.query[found.image == i].tolist() == queries
-            assert found.target[found.image == i].tolist() == objects
+    compare_pairs(output.layers, [*others, last], targets, criterion)
     losses = criterion(output, targets)
-    for layer in range(6):
-        suffix, prefix = ("", "") if layer == 5 else (f"_{layer}", f"layer{layer}/")
-        for ours, key in (("class", "loss_ce"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
-            wanted = train["losses_unweighted"][f"{key}{suffix}"] * train["weights"][f"{key}{suffix}"]
-            assert losses[f"{prefix}{ours}"].item() == pytest.approx(wanted, rel=5e-5), f"{key}{suffix}"
-    sum(losses.values()).backward()
-    parameters = dict(net.named_parameters())
-    for key, norm in train["grad_l2_of_total"].items():
-        ours = rename({key: weights[key]}, RULES, key).tensors
-        got = torch.stack([parameters[part].grad.norm() for part in ours]).norm().item()
-        assert got == pytest.approx(norm, rel=1e-3), key
+    compare_losses(losses, weighted(train["losses_unweighted"], train["weights"]), of_layers(DECODER))
+    compare_gradients(
+        net,
+        losses.values(),
+        train["grad_l2_of_total"],
+        lambda key: rename({key: weights[key]}, RULES, key).tensors,
+    )
 
 
 @pytest.mark.parametrize("case", ["single", "padded"])
@@ -100,7 +89,7 @@ def test_the_dilated_model_answers_as_the_reference_does(case, weights, shared, 
     known = json.loads((shared / "golden" / "lineage" / f"anchor_detr_dc5_{case}.json").read_text())
     net = network("anchor-detr-r50-dc5", weights).eval()
     sizes = known["image_sizes"]
-    inputs = padded_pair(sizes) if len(sizes) == 2 else (lineage_image("img0", *sizes[0])[None],)
+    inputs = on_one_canvas(sizes) if len(sizes) == 2 else (lineage_image("img0", *sizes[0])[None],)
 
     def agrees(answer, image, logits=1e-4, boxes=1e-5):
         samples = [sample for sample in known["samples"] if sample["image"] == image]

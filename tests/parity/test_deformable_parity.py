@@ -10,13 +10,20 @@ from hsvdet.checkpoint import load_tensors
 from hsvdet.conversion import deformable_detr, rt_detr
 from hsvdet.conversion.foreign import convert
 from hsvdet.conversion.rename import rename
-from hsvdet.criteria.class_losses import FocalLoss
-from hsvdet.criteria.set import SetCriterion, SetWeights
 from hsvdet.models import find
 from hsvdet.structures import Target
 from parity.filler import fill, picture
 from parity.golden import golden
-from parity.lineage import lineage_image, lineage_tensor
+from parity.lineage import lineage_image, lineage_tensor, on_one_canvas
+from parity.training import (
+    DECODER,
+    DENOISED,
+    compare_gradients,
+    compare_losses,
+    of_layers,
+    targets_of,
+    weighted,
+)
 
 MEAN, STD = (
     torch.tensor([0.485, 0.456, 0.406])[:, None, None],
@@ -128,34 +135,23 @@ def test_dn_deformable_detr_weights_answer_as_the_reference_does(dn):
 def test_dn_deformable_detr_trains_as_the_reference_does(dn, monkeypatch):
     """Every loss of every layer, and the norms of gradients, for the reference's own random draws."""
     expected, net = dn
-    sizes, train = expected.spec["image_sizes"], expected.spec["train"]
-    images, padding = torch.zeros(2, 3, *sizes[0]), torch.ones(2, *sizes[0], dtype=torch.bool)
-    for i, (height, width) in enumerate(sizes):
-        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
-        padding[i, :height, :width] = False
-    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
+    train = expected.spec["train"]
+    targets, criterion = targets_of(train), find("dn-deformable-detr-r50").criterion()
     draws = iter(torch.tensor(draw["values"]).reshape(draw["shape"]) for draw in train["draws"])
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", lambda shape, device=None: next(draws))
         patch.setattr(torch, "randint", lambda low, high, shape, device=None: next(draws).long())
-        output = net.train()(images, padding, targets)
-    criterion = SetCriterion(FocalLoss(), weights=SetWeights(class_=1.0), denoised_rows="real")
+        output = net.train()(*on_one_canvas(expected.spec["image_sizes"]), targets)
     losses = criterion(output, targets)
-    for layer in range(6):
-        suffix, prefix = ("", "") if layer == 5 else (f"_{layer}", f"layer{layer}/")
-        for ours, theirs, weight in (("class", "ce", 1), ("l1", "bbox", 5), ("giou", "giou", 2)):
-            for got, key in (
-                (losses[f"{prefix}{ours}"], f"loss_{theirs}{suffix}"),
-                (losses[f"denoised{layer}/{ours}"], f"tgt_loss_{theirs}{suffix}"),
-            ):
-                assert got.item() / weight == pytest.approx(train["losses"][key], rel=2e-5), key
-    sum(losses.values()).backward()
-    parameters = dict(net.named_parameters())
-    for key, norm in train["gradients"].items():
-        shape = dict(expected.spec["keys"])[key]
-        ours = rename({key: torch.zeros(shape)}, deformable_detr.DN_ORIGINAL, key).tensors
-        got = torch.stack([parameters[name].grad.norm() for name in ours]).norm().item()
-        assert got == pytest.approx(norm, rel=2e-4), key
+    compare_losses(
+        losses, weighted(train["losses"]), of_layers(DECODER) | of_layers(DENOISED, "tgt_"), rel=2e-5
+    )
+    shapes = dict(expected.spec["keys"])
+
+    def ours(key):
+        return rename({key: torch.zeros(shapes[key])}, deformable_detr.DN_ORIGINAL, key).tensors
+
+    compare_gradients(net, losses.values(), train["gradients"], ours, rel=2e-4)
 
 
 @pytest.mark.parametrize("form", ["", "-single-scale", "-refine", "-two-stage"])

@@ -10,16 +10,24 @@ from hsvdet.conversion import conditional_detr as conditional_rules
 from hsvdet.conversion import dab_detr as dab_rules
 from hsvdet.conversion import detr as detr_rules
 from hsvdet.conversion.rename import rename
-from hsvdet.criteria.matching import match
 from hsvdet.models import find
 from hsvdet.models.conditional_detr import ConditionalDetr, ConditionalDetrConfig
 from hsvdet.models.dab_detr import DabDetr, DabDetrConfig
 from hsvdet.models.detr import Detr, DetrConfig
 from hsvdet.models.dn_detr import DnDetr, DnDetrConfig
-from hsvdet.structures import Target
 from parity.filler import fill, picture
 from parity.golden import golden
-from parity.lineage import lineage_image, lineage_tensor
+from parity.lineage import lineage_image, lineage_tensor, on_one_canvas
+from parity.training import (
+    DECODER,
+    DENOISED,
+    compare_gradients,
+    compare_losses,
+    compare_pairs,
+    of_layers,
+    targets_of,
+    weighted,
+)
 
 PUBLISHED = {
     "detr_r50": (Detr, DetrConfig, detr_rules),
@@ -86,45 +94,30 @@ def test_dn_detr_trains_as_the_reference_does(name, patterns, shared, monkeypatc
     }
     net = DnDetr(DnDetrConfig(patterns=patterns), 91)
     load_tensors(net, rename(theirs, dab_rules.ORIGINAL, name).tensors, name)
-    sizes = train["image_sizes"]
-    images, padding = torch.zeros(2, 3, *sizes[0]), torch.ones(2, *sizes[0], dtype=torch.bool)
-    for i, (height, width) in enumerate(sizes):
-        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
-        padding[i, :height, :width] = False
-    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
+    targets, criterion = targets_of(train), find("dn-detr-r50").criterion()
     draws = iter(torch.tensor(draw["values"]).reshape(draw["shape"]) for draw in train["random_draws"])
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", lambda shape, device=None: next(draws))
         patch.setattr(torch, "randint", lambda low, high, shape, device=None: next(draws).long())
         with torch.set_grad_enabled(not patterns):
-            output = net.train()(images, padding, targets)
+            output = net.train()(*on_one_canvas(train["image_sizes"]), targets)
 
-    criterion = find("dn-detr-r50").criterion()
     last, *others = train["matcher_calls"]
-    for layer, pairs in zip(output.layers, [*others, last], strict=True):
-        found = match(layer, targets, criterion.class_loss, criterion.costs)
-        for i, (queries, objects) in enumerate(pairs):
-            assert found.query[found.image == i].tolist() == queries
-            assert found.target[found.image == i].tolist() == objects
+    compare_pairs(output.layers, [*others, last], targets, criterion)
     losses = criterion(output, targets)
-    for layer in range(6):
-        suffix, prefix = ("", "") if layer == 5 else (f"_{layer}", f"layer{layer}/")
-        for ours, key in (("class", "loss_ce"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
-            for got, key_ in (
-                (losses[f"{prefix}{ours}"], f"{key}{suffix}"),
-                (losses[f"denoised{layer}/{ours}"], f"tgt_{key}{suffix}"),
-            ):
-                wanted = train["losses_unweighted"][key_] * train["weights"][key_]
-                assert got.item() == pytest.approx(wanted, rel=5e-5), key_
+    compare_losses(
+        losses,
+        weighted(train["losses_unweighted"], train["weights"]),
+        of_layers(DECODER) | of_layers(DENOISED, "tgt_"),
+    )
     if patterns:  # gradients take the same way
         return
-    sum(losses.values()).backward()
-    parameters = dict(net.named_parameters())
-    for key, norm in train["grad_l2_of_total"].items():
-        ours = rename({key: torch.zeros(keys["keys"][key])}, dab_rules.ORIGINAL, key).tensors
-        got = torch.stack([parameters[part].grad.norm() for part in ours]).norm().item()
-        # Biases of keys have none but for rounding: attention does not see them.
-        assert got == pytest.approx(norm, rel=1e-3, abs=1e-3), key
+
+    def ours(key):
+        return rename({key: torch.zeros(keys["keys"][key])}, dab_rules.ORIGINAL, key).tensors
+
+    # Biases of keys have no gradient but for rounding: attention does not see them.
+    compare_gradients(net, losses.values(), train["grad_l2_of_total"], ours, abs=1e-3)
 
 
 TOY = dict(

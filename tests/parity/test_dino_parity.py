@@ -9,13 +9,20 @@ import torch
 from hsvdet.checkpoint import load_tensors
 from hsvdet.conversion.foreign import SOURCES
 from hsvdet.conversion.rename import rename
-from hsvdet.criteria.class_losses import FocalLoss
-from hsvdet.criteria.matching import MatchingCosts, match
 from hsvdet.layers.queries import top_tokens
 from hsvdet.models import dino, find
-from hsvdet.structures import Target
 from parity.golden import golden
-from parity.lineage import lineage_image, lineage_noise, lineage_tensor
+from parity.lineage import lineage_image, lineage_noise, lineage_tensor, on_one_canvas
+from parity.training import (
+    DECODER,
+    DENOISED,
+    compare_gradients,
+    compare_losses,
+    compare_pairs,
+    of_layers,
+    targets_of,
+    weighted,
+)
 
 # Files of numbers in tests/golden: the reference with 100 queries, which no two roundings rank in another order.
 MODELS = {"dino": "dino-r50", "lite_dino": "lite-dino-r50-h3l1-2p1x3"}
@@ -41,16 +48,6 @@ def made_of(theirs, settings):
     return name, net, rules
 
 
-def batch(sizes):
-    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    images = torch.zeros(len(sizes), 3, height, width)
-    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
-    for i, (height, width) in enumerate(sizes):
-        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
-        padding[i, :height, :width] = False
-    return images, padding
-
-
 @pytest.fixture(scope="module", params=MODELS)
 def reference(request):
     """Its numbers, our network with its weights, and the rules between their names."""
@@ -73,46 +70,33 @@ def test_a_step_is_that_of_the_reference(reference, monkeypatch):
     gradient stops. The same random numbers in both."""
     expected, net, rules = reference
     train = expected.spec["train"]
-    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
+    targets, criterion = targets_of(train), dino.criterion()
     names = iter([f"rand{i}" for i in range(len(train["draws"]))])
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", lambda shape, device=None: lineage_noise(next(names), shape))
         patch.setattr(
             torch, "randint", lambda low, high, shape, device=None: lineage_noise(next(names), shape, high)
         )
-        output = net.train()(*batch(expected.spec["image_sizes"]), targets)
+        output = net.train()(*on_one_canvas(expected.spec["image_sizes"]), targets)
     assert next(names, None) is None
-    losses = dino.criterion()(output, targets)
-    suffixes = {"": "", "proposals/": "_interm", "denoised5/": "_dn"}
-    for layer in range(5):
-        suffixes |= {f"layer{layer}/": f"_{layer}", f"denoised{layer}/": f"_dn_{layer}"}
-    assert len(losses) == len(train["losses"]) == 3 * len(suffixes)
-    for prefix, suffix in suffixes.items():
-        for ours, theirs, weight in (("class", "ce", 1), ("l1", "bbox", 5), ("giou", "giou", 2)):
-            wanted = train["losses"][f"loss_{theirs}{suffix}"]
-            assert losses[f"{prefix}{ours}"].item() / weight == pytest.approx(wanted, rel=2e-5), (
-                prefix,
-                ours,
-            )
-
+    losses = criterion(output, targets)
+    denoised = {prefix: f"_dn{suffix}" for prefix, suffix in DENOISED.items()}
+    assert len(losses) == len(train["losses"])
+    compare_losses(
+        losses, weighted(train["losses"]), of_layers({"proposals/": "_interm"} | DECODER | denoised), rel=2e-5
+    )
     # In the order of the reference's criterion.
     predictions = output.layers[-1], *output.layers[:-1], output.proposals
-    for prediction, wanted in zip(predictions, train["matches"], strict=True):
-        found = match(prediction, targets, FocalLoss(), MatchingCosts())
-        pairs = [
-            (i, query, target) for i, image in enumerate(wanted) for query, target in zip(*image, strict=True)
-        ]
-        assert list(zip(*(part.tolist() for part in found), strict=True)) == pairs
+    compare_pairs(predictions, train["matches"], targets, criterion)
 
-    parameters, shapes = dict(net.named_parameters()), dict(expected.spec["keys"])
-    boxes_alone = [value for name, value in losses.items() if not name.endswith("class")]
-    for terms, norms in ((boxes_alone, "box_gradients"), (losses.values(), "gradients")):
-        net.zero_grad()
-        sum(terms).backward(retain_graph=True)
-        for key, norm in train[norms].items():
-            ours = rename({key: torch.zeros(shapes[key])}, rules, key).tensors
-            got = torch.stack([parameters[name].grad.norm() for name in ours]).norm().item()
-            assert got == pytest.approx(norm, rel=5e-4), (norms, key)
+    shapes = dict(expected.spec["keys"])
+
+    def ours(key):
+        return rename({key: torch.zeros(shapes[key])}, rules, key).tensors
+
+    of_boxes = [value for name, value in losses.items() if not name.endswith("class")]
+    compare_gradients(net, of_boxes, train["box_gradients"], ours, rel=5e-4)
+    compare_gradients(net, losses.values(), train["gradients"], ours, rel=5e-4)
 
 
 def choose(chosen, monkeypatch):
@@ -143,7 +127,7 @@ def test_all_queries_answer_as_the_reference_does(name, shared, monkeypatch):
         chosen = torch.tensor(known["topk"][0]["indices"])
         own = choose(chosen, monkeypatch)
         with torch.inference_mode():
-            answer = net(*batch(known["image_sizes"])).answer
+            answer = net(*on_one_canvas(known["image_sizes"])).answer
         same = [len(set(a) & set(b)) for a, b in zip(own[0].tolist(), chosen.tolist(), strict=True)]
         assert same[0] >= 895  # the second image has tokens of padding, which the reference chooses
         for sample in known["samples"]:

@@ -9,12 +9,19 @@ from hsvdet.checkpoint import load_tensors
 from hsvdet.conversion import foreign
 from hsvdet.conversion.rename import rename
 from hsvdet.conversion.smca_detr import RULES, SOURCES
-from hsvdet.criteria.matching import match
 from hsvdet.models import find
 from hsvdet.models.smca_detr import SmcaDetr, SmcaDetrConfig
-from hsvdet.structures import Target
 from parity.golden import golden
-from parity.lineage import lineage_image, lineage_tensor
+from parity.lineage import lineage_image, lineage_tensor, on_one_canvas
+from parity.training import (
+    DECODER,
+    compare_gradients,
+    compare_losses,
+    compare_pairs,
+    of_layers,
+    targets_of,
+    weighted,
+)
 
 (SOURCE,) = SOURCES
 
@@ -60,31 +67,14 @@ def test_every_published_name_is_consumed():
 def test_it_trains_as_the_reference_does(weights, shared):
     """Matched pairs and every loss of every layer, and all gradients' norms."""
     train = json.loads((shared / "golden" / "lineage" / "smca_detr_train.json").read_text())
-    net, sizes = network(weights).train(), train["image_sizes"]
-    images, padding = torch.zeros(2, 3, *sizes[0]), torch.ones(2, *sizes[0], dtype=torch.bool)
-    for i, (height, width) in enumerate(sizes):
-        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
-        padding[i, :height, :width] = False
-    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
-    output = net(images, padding, targets)
-
-    criterion = find("smca-detr-r50").criterion()
+    net, targets = network(weights).train(), targets_of(train)
+    output, criterion = net(*on_one_canvas(train["image_sizes"]), targets), find("smca-detr-r50").criterion()
     last, *others = train["matcher_calls"]
-    for layer, pairs in zip(output.layers, [*others, last], strict=True):
-        found = match(layer, targets, criterion.class_loss, criterion.costs)
-        for i, (queries, objects) in enumerate(pairs):
-            assert found.query[found.image == i].tolist() == queries
-            assert found.target[found.image == i].tolist() == objects
+    compare_pairs(output.layers, [*others, last], targets, criterion)
     losses = criterion(output, targets)
-    for layer in range(6):
-        suffix, prefix = ("", "") if layer == 5 else (f"_{layer}", f"layer{layer}/")
-        for ours, key in (("class", "loss_ce"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
-            wanted = train["losses_unweighted"][f"{key}{suffix}"] * train["weights"][f"{key}{suffix}"]
-            assert losses[f"{prefix}{ours}"].item() == pytest.approx(wanted, rel=5e-5), f"{key}{suffix}"
-    sum(losses.values()).backward()
-    parameters = dict(net.named_parameters())
-    for key, norm in train["grad_l2_of_total"].items():
-        ours = rename({key: weights[key]}, RULES, key).tensors
-        got = torch.stack([parameters[part].grad.norm() for part in ours]).norm().item()
-        # Biases of keys have none but for rounding: attention does not see them.
-        assert got == pytest.approx(norm, rel=1e-3, abs=1e-3), key
+    compare_losses(losses, weighted(train["losses_unweighted"], train["weights"]), of_layers(DECODER))
+    # Biases of keys have no gradient but for rounding: attention does not see them.
+    compare_gradients(
+        net, losses.values(), train["grad_l2_of_total"], lambda key: rename({key: weights[key]}, RULES, key).tensors,
+        abs=1e-3,
+    )  # fmt: skip

@@ -9,15 +9,21 @@ import torch
 from hsvdet.checkpoint import load_tensors
 from hsvdet.conversion.foreign import SOURCES
 from hsvdet.conversion.rename import rename
-from hsvdet.criteria.matching import match
 from hsvdet.models import find
 from hsvdet.models.sparse_detr import SparseDetr
-from hsvdet.structures import Target
 from parity.golden import golden
-from parity.lineage import lineage_image, lineage_tensor
+from parity.lineage import lineage_image, lineage_tensor, on_one_canvas
+from parity.training import (
+    DECODER,
+    compare_gradients,
+    compare_losses,
+    compare_pairs,
+    of_layers,
+    targets_of,
+    weighted,
+)
 
-# The losses in the order in which the reference matches: the answer, other decoder layers, proposals, encoder layers.
-DECODER = {"": "", **{f"layer{n}/": f"_{n}" for n in range(5)}}
+# Our prefix of the losses of proposals and encoder layers, to the suffix of the reference.
 ENCODER = {"proposals/": "_enc", **{f"encoder{n}/": f"_enc_{n}" for n in range(5)}}
 
 
@@ -38,14 +44,6 @@ def made(keys, aliases, settings):
         return rename({key: torch.zeros(dict(keys)[key])}, source.rules(name, theirs), key).tensors
 
     return name, net, names
-
-
-def on_one_canvas(sizes):
-    images, padding = torch.zeros(len(sizes), 3, *sizes[0]), torch.ones(len(sizes), *sizes[0], dtype=bool)
-    for i, (height, width) in enumerate(sizes):
-        images[i, :, :height, :width] = lineage_image(f"img{i}", height, width)
-        padding[i, :height, :width] = False
-    return images, padding
 
 
 def kept(output):
@@ -87,30 +85,17 @@ def trained(expected, net, names, criterion, layers):
     """The output and losses of a step, compared with the reference's: every pair of every matching, every loss, and the
     norms of gradients of the sum. layers: our prefix of each matched layer's losses to the reference's suffix."""
     train = expected.spec["train"]
-    targets = [Target(torch.tensor(t["labels"]), torch.tensor(t["boxes"])) for t in train["targets"]]
+    targets = targets_of(train)
     output = net.train()(*on_one_canvas(expected.spec["image_sizes"]), targets)
     *inner, last = output.layers
-    predictions = [last, *inner, output.proposals, *output.encoder]
-    for prediction, pairs in zip(predictions, train["pairs"], strict=True):
-        found = match(prediction, targets, criterion.class_loss, criterion.costs)
-        for i, (queries, objects) in enumerate(pairs):
-            assert found.query[found.image == i].tolist() == queries
-            assert found.target[found.image == i].tolist() == objects
+    # In the order in which the reference matches.
+    compare_pairs([last, *inner, output.proposals, *output.encoder], train["pairs"], targets, criterion)
     losses = criterion(output, targets)
-    for prefix, suffix in layers.items():
-        for ours, theirs in (("class", "ce"), ("l1", "bbox"), ("giou", "giou")):
-            key = f"loss_{theirs}{suffix}"
-            wanted = train["losses"][key] * train["weights"][key]
-            assert losses[f"{prefix}{ours}"].item() == pytest.approx(wanted, rel=5e-5), key
-    parameters = dict(net.named_parameters())
-    of_boxes = [value for name, value in losses.items() if name.endswith(("l1", "giou"))]
+    compare_losses(losses, weighted(train["losses"], train["weights"]), of_layers(layers))
     # Those of boxes alone tell where references pass none.
-    for part, wanted in ((of_boxes, train["box_gradients"]), (losses.values(), train["gradients"])):
-        net.zero_grad()
-        sum(part).backward(retain_graph=True)
-        for key, norm in wanted.items():
-            got = torch.stack([parameters[name].grad.norm() for name in names(key)]).norm().item()
-            assert got == pytest.approx(norm, rel=1e-3), key
+    of_boxes = [value for name, value in losses.items() if name.endswith(("l1", "giou"))]
+    compare_gradients(net, of_boxes, train["box_gradients"], names)
+    compare_gradients(net, losses.values(), train["gradients"], names)
     return output, losses
 
 
