@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..layers.hybrid_encoder import HybridEncoder
 from ..layers.mamba import from_directions, in_directions, ssd, wide
 from ..layers.precision import without_autocast
 from ..layers.tokens import sampled_padding
 from ..layers.transformer import FeedForward
 from . import rt_detr
-from .rt_detr import HybridEncoder, RtDetr, RtDetrConfig
+from .rt_detr import RtDetr, RtDetrConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class MambaEncoder(HybridEncoder):
     """RT-DETR's, with a state space within the coarsest map, or within several, each for itself."""
 
     def __init__(self, channels: tuple[int, ...], config: MambaDetrConfig):
-        super().__init__(channels, config)
+        super().__init__(channels, config.neck, config.heads, config.encoder_feed_forward, config.expansion)
         del self.attention
         self.mamba = nn.ModuleList(MambaLayer(config) for _ in range(config.scan_maps))
 
@@ -135,13 +136,13 @@ class StateSpaceMixer(nn.Module):
         x = F.silu(self.near(x))  # [B, D, h, w]
         selected = self.select(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(-1, size)
         # From here on [B, S, directions, ...], each direction in its order.
-        passed = None
+        outside = None
         if padding is not None:
-            passed = in_directions(padding[:, None, None].expand(-1, directions, -1, -1, -1))
+            outside = in_directions(padding[:, None, None].expand(-1, directions, -1, -1, -1))
         sequence = in_directions(x.unsqueeze(1).expand(-1, directions, -1, -1, -1))
         selected = in_directions(selected.unflatten(1, (directions, -1)))
         write, read, step = selected.split([self.states, self.states, self.scan.heads], -1)
-        y = self.scan(sequence, step, write, read, passed)
+        y = self.scan(sequence, step, write, read, outside)
         y = from_directions(y, size).sum(1).flatten(2).transpose(1, 2)
         y = self.contract(self.norm(y) * F.silu(gate))
         return y if padding is None else y.masked_fill(padding.flatten(1).unsqueeze(-1), 0.0)
@@ -163,12 +164,12 @@ class StateSpace(nn.Module):
         self.step_bias = nn.Parameter(steps + (-(-steps).expm1()).log())  # the inverse of softplus
         self.skip = nn.Parameter(torch.ones(directions, heads))
 
-    def forward(self, x: Tensor, step: Tensor, write: Tensor, read: Tensor, passed: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, step: Tensor, write: Tensor, read: Tensor, padding: Tensor | None) -> Tensor:
         """x: [B, S, G, D] in G directions. step: [B, S, G, heads], before its bias and softplus. write, read: [B, S, G,
-        N]. passed: [B, S, G, 1] bool, tokens that are not there. Returns [B, S, G, D]."""
+        N]. padding: [B, S, G, 1] bool, tokens that are not there. Returns [B, S, G, D]."""
         with without_autocast(x):
             x, step = x.unflatten(-1, (self.heads, -1)), F.softplus(wide(step) + wide(self.step_bias))
-            if passed is not None:
-                step = step.masked_fill(passed, 0.0)
+            if padding is not None:
+                step = step.masked_fill(padding, 0.0)
             y = ssd(x, step, -wide(self.rate_log).exp(), write, read)
             return (y + self.skip.unsqueeze(-1).to(y.dtype) * x).flatten(-2)

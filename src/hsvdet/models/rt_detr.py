@@ -16,8 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import backbones
@@ -29,12 +27,11 @@ from ..errors import ConfigError
 from ..layers.conv import ConvNorm
 from ..layers.deformable_transformer import DeformableDecoderLayer
 from ..layers.denoising import contrastive_queries, separate
+from ..layers.hybrid_encoder import HybridEncoder
 from ..layers.initialise import init_class_prior, init_xavier, init_zero_last
-from ..layers.position import sincos_2d
 from ..layers.pyramid import Tokens, flatten_maps
 from ..layers.queries import pick, token_boxes, top_tokens
-from ..layers.tokens import sampled_padding
-from ..layers.transformer import EncoderLayer, Mlp
+from ..layers.transformer import Mlp
 from ..structures import Prediction, QueryOutput
 
 
@@ -114,7 +111,13 @@ class RtDetr(nn.Module):
         dim, layers, levels = config.dim, config.decoder_layers, 3
         self.config = config
         self.backbone = backbones.build(config.backbone, frozen=0 if config.frozen else None)
-        self.neck = HybridEncoder(self.backbone.channels, config)
+        self.neck = HybridEncoder(
+            self.backbone.channels,
+            config.neck,
+            config.heads,
+            config.encoder_feed_forward,
+            config.expansion,
+        )
         self.project = nn.ModuleList(ConvNorm(config.neck, dim) for _ in range(levels))
         self.propose = nn.Sequential(init_xavier(nn.Linear(dim, dim)), nn.LayerNorm(dim))
         self.proposal_classes = init_class_prior(nn.Linear(dim, num_classes))
@@ -187,82 +190,3 @@ class RtDetr(nn.Module):
 def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
     """The paper's loss: class scores are to be the IoU of the box; focal in the matching, with 2."""
     return SetCriterion(VarifocalLoss(), weights=SetWeights(class_=1.0))
-
-
-class HybridEncoder(nn.Module):
-    """Maps of strides 8, 16 and 32 to as many of `config.neck` channels (section 4.2, figure 4).
-
-    Attention within the coarsest map (AIFI); then fusion of neighbouring maps from coarse to fine and back (CCFF).
-    """
-
-    def __init__(self, channels: tuple[int, ...], config: RtDetrConfig):
-        super().__init__()
-        width, steps = config.neck, len(channels) - 1
-        inner = round(width * config.expansion)
-        self.project = nn.ModuleList(ConvNorm(count, width) for count in channels)
-        self.attention = EncoderLayer(
-            width, config.heads, config.encoder_feed_forward, dropout=0.0, activation=nn.GELU
-        )
-        self.lateral = nn.ModuleList(ConvNorm(width, width, activation=nn.SiLU) for _ in range(steps))
-        self.top_down = nn.ModuleList(FusionBlock(2 * width, width, inner) for _ in range(steps))
-        self.shrink = nn.ModuleList(ConvNorm(width, width, 3, 2, nn.SiLU) for _ in range(steps))
-        self.bottom_up = nn.ModuleList(FusionBlock(2 * width, width, inner) for _ in range(steps))
-
-    def forward(self, maps: list[Tensor], padding: Tensor | None) -> list[Tensor]:
-        maps = [project(features) for project, features in zip(self.project, maps, strict=True)]
-        *finer, coarse = self.mix(maps, padding)
-        down = [coarse]
-        for lower, lateral, fuse in zip(finer[::-1], self.lateral, self.top_down, strict=True):
-            down[-1] = lateral(down[-1])  # this is also what the way back meets
-            raised = F.interpolate(down[-1], size=lower.shape[-2:], mode="nearest")
-            down.append(fuse(torch.cat([raised, lower], 1)))
-        up = [down.pop()]
-        for shrink, fuse in zip(self.shrink, self.bottom_up, strict=True):
-            up.append(fuse(torch.cat([shrink(up[-1]), down.pop()], 1)))
-        return up
-
-    def mix(self, maps: list[Tensor], padding: Tensor | None) -> list[Tensor]:
-        """What cells of a map make of each other: in the coarsest alone."""
-        return [*maps[:-1], self.attend(maps[-1], padding)]
-
-    def attend(self, features: Tensor, padding: Tensor | None) -> Tensor:
-        height, width = features.shape[-2:]
-        rows, columns = (torch.arange(n, device=features.device) for n in (height, width))
-        cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
-        # Rows before columns: the order in which the published weights know them.
-        position = sincos_2d(cells, features.shape[1]).unsqueeze(0)
-        mask = None
-        if padding is not None:
-            mask = sampled_padding(padding, (height, width)).flatten(1).unsqueeze(1)
-        tokens = self.attention(features.flatten(2).transpose(1, 2), position, mask)
-        return tokens.transpose(1, 2).unflatten(-1, (height, width))
-
-
-class FusionBlock(nn.Module):
-    """Two 1x1 ways to `inner` channels, one of them on through three RepBlocks, added, and to `width` channels."""
-
-    HALF_PRECISION = True
-
-    def __init__(self, channels: int, width: int, inner: int):
-        super().__init__()
-        self.first = ConvNorm(channels, inner, activation=nn.SiLU)
-        self.second = ConvNorm(channels, inner, activation=nn.SiLU)
-        self.blocks = nn.Sequential(*(RepBlock(inner) for _ in range(3)))
-        self.join = ConvNorm(inner, width, activation=nn.SiLU) if inner != width else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.join(self.blocks(self.first(x)) + self.second(x))
-
-
-class RepBlock(nn.Module):
-    """A 3x3 and a 1x1 convolution side by side (RepVGG, Ding et al. 2021, arXiv 2101.03697, without identity)."""
-
-    HALF_PRECISION = True
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.wide = ConvNorm(channels, channels, 3)
-        self.narrow = ConvNorm(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.wide(x) + self.narrow(x))
