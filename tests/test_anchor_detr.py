@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from hsvdet.models.anchor_detr import VARIANTS, AnchorDetr, AnchorDetrConfig, RowColumnAttention, means
+from hsvdet.layers.row_column import RowColumnAttention, means
+from hsvdet.models.anchor_detr import VARIANTS, AnchorDetr, AnchorDetrConfig
 
 SIDE = 32  # pixels a cell
 

@@ -23,8 +23,8 @@ from hsvdet.explainer.view import View
 from hsvdet.layers.attention import MultiHeadAttention
 from hsvdet.layers.conditional import ConditionalCrossAttention
 from hsvdet.layers.deformable import DeformableAttention, sample_points
+from hsvdet.layers.row_column import RowColumnAttention
 from hsvdet.layers.sparse_global import SparseGlobal, SparseGlobalConfig, SparseGlobalOutput
-from hsvdet.models.anchor_detr import RowColumnAttention
 from hsvdet.models.lite_dino import KeyAwareAttention
 from hsvdet.models.smca_detr import ModulatedAttention
 from hsvdet.structures import Rectangle

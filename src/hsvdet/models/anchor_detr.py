@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import backbones
@@ -24,9 +23,10 @@ from ..criteria.class_losses import FocalLoss
 from ..criteria.numbers import LossNumbers
 from ..criteria.set import SetCriterion
 from ..errors import ConfigError
-from ..layers.attention import MultiHeadAttention, attention_weights, sharing
+from ..layers.attention import MultiHeadAttention
 from ..layers.initialise import init_class_prior, init_small_boxes, init_xavier, init_zero_last, xavier
 from ..layers.position import sine_of_coordinates
+from ..layers.row_column import RowColumnAttention, line_centres, means, real_lines, to_lines
 from ..layers.tokens import sampled_padding
 from ..layers.transformer import FeedForward, Mlp
 from ..structures import Prediction, QueryOutput
@@ -97,8 +97,8 @@ class AnchorDetr(nn.Module):
         size = features.shape[-2], features.shape[-1]
         outside = None if padding is None else sampled_padding(padding, size)  # [B, h, w]
         nowhere = torch.zeros(1, *size, dtype=torch.bool, device=features.device)
-        real_rows, real_columns = _real(nowhere if outside is None else outside)
-        x, y = self._embedded(_centres(real_columns)), self._embedded(_centres(real_rows))
+        real_rows, real_columns = real_lines(nowhere if outside is None else outside)
+        x, y = self._embedded(line_centres(real_columns)), self._embedded(line_centres(real_rows))
         memory = features.permute(0, 2, 3, 1)  # [B, h, w, D]
         for layer in self.encoder:
             memory = layer(memory, x, y, outside)
@@ -106,11 +106,12 @@ class AnchorDetr(nn.Module):
         points = self.points.repeat(len(self.patterns), 1)  # [Q, 2]
         content = self.patterns.repeat_interleave(len(self.points), 0).expand(images.shape[0], -1, -1)
         query_x, query_y = self._embedded(points.T)  # [Q, D] each
-        place = self.point(sine_of_coordinates(points.flip(-1), content.shape[-1] // 2))  # [Q, D], y then x
+        # [Q, D], y then x.
+        query_position = self.point(sine_of_coordinates(points.flip(-1), content.shape[-1] // 2))
         columns, rows = means(memory, outside)
         predictions = []
         for layer in self.decoder:
-            content = layer(content, place, query_x, query_y, columns + x, rows + y, memory, outside)
+            content = layer(content, query_position, query_x, query_y, columns + x, rows + y, memory, outside)
             boxes = box_at(points, self.boxes(content))
             predictions.append(Prediction(self.classes(content), boxes))
         return QueryOutput(tuple(predictions))
@@ -118,78 +119,12 @@ class AnchorDetr(nn.Module):
     def _embedded(self, fractions: Tensor) -> Tensor:
         """Coordinates along one axis, [B, n], as every layer sees them, [B, n, D]."""
         sines = sine_of_coordinates(fractions.unsqueeze(-1), self.patterns.shape[-1])
-        return _to_lines(self.coordinate, sines)
+        return to_lines(self.coordinate, sines)
 
 
 def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
     """The paper's loss (section 4.1): DETR's with focal classes, 2 in the matching and in the sum."""
     return SetCriterion(FocalLoss())
-
-
-class RowColumnAttention(nn.Module):
-    """Row-column decoupled attention (section 3.4): along x to the columns of a map, along y to its rows.
-
-    A cell's weight is the product of its column's and its row's. The first of the two sums leaves Q times the
-    shorter side of the map, not Q times h w.
-    """
-
-    BY_QUERY = ("query_x", "query_y")
-    HALF_PRECISION = True
-
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
-        super().__init__()
-        self.heads, self.dropout = sharing(dim, heads), dropout
-        self.query_x, self.query_y, self.key_x, self.key_y, self.value, self.output = (
-            init_xavier(nn.Linear(dim, dim)) for _ in range(6)
-        )
-
-    def forward(
-        self,
-        query_x: Tensor,
-        query_y: Tensor,
-        key_x: Tensor,
-        key_y: Tensor,
-        value: Tensor,
-        padding: Tensor | None = None,
-    ) -> Tensor:
-        """query_x, query_y: [B, Q, D]. key_x: [B, w, D], of columns. key_y: [B, h, D], of rows. value:
-        [B, h, w, D]. padding: [B, h, w] bool, rows and columns of it hidden. Returns [B, Q, D]."""
-        along_x, along_y = self._along(query_x, query_y, key_x, key_y, padding)
-        if self.training:
-            along_x, along_y = (F.dropout(along, self.dropout) for along in (along_x, along_y))
-        value = self.value(value).unflatten(-1, (self.heads, -1))  # [B, h, w, heads, d]
-        # A graph for images of any size has one order for all of them.
-        if not torch.compiler.is_exporting() and value.shape[1] > value.shape[2]:
-            along_x, along_y, value = along_y, along_x, value.transpose(1, 2)
-        # [B, heads, w, d h]; in a graph for images of any size PyTorch cannot flatten d and h.
-        values = torch.cat(value.permute(0, 3, 2, 4, 1).unbind(3), -1)
-        of_rows = along_x.to(value.dtype) @ values
-        of_rows = of_rows.unflatten(-1, (value.shape[-1], -1))  # [B, heads, Q, d, h]
-        seen = of_rows @ along_y.to(value.dtype).unsqueeze(-1)  # [B, heads, Q, d, 1]
-        return self.output(seen.squeeze(-1).transpose(1, 2).flatten(2))
-
-    def weights(
-        self,
-        query_x: Tensor,
-        query_y: Tensor,
-        key_x: Tensor,
-        key_y: Tensor,
-        value: Tensor,
-        padding: Tensor | None = None,
-    ) -> Tensor:
-        """[B, heads, Q, h w]: where a call of `forward` with the same arguments looks."""
-        along_x, along_y = self._along(query_x, query_y, key_x, key_y, padding)
-        return (along_y.unsqueeze(-1) * along_x.unsqueeze(-2)).flatten(-2)
-
-    def _along(self, query_x, query_y, key_x, key_y, padding) -> tuple[Tensor, Tensor]:
-        """[B, heads, Q, w] and [B, heads, Q, h] float32, each sums to 1."""
-        hidden_x = hidden_y = None
-        if padding is not None:
-            hidden_x, hidden_y = padding.all(1).unsqueeze(1), padding.all(2).unsqueeze(1)
-        return (
-            attention_weights(self.query_x(query_x), _to_lines(self.key_x, key_x), self.heads, hidden_x),
-            attention_weights(self.query_y(query_y), _to_lines(self.key_y, key_y), self.heads, hidden_y),
-        )
 
 
 class EncoderLayer(nn.Module):
@@ -232,7 +167,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         content: Tensor,
-        place: Tensor,
+        query_position: Tensor,
         x: Tensor,
         y: Tensor,
         key_x: Tensor,
@@ -240,38 +175,9 @@ class DecoderLayer(nn.Module):
         memory: Tensor,
         padding: Tensor | None,
     ) -> Tensor:
-        """content: [B, Q, D]. place, x, y: [Q, D], of the points. The others as of RowColumnAttention."""
-        placed = content + place
+        """content: [B, Q, D]. query_position, x, y: [Q, D], of the points. The others as of RowColumnAttention."""
+        placed = content + query_position
         content = self.norm_self(content + self.dropout(self.self_attention(placed, placed, content)))
         seen = self.cross_attention(content + x, content + y, key_x, key_y, memory, padding)
         content = self.norm_cross(content + self.dropout(seen))
         return self.norm_feed_forward(content + self.dropout(self.feed_forward(content)))
-
-
-def means(cells: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of a map [B, h, w, D] each column's mean [B, w, D] and each row's [B, h, D], over what is picture.
-
-    The paper averages keys after their projection; it is linear, so that the keys of means are the same.
-    """
-    if padding is None:
-        return cells.mean(1), cells.mean(2)
-    rows, columns = (real / real.sum(1, keepdim=True).clamp(min=1) for real in _real(padding))
-    return (cells * rows[:, :, None, None]).sum(1), (cells * columns[:, None, :, None]).sum(2)
-
-
-def _to_lines(layer: nn.Module, lines: Tensor) -> Tensor:
-    """`layer` of [B, n, D], B and n exchanged: a graph for one image of any size cannot have a linear layer of
-    [1, n, D], because to flatten it PyTorch asks whether n is 1."""
-    return layer(lines.transpose(0, 1)).transpose(0, 1)
-
-
-def _real(padding: Tensor) -> tuple[Tensor, Tensor]:
-    """padding: [B, h, w] bool. Which rows and which columns have picture, [B, h] and [B, w] bool."""
-    return (~padding).any(2), (~padding).any(1)
-
-
-def _centres(real: Tensor) -> Tensor:
-    """real: [B, n] bool. The centre of each row or column in fractions of the picture, [B, n] float32; that of
-    padding is finite and means nothing."""
-    number = real.float().cumsum(1)
-    return (number - 0.5) / number[:, -1:].clamp(min=1)
