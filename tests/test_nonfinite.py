@@ -1,6 +1,7 @@
 """An answer with NaN or infinity is an error that names the image, wherever it is met: never "no objects"."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_predict_stream_val_and_explain_name_the_image(tmp_path, capsys):
         assert main(command) == 2
         error = capsys.readouterr().err
         assert f"{first}: {NOT_FINITE}" in error and "Traceback" not in error
+
+
+def test_a_certificate_names_the_image_to_which_the_detector_answers_nothing_finite(tmp_path):
+    """As export and certify do; no artifact is asked."""
+    from hsvdet.certificate.inspection import examine
+    from hsvdet.certificate.tolerance import TOLERANCES
+
+    header = SimpleNamespace(size=(64, 64), iou=0.7, max_detections=300, dynamic=False, floor=0.001)
+    for data, name in ((squares(tmp_path, count=3), "0"), (None, "scene 0")):
+        with pytest.raises(NonFiniteError, match=f"^image '{name}': {NOT_FINITE}"):
+            examine(
+                overflowing(), header, None, data, images=2, evaluated=1, tolerance=TOLERANCES["fp32"],
+                precision="fp32",
+            )  # fmt: skip
 
 
 def validate(data, out):

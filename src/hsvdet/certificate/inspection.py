@@ -25,6 +25,7 @@ from ..detector import Detector
 from ..errors import ConfigError
 from ..files import write_atomically
 from ..loading import as_detector
+from ..postprocess import require_finite
 from ..runtime.artifact import ArtifactHeader, certificate_files, read_artifact, write_header
 from ..runtime.runner import Runner
 from ..runtime.seal import sign
@@ -149,7 +150,7 @@ def examine(
     tolerance: Tolerance,
     precision: str,
 ) -> Examination:
-    """The comparison alone.
+    """The comparison alone. Raises NonFiniteError naming an image to which the detector itself answers NaN.
 
     artifact: [H, W, 3] uint8 images and a score to Detections of each, of arrays or tensors. precision: as found in its
     graph.
@@ -159,6 +160,8 @@ def examine(
     reference = Reference(detector, iou=iou, max_detections=header.max_detections, minimal=header.dynamic)
     tried = probes(data, images)
     answers = [reference.answer(probe.image) for probe in tried]
+    for probe, answer in zip(tried, answers, strict=True):
+        require_finite(answer.prediction, [f"image {probe.name!r}"])
     score = _score(reference, answers, header.floor)
     compared = compare_all(reference, [probe.image for probe in tried], answers, artifact, score, tolerance)
     both = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
