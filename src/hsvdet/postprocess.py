@@ -306,9 +306,13 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, iou: 
     and in float32 the distance costs the third digit of an overlap in a large image of many classes; and where boxes
     begin below 0, two classes meet.
     """
-    place = boxes.device if boxes.device.type != "mps" else torch.device("cpu")  # MPS has no float64
-    exact, strength, own = boxes.to(place, torch.float64), scores.to(place, torch.float64), labels.to(place)
-    if len(boxes) <= (_FEW if place.type == "cpu" else _FEW_ON_GPU):
+    device = boxes.device if boxes.device.type != "mps" else torch.device("cpu")  # MPS has no float64
+    exact, strength, own = (
+        boxes.to(device, torch.float64),
+        scores.to(device, torch.float64),
+        labels.to(device),
+    )
+    if len(boxes) <= (_FEW if device.type == "cpu" else _FEW_ON_GPU):
         span = exact.max() - exact.min() + 1 if len(boxes) else 0
         return nms(exact + (own * span)[:, None], strength, iou).to(boxes.device)
     kept: list[Tensor] = []

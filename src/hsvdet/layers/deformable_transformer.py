@@ -33,7 +33,7 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformableEncoder(nn.Module):
-    """`layers` layers in which every token looks at points near its own place on all maps."""
+    """`layers` layers in which every token looks at points near its own position on all maps."""
 
     def __init__(
         self, layers: int, dim: int, levels: int, heads: int, points: int, feed_forward: int, dropout: float
@@ -69,25 +69,35 @@ class DeformableDecoderLayer(nn.Module):
     def forward(
         self,
         content: Tensor,
-        place: Tensor,
+        query_position: Tensor,
         reference: Tensor,
         memory: Tokens,
         query_mask: Tensor | None = None,
     ) -> Tensor:
-        """content, place: [B, Q, D]. reference: [B, Q, 2 or 4] points or boxes, fractions of the picture.
+        """content, query_position: [B, Q, D]. reference: [B, Q, 2 or 4] points or boxes, fractions of the picture.
         query_mask: [Q, Q] bool, which queries may not look at which. Returns the content [B, Q, D]."""
-        return self.look(self.meet(content, place, query_mask), place, reference, memory)
+        return self.cross_attend(
+            self.self_attend(content, query_position, query_mask), query_position, reference, memory
+        )
 
-    def meet(self, content: Tensor, place: Tensor, query_mask: Tensor | None = None) -> Tensor:
+    def self_attend(
+        self, content: Tensor, query_position: Tensor, query_mask: Tensor | None = None
+    ) -> Tensor:
         """The first half: queries look at one another."""
-        placed = content + place
+        placed = content + query_position
         attended = self.self_attention(placed, placed, content, query_mask)
         return self.norm_self(content + self.dropout(attended))
 
-    def look(self, content: Tensor, place: Tensor, reference: Tensor, memory: Tokens) -> Tensor:
+    def cross_attend(
+        self, content: Tensor, query_position: Tensor, reference: Tensor, memory: Tokens
+    ) -> Tensor:
         """The second half: they look at the image."""
         seen = self.cross_attention(
-            content + place, on_maps(reference, memory), memory.features, memory.sizes, memory.padding
+            content + query_position,
+            on_maps(reference, memory),
+            memory.features,
+            memory.sizes,
+            memory.padding,
         )
         content = self.norm_cross(content + self.dropout(seen))
         return self.norm_feed_forward(content + self.dropout(self.feed_forward(content)))

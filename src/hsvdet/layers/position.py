@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .tokens import sampled_padding
 
-# Keeps a row or column without any picture from dividing by nought.
+# Against division by zero, for a row or column without any picture.
 _EPSILON = 1e-6
 
 

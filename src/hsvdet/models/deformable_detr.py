@@ -94,11 +94,11 @@ class DeformableDetr(nn.Module):
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
-        place, content = (x.expand(images.shape[0], -1, -1) for x in (self.places, self.contents))
-        reference = self.reference(place).float().sigmoid()  # [B, Q, 2]
+        query_position, content = (x.expand(images.shape[0], -1, -1) for x in (self.places, self.contents))
+        reference = self.reference(query_position).float().sigmoid()  # [B, Q, 2]
         predictions = []
         for layer in self.decoder:
-            content = layer(content, place, reference, memory)
+            content = layer(content, query_position, reference, memory)
             boxes = box_at(reference, self.boxes(content))
             predictions.append(Prediction(self.classes(content), boxes))
         return QueryOutput(tuple(predictions))
@@ -128,13 +128,15 @@ class RefiningDeformableDetr(nn.Module):
 
     def forward(self, images: Tensor, padding: Tensor | None = None, targets=None) -> QueryOutput:
         memory = self.encoder(*self.pyramid(self.backbone(images, padding), padding))
-        place, content = (x.expand(images.shape[0], -1, -1) for x in (self.places, self.contents))
-        reference = self.reference(place).float().sigmoid()  # [B, Q, 2], and boxes from the second layer on
+        query_position, content = (x.expand(images.shape[0], -1, -1) for x in (self.places, self.contents))
+        reference = (
+            self.reference(query_position).float().sigmoid()
+        )  # [B, Q, 2], and boxes from the second layer on
         predictions = []
         for number, (layer, to_classes, to_boxes) in enumerate(
             zip(self.decoder, self.classes, self.boxes, strict=True)
         ):
-            content = layer(content, place, reference, memory)
+            content = layer(content, query_position, reference, memory)
             change = to_boxes(content)
             boxes = box_at(reference, change) if number == 0 else refine(change, reference)
             predictions.append(Prediction(to_classes(content), boxes))
@@ -180,10 +182,12 @@ class TwoStageDeformableDetr(nn.Module):
 
         # Gradient reaches the proposals through their own loss alone.
         reference = pick(proposals.boxes, chosen).detach()  # [B, Q, 4]
-        place, content = self.query(sine_of_coordinates(reference, self.config.dim // 2)).chunk(2, -1)
+        query_position, content = self.query(sine_of_coordinates(reference, self.config.dim // 2)).chunk(
+            2, -1
+        )
         predictions = []
         for layer, to_classes, to_boxes in zip(self.decoder, self.classes, self.boxes, strict=True):
-            content = layer(content, place, reference, memory)
+            content = layer(content, query_position, reference, memory)
             boxes = refine(to_boxes(content), reference)
             predictions.append(Prediction(to_classes(content), boxes))
             reference = boxes.detach()
@@ -197,14 +201,15 @@ def backbone_of(config: DeformableDetrConfig) -> backbones.Backbone:
 
 
 def encoder_of(config: DeformableDetrConfig) -> DeformableEncoder:
-    return DeformableEncoder(config.encoder_layers, *_sizes(config))
+    return DeformableEncoder(config.encoder_layers, *sizes_of(config))
 
 
 def decoder_of(config: DeformableDetrConfig) -> nn.ModuleList:
-    return nn.ModuleList(DeformableDecoderLayer(*_sizes(config)) for _ in range(config.decoder_layers))
+    return nn.ModuleList(DeformableDecoderLayer(*sizes_of(config)) for _ in range(config.decoder_layers))
 
 
-def _sizes(config: DeformableDetrConfig) -> tuple:
+def sizes_of(config: DeformableDetrConfig) -> tuple[int, int, int, int, int, float]:
+    """What a layer of encoder or decoder is made with, in its order."""
     return config.dim, config.levels, config.heads, config.points, config.feed_forward, config.dropout
 
 

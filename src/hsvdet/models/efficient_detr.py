@@ -96,10 +96,10 @@ class EfficientDetr(nn.Module):
         best = top_tokens(proposals.logits.amax(-1), self.queries, unusable)
         # Through their boxes no gradient reaches the proposals, but a query is its token.
         reference, content = pick(boxes, best).detach(), content_of(memory, best)
-        place = self.query_position(sine_of_coordinates(reference, self.config.dim // 2))
+        query_position = self.query_position(sine_of_coordinates(reference, self.config.dim // 2))
         predictions = []
         for number, layer in enumerate(self.decoder):
-            content = layer(content, place, reference, memory)
+            content = layer(content, query_position, reference, memory)
             head = number if self.config.own_heads else 0
             boxes = refine(self.boxes[head](content), reference)
             predictions.append(Prediction(self.classes[head](content), boxes))

@@ -90,8 +90,8 @@ class KeyAwareAttention(nn.Module):
         sizes: list[tuple[int, int]],
         padding: Tensor | None = None,
     ) -> Tensor:
-        asked, value, locations = self._project(query, reference, memory, sizes, padding)
-        return self.output(sample_by_key(asked, value, sizes, locations).to(query.dtype))
+        queries, value, locations = self._project(query, reference, memory, sizes, padding)
+        return self.output(sample_by_key(queries, value, sizes, locations).to(query.dtype))
 
     def locate(
         self,
@@ -101,8 +101,8 @@ class KeyAwareAttention(nn.Module):
         sizes: list[tuple[int, int]],
         padding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        asked, value, locations = self._project(query, reference, memory, sizes, padding)
-        return locations, key_weights(asked, value, sizes, locations)
+        queries, value, locations = self._project(query, reference, memory, sizes, padding)
+        return locations, key_weights(queries, value, sizes, locations)
 
     def _project(
         self,
@@ -116,10 +116,10 @@ class KeyAwareAttention(nn.Module):
         value = self.value(memory)
         if padding is not None:
             value = value.masked_fill(padding.unsqueeze(-1), 0.0)
-        asked, value = (x.unflatten(-1, (self.heads, -1)) for x in (self.query(query), value))
+        queries, value = (x.unflatten(-1, (self.heads, -1)) for x in (self.query(query), value))
         shape = (self.heads, self.levels, self.points, 2)
         offsets = self.sampling_offsets(query).float().unflatten(-1, shape)
-        return asked, value, point_locations(offsets, reference, sizes)
+        return queries, value, point_locations(offsets, reference, sizes)
 
 
 Attention = type[KeyAwareAttention] | type[DeformableAttention]

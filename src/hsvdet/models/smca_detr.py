@@ -1,7 +1,7 @@
 """SMCA: Fast Convergence of DETR with Spatially Modulated Co-Attention. Gao et al., 2021,
 https://arxiv.org/abs/2101.07448
 
-Every query first guesses where its object is. Each head then looks near a place of its own beside that guess: its
+Every query first guesses where its object is. Each head then looks near a centre of its own beside that guess: its
 attention to the image is multiplied with a Gaussian whose width the query chooses. The rest is DETR.
 
 The single-scale model; that of several maps has not been written here.
@@ -101,9 +101,9 @@ def criterion(numbers: LossNumbers = LossNumbers()) -> SetCriterion:
 
 
 class ModulatedAttention(nn.Module):
-    """Multi-head attention to the cells of a map, the further from a head's place the less (section 3.2)."""
+    """Multi-head attention to the cells of a map, the further from a head's centre the less (section 3.2)."""
 
-    BY_QUERY = ("query", "place", "scale")
+    BY_QUERY = ("query", "centre", "scale")
     HALF_PRECISION = True
 
     def __init__(self, dim: int, heads: int, dropout: float, smooth: float):
@@ -114,24 +114,24 @@ class ModulatedAttention(nn.Module):
     def forward(
         self,
         query: Tensor,
-        place: Tensor,
+        centre: Tensor,
         scale: Tensor,
         key: Tensor,
         value: Tensor,
         size: tuple[int, int],
         mask: Tensor | None = None,
     ) -> Tensor:
-        """query: [B, Q, D]. place, scale: [B, Q, heads, 2] (x, y), cells, and how fast attention falls along each
+        """query: [B, Q, D]. centre, scale: [B, Q, heads, 2] (x, y), cells, and how fast attention falls along each
         axis. key, value: [B, h w, D]. size: (h, w). mask: [B, 1, h w] bool, True = padding. Returns [B, Q, D]."""
         dropout = self.dropout if self.training else 0.0
         projected = self.query(query), self.key(key), self.value(value)
-        bias = self._gaussian(place, scale, size)
+        bias = self._gaussian(centre, scale, size)
         return self.output(attend(*projected, self.heads, mask, dropout, bias))
 
     def weights(
         self,
         query: Tensor,
-        place: Tensor,
+        centre: Tensor,
         scale: Tensor,
         key: Tensor,
         value: Tensor,
@@ -139,16 +139,16 @@ class ModulatedAttention(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """[B, heads, Q, h w]: where a call of `forward` with the same arguments looks."""
-        bias = self._gaussian(place, scale, size)
+        bias = self._gaussian(centre, scale, size)
         return attention_weights(self.query(query), self.key(key), self.heads, mask, bias)
 
-    def _gaussian(self, place: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
+    def _gaussian(self, centre: Tensor, scale: Tensor, size: tuple[int, int]) -> Tensor:
         """Its logarithm, [B, heads, Q, h w] float32. Cell (x, y) lies at x, y, not at its centre, as in the authors'
         code."""
-        place, scale = (part.float().transpose(1, 2) for part in (place, scale))  # [B, heads, Q, 2]
-        y, x = (torch.arange(side, device=place.device, dtype=torch.float32) for side in size)
-        along_x = scale[..., :1] * (place[..., :1] - x).square()  # [B, heads, Q, w]
-        along_y = scale[..., 1:] * (place[..., 1:] - y).square()
+        centre, scale = (part.float().transpose(1, 2) for part in (centre, scale))  # [B, heads, Q, 2]
+        y, x = (torch.arange(side, device=centre.device, dtype=torch.float32) for side in size)
+        along_x = scale[..., :1] * (centre[..., :1] - x).square()  # [B, heads, Q, w]
+        along_y = scale[..., 1:] * (centre[..., 1:] - y).square()
         return (along_y.unsqueeze(-1) + along_x.unsqueeze(-2)).flatten(-2) / -self.smooth
 
 
@@ -194,11 +194,11 @@ class DecoderLayer(nn.Module):
         if self.guess is not None:
             guess = self.guess(asked).float()
         assert guess is not None
-        centre = extents[..., :2] + guess.sigmoid() * extents[..., 2:]  # [B, Q, 2], cells
-        place = centre.unsqueeze(2) + self.offset(asked).float().unflatten(-1, (-1, 2))  # [B, Q, heads, 2]
+        guessed = extents[..., :2] + guess.sigmoid() * extents[..., 2:]  # [B, Q, 2], cells
+        centre = guessed.unsqueeze(2) + self.offset(asked).float().unflatten(-1, (-1, 2))  # [B, Q, heads, 2]
         scale = self.scale(asked).float().unflatten(-1, (-1, 2)).square()
 
         content = self.norm_self(content + self.dropout(self.self_attention(placed, placed, content)))
-        seen = self.cross_attention(content + queries, place, scale, memory + position, memory, size, mask)
+        seen = self.cross_attention(content + queries, centre, scale, memory + position, memory, size, mask)
         content = self.norm_cross(content + self.dropout(seen))
         return self.norm_feed_forward(content + self.dropout(self.feed_forward(content))), guess

@@ -39,7 +39,7 @@ from ..layers.pyramid import Pyramid, Tokens
 from ..layers.queries import content_of, on_maps, pick, token_boxes, token_centres, top_tokens
 from ..layers.transformer import Mlp
 from ..structures import Prediction, QueryOutput, Selection, Target
-from .deformable_detr import DeformableDetrConfig, backbone_of, decoder_of
+from .deformable_detr import DeformableDetrConfig, backbone_of, decoder_of, sizes_of
 from .tiny import TINY_PYRAMID
 
 
@@ -121,19 +121,22 @@ class SparseDetr(nn.Module):
         # Through their boxes no gradient reaches the proposals, but a query is its token (Efficient DETR, Yao et al.
         # 2021, arXiv 2104.01318).
         reference, content = pick(boxes, best).detach(), content_of(memory, best)
-        place = self.query_position(sine_of_coordinates(reference, self.config.dim // 2))
+        query_position = self.query_position(sine_of_coordinates(reference, self.config.dim // 2))
         predictions, attended = [], torch.zeros_like(scores)
         decoder = cast("Iterable[DeformableDecoderLayer]", self.decoder)
         for layer, to_classes, to_boxes in zip(decoder, self.classes, self.boxes, strict=True):
-            content = layer.meet(content, place)
+            content = layer.self_attend(content, query_position)
             if self.training:
                 with torch.no_grad():
-                    places = on_maps(reference, memory)
-                    looks, weights = layer.cross_attention.locate(
-                        content + place, places, memory.features, memory.sizes, memory.padding
+                    locations, weights = layer.cross_attention.locate(
+                        content + query_position,
+                        on_maps(reference, memory),
+                        memory.features,
+                        memory.sizes,
+                        memory.padding,
                     )
-                    attended = attended + attention_received(looks, weights, memory.sizes)
-            content = layer.look(content, place, reference, memory)
+                    attended = attended + attention_received(locations, weights, memory.sizes)
+            content = layer.cross_attend(content, query_position, reference, memory)
             boxes = refine(to_boxes(content), reference)
             predictions.append(Prediction(to_classes(content), boxes))
             reference = boxes.detach()
@@ -166,9 +169,8 @@ class SparseDetr(nn.Module):
             return [part.unflatten(1, size) for part, size in parts]
 
         strides = [self.backbone.strides[0] << level for level in range(len(counts))]
-        looks = [None] * len(counts) if attended is None else maps(attended)
-        of_maps = zip(maps(scores), strides, maps(kept), looks, strict=True)
-        return tuple(Selection(*of_map) for of_map in of_maps)
+        received = [None] * len(counts) if attended is None else maps(attended)
+        return tuple(map(Selection, maps(scores), strides, maps(kept), received))
 
 
 class ScoringNetwork(nn.Module):
@@ -197,15 +199,9 @@ class SparseEncoder(nn.Module):
 
     def __init__(self, config: SparseDetrConfig):
         super().__init__()
-        sizes = (
-            config.dim,
-            config.levels,
-            config.heads,
-            config.points,
-            config.feed_forward,
-            config.dropout,
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(*sizes_of(config)) for _ in range(config.encoder_layers)
         )
-        self.layers = nn.ModuleList(DeformableEncoderLayer(*sizes) for _ in range(config.encoder_layers))
 
     def forward(
         self, tokens: Tokens, position: Tensor, chosen: Tensor, taken: Tensor
@@ -214,11 +210,11 @@ class SparseEncoder(nn.Module):
         them that are one too many in their image. Returns the tokens after the last layer, and the features of the
         chosen after each, [B, k, D]."""
         reference = on_maps(pick(token_centres(tokens), chosen), tokens)
-        place = pick(position.expand(chosen.shape[0], -1, -1), chosen)
+        own_position = pick(position.expand(chosen.shape[0], -1, -1), chosen)
         content, seen = pick(tokens.features, chosen), []
         row, unchanged, taken = chosen.unsqueeze(-1).expand_as(content), content, taken.unsqueeze(-1)
         for layer in self.layers:
-            content = layer(content, place, reference, tokens)
+            content = layer(content, own_position, reference, tokens)
             seen.append(content)
             changed = content.where(taken, unchanged).to(tokens.features.dtype)
             tokens = tokens._replace(features=tokens.features.scatter(1, row, changed))
