@@ -13,8 +13,9 @@ from ..evaluate import Evaluation
 from ..progress import progress as shown_progress
 from ..structures import Batch
 from .interrupt import Interrupts
-from .learner import Learner, NotFinite
+from .learner import Learner
 from .loaders import training_loader, validation_loader
+from .not_finite import NotFinite
 from .plan import Plan
 from .processes import agree, average_in_place, gather, largest
 from .record.folder import Folder
