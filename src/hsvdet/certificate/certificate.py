@@ -39,8 +39,8 @@ class TieCheck(NamedTuple):
     """Where the detector's own answer turns over within the rounding, so that either answer is right.
 
     places: detections of either that the other has not for this reason. share: of all detections of both; most: the
-    share that is borne. score, pixels: the rounding, measured on detections that agree: the largest relative error of
-    a score, and the largest shift of a side, in pixels of the network's input."""
+    share that is tolerated. score, pixels: the rounding, measured on detections that agree: the largest relative error
+    of a score, and the largest shift of a side, in pixels of the network's input."""
 
     places: int
     share: float
