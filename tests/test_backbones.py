@@ -93,6 +93,8 @@ def test_padding_is_safe_where_a_cell_sees_its_neighbours_only(name):
 def test_a_model_that_pads_does_not_take_a_backbone_that_sees_padding():
     with pytest.raises(ConfigError, match="mixes all of a picture's cells"):
         hsvdet.create("detr-tiny", LABELS, options={"backbone": SQUEEZING})
+    with pytest.raises(ConfigError, match="mixes all of a picture's cells"):
+        hsvdet.create("hsg-det-n", LABELS, options={"backbone": SQUEEZING})
     stretching = hsvdet.create("rt-detr-tiny", LABELS, size=(64, 96), options={"backbone": SQUEEZING})
     assert len(stretching(torch.zeros(3, 50, 70, dtype=torch.uint8), score=0.0).scores)
 
@@ -174,11 +176,20 @@ def test_the_command_line_trains_on_a_backbone_of_timm(tmp_path, capsys):
     assert "Did you mean test_resnet" in capsys.readouterr().err
 
 
-def test_a_detector_on_a_backbone_of_timm_is_deployed_and_exported():
-    detector = hsvdet.create(
-        "rt-detr-tiny", LABELS, size=(64, 96), options={"backbone": RESNET, "queries": 6}
-    )
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rt-detr-tiny", {"queries": 6}),
+        ("hsg-det-n", dict(dim=32, heads=4, fusion_layers=1, decoder_layers=1, tokens=12, queries=6)),
+    ],
+)
+def test_a_detector_on_a_backbone_of_timm_is_deployed_and_exported(name, options):
+    detector = hsvdet.create(name, LABELS, size=(64, 96), options={"backbone": RESNET, **options})
+    assert detector.preprocess.mean == detector.net.backbone.normalisation[0] == (0.5, 0.5, 0.5)
     net = detector.net.eval()
+    with torch.no_grad():  # tokens that score the same may be chosen in any order
+        for parameter in net.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         eager = net(images).answer

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import backbones
 from ..boxes import refine
 from ..criteria.class_losses import MatchabilityLoss
 from ..criteria.dual import DualCriterion
@@ -44,7 +45,7 @@ STRIDES = (8, 16, 32)
 @dataclass(frozen=True, kw_only=True)
 class HsgDetConfig(OneToOneConfig):
     """Channels of the backbone are (64, 128, 256, 512, 1024) x `width`, blocks are repeated `depth` x (3, 6, 3, 4)
-    and x 2 in the neck.
+    and x 2 in the neck. backbone: another one instead, see `backbones.build`; "" for its own.
 
     dim: D of the neck's maps, tokens and queries. tokens, context, token_mass: see layers/token_extractor.py.
     feedback: whether attended tokens are added to the neck's maps before the dense head reads them.
@@ -54,6 +55,7 @@ class HsgDetConfig(OneToOneConfig):
 
     AFTER_TRAINING = ("mode",)
 
+    backbone: str = ""
     width: float = 1.0
     depth: float = 1.0
     dim: int = 256
@@ -96,17 +98,21 @@ class HsgTrunk(nn.Module):
         n2, n3, n4, n6 = (max(1, round(n * config.depth)) for n in (2, 3, 4, 6))
         dim = config.dim
         self.config = config
-        self.stem = nn.Sequential(ConvNormAct(3, c1, 3, 2), ConvNormAct(c1, c2, 3, 2))
-        self.stage3 = nn.Sequential(
-            C2f(c2, c2, n3, residual=True), ConvNormAct(c2, c3, 3, 2), C2f(c3, c3, n6, residual=True)
-        )
-        self.stage4 = nn.Sequential(ConvNormAct(c3, c4, 3, 2), C2f(c4, c4, n3, residual=True))
-        self.stage5 = nn.Sequential(
-            ConvNormAct(c4, c5),
-            ConvNormAct(c5, c5, 3, 2, groups=c5),
-            C2f(c5, c5, n4, residual=True, half=c5 // 4),
-            PyramidPooling(c5),
-        )
+        if config.backbone:
+            self.backbone = backbones.build(config.backbone)
+            self.BACKBONE, (c3, c4, c5) = ("backbone", "whole"), self.backbone.channels
+        else:
+            self.stem = nn.Sequential(ConvNormAct(3, c1, 3, 2), ConvNormAct(c1, c2, 3, 2))
+            self.stage3 = nn.Sequential(
+                C2f(c2, c2, n3, residual=True), ConvNormAct(c2, c3, 3, 2), C2f(c3, c3, n6, residual=True)
+            )
+            self.stage4 = nn.Sequential(ConvNormAct(c3, c4, 3, 2), C2f(c4, c4, n3, residual=True))
+            self.stage5 = nn.Sequential(
+                ConvNormAct(c4, c5),
+                ConvNormAct(c5, c5, 3, 2, groups=c5),
+                C2f(c5, c5, n4, residual=True, half=c5 // 4),
+                PyramidPooling(c5),
+            )
         self.whole = GlobalBlock(c5)
         self.lateral = nn.ModuleList(ConvNormAct(channels, dim) for channels in (c3, c4, c5))
         self.top_down4 = C2f(2 * dim, dim, n2, residual=False)
@@ -120,12 +126,7 @@ class HsgTrunk(nn.Module):
             PreNormEncoderLayer(dim, config.heads, 4 * dim) for _ in range(config.fusion_layers)
         )
         self.feedback = nn.Parameter(torch.zeros(len(STRIDES), dim)) if config.feedback else None
-        self.head = OneToOneHead(
-            (dim,) * 3,
-            num_classes,
-            config,
-            class_tower=separable_tower,
-        )
+        self.head = OneToOneHead((dim,) * 3, num_classes, config, class_tower=separable_tower)
         self.answer_by(config.mode)
 
     def answer_by(self, mode: str) -> None:
@@ -137,9 +138,13 @@ class HsgTrunk(nn.Module):
 
     def maps(self, images: Tensor, padding: Tensor | None) -> list[Tensor]:
         """Three maps [B, D, h, w] of strides 8, 16 and 32."""
-        c3 = self.stage3(self.stem(images))
-        c4 = self.stage4(c3)
-        c5 = self.whole(self.stage5(c4), padding)
+        if self.config.backbone:
+            c3, c4, c5 = self.backbone(images, padding)
+        else:
+            c3 = self.stage3(self.stem(images))
+            c4 = self.stage4(c3)
+            c5 = self.stage5(c4)
+        c5 = self.whole(c5, padding)
         p3, p4, p5 = (lateral(level) for lateral, level in zip(self.lateral, (c3, c4, c5), strict=True))
         p4 = self.top_down4(torch.cat([double(p5), p4], 1))
         p3 = self.top_down3(torch.cat([double(p4), p3], 1))
