@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms, box_convert, clip_boxes_to_image
 
 import hsvdet
 from hsvdet.data.dataset import DetectionData, Record
-from hsvdet.errors import CheckpointError, ConfigError, NonFiniteError
+from hsvdet.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from hsvdet.models import find
 from hsvdet.preprocess import Preprocess
 from hsvdet.structures import Detections
@@ -36,6 +36,7 @@ from hsvdet.deploy.on_canvas import OnCanvas  # noqa: E402
 from hsvdet.deploy.suppression import suppress  # noqa: E402
 from hsvdet.layers.precision import may_be_half  # noqa: E402
 from hsvdet.runtime import artifact  # noqa: E402
+from tiny_data import coco  # noqa: E402
 
 LABELS = ["car", "person", "tree"]
 SIZE = (64, 96)
@@ -528,6 +529,13 @@ def test_a_missing_package_is_named(detector, monkeypatch):
     monkeypatch.setattr("hsvdet.deploy.export.find_spec", lambda name: None if name == "openvino" else 1)
     with pytest.raises(ConfigError, match="pip install openvino"):
         hsvdet.export(detector, "openvino")
+
+
+def test_data_without_a_validation_split_are_refused_before_anything_is_written(detector, tmp_path):
+    data, out = coco(tmp_path, [(1, 3, [10, 10, 30, 30])]), tmp_path / "a.onnx"
+    with pytest.raises(DataError, match="has no split 'val', it has train"):
+        hsvdet.export(detector, "onnx", out, data=data.parent)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".onnx"]
 
 
 def test_the_command_reports_errors_in_one_line(tiny_checkpoint, capsys):

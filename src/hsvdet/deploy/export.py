@@ -123,6 +123,8 @@ def export(
     if detector.preprocess.resize == "shortest" and not dynamic:
         dynamic = True
         notes.append("Its images are resized by their shorter side, so the canvas is as large as each needs.")
+    if data is not None:  # what is wrong with them is said before minutes are spent
+        data = as_data(data, "val", detector.labels)
     images = _images(detector, precision, calibrate)
     reading = models.find(detector.name).reading
     floor = min(FLOOR, score) if reading.suppresses else 0.0
