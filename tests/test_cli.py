@@ -140,6 +140,13 @@ def test_mistakes_are_one_line_on_stderr_with_exit_code_2(run, tmp_path):
         assert err.startswith("hsvdet: ")
 
 
+@pytest.mark.parametrize("empty", [["--out", ""], ["--out", "  "], ["--out="], ["--weights", ""]])
+def test_an_unset_variable_is_not_the_folder_one_is_in(run, tmp_path, monkeypatch, empty):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run("train", "yolov8-n", "--data", "set", *empty)
+    assert code == 2 and "an argument is empty text" in errors and not list(tmp_path.iterdir())
+
+
 def test_a_fault_of_hsvdet_is_one_line_and_shows_more_when_asked(run, monkeypatch):
     monkeypatch.setattr("hsvdet.profiler.profile", lambda *_, **__: 1 / 0)
     code, out, err = run("profile", "yolov8-n")

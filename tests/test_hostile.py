@@ -1,5 +1,6 @@
 """Small files that would hang, fill the memory, or be taken for something else: refused in words, before the work."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from hsvdet.conversion.foreign import read_foreign
 from hsvdet.data.read import read_data
 from hsvdet.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from hsvdet.preprocess import Preprocess
-from hsvdet.runtime.artifact import ArtifactHeader
+from hsvdet.runtime.artifact import Artifact, ArtifactHeader
 from test_seal import HEADER
 from tiny_data import coco, image, text, voc, voc_object, voc_xml, yolo
 
@@ -65,6 +66,28 @@ def test_preprocessing_that_makes_no_sense_is_refused(tmp_path, tiny_checkpoint,
         path = changed(tiny_checkpoint, tmp_path / "a.safetensors", preprocess=preprocess)
         with pytest.raises(CheckpointError, match=name):
             hsvdet.load(path)
+
+
+@pytest.mark.parametrize("preprocess", [{}, {"fill": 0}, {"size": [64, 64], "crop": 1}])
+def test_preprocessing_by_other_names_is_refused_by_all_that_read_it(
+    tmp_path, tiny_checkpoint, monkeypatch, preprocess
+):
+    from hsvdet.runtime import run_executorch
+    from hsvdet.training.beginning import begin
+
+    path = changed(tiny_checkpoint, tmp_path / "a.safetensors", preprocess=preprocess)
+    for read in (hsvdet.load, hsvdet.profile, begin):
+        with pytest.raises(
+            CheckpointError, match=f"{path}.* preprocess expects size, and no other names than"
+        ):
+            read(path)
+    if "crop" in preprocess:  # the size is the artifact's own
+        runtime = types.SimpleNamespace(Runtime=None)
+        monkeypatch.setitem(sys.modules, "executorch", types.ModuleType("executorch"))
+        monkeypatch.setitem(sys.modules, "executorch.runtime", runtime)
+        header = dataclasses.replace(HEADER, preprocess=preprocess)
+        with pytest.raises(CheckpointError, match="header's preprocess"):
+            run_executorch.start(Artifact(path, header, "", b""), None)
 
 
 WRONG = {
@@ -737,3 +760,25 @@ def test_numbered_classes_are_not_each_compared_with_each():
     from hsvdet.data.class_names import alike_pairs
 
     assert alike_pairs([*(f"part {i:05}" for i in range(30_000)), "door", "doors"]) == [("door", "doors")]
+
+
+def test_pipes_among_what_a_run_left_are_not_waited_for(tmp_path, predict):
+    from hsvdet.runtime.seal import sign
+    from hsvdet.training.asked import read_asked
+    from hsvdet.training.record.log import read_json
+
+    picture, out = image(tmp_path / "a.png"), tmp_path / "out"
+    out.mkdir()
+    for name in ("run.json", "key.pem", "images.json"):
+        os.mkfifo(out / name)
+    assert read_json(out / "run.json") == {}
+    for error, read in (
+        (ConfigError, lambda: read_asked(out)),
+        (ConfigError, lambda: sign("0" * 64, out / "key.pem")),
+        (ConfigError, lambda: predict(picture, out)),
+    ):
+        with pytest.raises(error):
+            read()
+    os.mkfifo(out / "unfinished.jsonl")
+    with pytest.raises(ConfigError, match="unfinished.jsonl cannot be read: it is no regular file"):
+        predict(picture, out, resume=True)

@@ -11,7 +11,7 @@ import pytest
 
 from hsvdet import files
 from hsvdet.cli import main
-from hsvdet.errors import ConfigError, NonFiniteError
+from hsvdet.errors import ConfigError, DataError, NonFiniteError
 from hsvdet.prediction import sources
 from test_predict import picture, table, video
 
@@ -218,7 +218,9 @@ def test_an_empty_source_is_not_the_folder_one_is_in(tmp_path, tiny_checkpoint, 
     monkeypatch.chdir(tmp_path)
     for empty in ("", " "):
         assert main(["predict", str(tiny_checkpoint), empty, "--out", "out"]) == 2
-        assert "A source is empty" in capsys.readouterr().err
+        assert "is empty text" in capsys.readouterr().err
+        with pytest.raises(DataError, match="A source is empty text"):
+            sources.find_sources(empty)
 
 
 def test_patterns_enter_a_folder_once_however_many_links_lead_to_it(tmp_path):

@@ -25,7 +25,7 @@ LARGEST_WEIGHTS = 4 * MOST_PARAMETERS
 
 # Classes, and objects of one image: tables of all with all are made of them. LVIS has 1,203 classes.
 MOST_CLASSES = 10_000
-MOST_OBJECTS = 10_000
+MOST_OBJECTS = 5_000
 
 # Characters of the name of a class.
 LONGEST_NAME = 1000

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from os import PathLike
@@ -113,6 +114,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def regular(path: str | PathLike[str]) -> Path:
+    """The path of a regular file, or of a link to one: a pipe would be waited for, and a device never ends. Raises
+    OSError for anything else, and where there is nothing."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return Path(path)
+
+
 def parse_json(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """As `json.loads`, of anybody's file. Raises ValueError also where it is nested too deep to be read."""
     try:
@@ -148,7 +157,7 @@ def remove_earlier_results(folder: Path, table: str, made_by: str) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
-        content = parse_json((folder / table).read_text(encoding="utf-8"))
+        content = parse_json(regular(folder / table).read_text(encoding="utf-8"))
         ours = content["info"]["description"] == made_by
         written = dict(content["written"])
     except (OSError, ValueError, LookupError, TypeError):

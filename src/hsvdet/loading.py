@@ -66,10 +66,10 @@ def load(path: str | PathLike[str], device: str | torch.device = "auto") -> Dete
             category_ids=header["category_ids"],
             options=header["config"],
         )
-        detector.preprocess = Preprocess(**header["preprocess"])
+        detector.preprocess = Preprocess.from_json(header["preprocess"])
     except CheckpointError:
         raise
-    except (ConfigError, TypeError) as error:  # TypeError: a value that is there twice, or unknown
+    except ConfigError as error:
         raise CheckpointError(f"{path}: its header does not describe a model: {error}") from None
     detector.licence, detector.source = header["licence"], header["source"]
     detector.start = header["start"] if "start" in header else _start_of(header["source"])

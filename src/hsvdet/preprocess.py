@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -133,6 +134,17 @@ class Preprocess:
         mean = scaled.new_tensor(self.mean)[:, None, None]
         std = scaled.new_tensor(self.std)[:, None, None]
         return scaled.sub_(mean).div_(std)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Preprocess:
+        """Raises ConfigError, also for a name that it does not have."""
+        names = [item.name for item in fields(cls)]
+        if "size" not in content or not content.keys() <= set(names):
+            raise ConfigError(
+                f"preprocess expects size, and no other names than {', '.join(names)}; got"
+                f" {', '.join(content)[:80] or 'nothing'}."
+            )
+        return cls(**content)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -324,8 +324,8 @@ def _find(model: str | Path) -> tuple[models.Model, Any, Preprocess, int]:
     try:
         entry = models.find(header["model"])
         config = override(entry.config, header["config"])
-        return entry, config, Preprocess(**header["preprocess"]), len(header["labels"])
-    except (ConfigError, TypeError) as error:
+        return entry, config, Preprocess.from_json(header["preprocess"]), len(header["labels"])
+    except ConfigError as error:
         raise CheckpointError(f"{model}: its header does not describe a model: {error}") from None
 
 

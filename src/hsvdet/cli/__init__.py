@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -64,6 +65,9 @@ def _open_streams() -> None:
 
 
 def _run(arguments: list[str]) -> Answer:
+    if not all(map(str.strip, arguments)) or any(re.fullmatch("--[a-z-]+=", each) for each in arguments):
+        what = "an argument is empty text, as an unset variable gives it: a name, a path or a number was expected."
+        return _failed("UsageError", what, 2)
     try:
         import typer
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, Field, NonNegativeInt, field_validator
 
 from ..errors import ConfigError, SaveError
-from ..files import parse_json
+from ..files import parse_json, regular
 from .sources import Source
 
 NAME = "unfinished.jsonl"
@@ -95,7 +95,9 @@ def resume(
     """
     path = folder / NAME
     try:
-        content = path.read_text(encoding="utf-8").split("\n")[:-1]  # a last line without its end was cut off
+        content = (
+            regular(path).read_text(encoding="utf-8").split("\n")[:-1]
+        )  # a last line without its end was cut off
         header = parse_json(content[0])
         before = header["settings"]
         if header["format"] != _FORMAT or not isinstance(before, dict):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +16,7 @@ from torch import Tensor
 
 from ..data.pixels import max_pixels
 from ..errors import DataError, SaveError
-from ..files import PartFile
+from ..files import PartFile, regular
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .m2ts .mts .wmv .flv .3gp .ogv .mjpeg".split()
@@ -46,7 +43,7 @@ def read_video(location: str, name: str, *, live: bool = False) -> Iterator[Vide
     av = _import_av()
     try:
         if not live:
-            _check_regular(location)
+            regular(location)
         with av.open(location, metadata_errors="replace", **_how_to_open(location, live)) as container:
             if not container.streams.video:
                 raise DataError(f"{name} has no video track.")
@@ -69,12 +66,6 @@ def read_video(location: str, name: str, *, live: bool = False) -> Iterator[Vide
         raise DataError(f"{name} cannot be read as video: {_reason(error)}.") from error
 
 
-def _check_regular(location: str) -> None:
-    """Raises OSError for a pipe, which would be waited for, and for devices."""
-    if not stat.S_ISREG(os.stat(location).st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
-
-
 def _check_pixels(picture: Any, name: str) -> None:
     """picture: a track or a frame. Raises DataError before its pixels become memory."""
     limit = max_pixels()
@@ -89,7 +80,7 @@ def frame_count(location: str) -> int | None:
     """How many frames a file says it has, from its header; None if it does not say, or cannot be opened."""
     av = _import_av()
     try:
-        _check_regular(location)
+        regular(location)
         with av.open(location, metadata_errors="replace", **_how_to_open(location, live=False)) as container:
             return container.streams.video[0].frames or None if container.streams.video else None
     except (av.error.FFmpegError, OSError):

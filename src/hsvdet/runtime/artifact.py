@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -22,7 +21,7 @@ import numpy as np
 
 from ..bounds import LARGEST_GRAPH, LARGEST_SIDE, LARGEST_WEIGHTS, MOST_DETECTIONS
 from ..errors import CheckpointError
-from ..files import parse_json
+from ..files import parse_json, regular
 from ..structures import is_class_name
 from ..targets import PRECISIONS, TARGETS, target_of
 from .containers import KEY, Opened, close_onnx, close_openvino, open_onnx, open_openvino
@@ -210,11 +209,9 @@ def _beside(path: Path) -> Iterator[tuple[int, Iterable[bytes]]]:
 def _blocks(path: Path, most: int) -> Iterator[bytes]:
     """The content of a file. Raises OSError, also for a pipe or a device, which would not end, and beyond `most`
     bytes."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    if status.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {most:,}", str(path))
+    size = regular(path).stat().st_size
+    if size > most:
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than {most:,}", str(path))
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             yield block

@@ -23,8 +23,8 @@ def start(artifact: Artifact, threads: int | None) -> Run:
     from ..preprocess import Preprocess
 
     try:
-        preprocess = Preprocess(**{**header.preprocess, "size": header.size})
-    except (ConfigError, TypeError) as error:  # TypeError: a name that preprocessing does not have
+        preprocess = Preprocess.from_json({**header.preprocess, "size": header.size})
+    except ConfigError as error:
         raise CheckpointError(
             f"{path}: its hsvdet header's preprocess is not what it must be: {error}"
         ) from None

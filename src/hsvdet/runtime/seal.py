@@ -13,10 +13,10 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
+from ..files import regular
 
 if TYPE_CHECKING:
     from .artifact import Artifact
@@ -107,7 +107,7 @@ def _need_cryptography() -> None:
 
 def _read(path: str | PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return regular(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: the key cannot be read: {error.strerror}.") from None
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import ConfigError
-from ..files import parse_json
+from ..files import parse_json, regular
 from .beginning import Beginning
 
 
@@ -53,7 +53,7 @@ def read_asked(folder: str | PathLike[str]) -> Asked:
     path = Path(folder) / "run.json"
     again = "Continue it with the command that began it, and resume"
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(regular(path).read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(f"{folder} is no folder of a run: it has no run.json that can be read.") from None
     except ValueError:

@@ -89,8 +89,8 @@ def begin(
         check_description(header, weights)
         try:
             model, options = str(header["model"]), header["config"]
-            size = size or Preprocess(**header["preprocess"]).size
-        except TypeError as error:  # a name that preprocessing does not have
+            size = size or Preprocess.from_json(header["preprocess"]).size
+        except ConfigError as error:
             raise CheckpointError(f"{weights}: its header does not describe a model: {error}") from None
     if weights is not None and backbone_weights is not None:
         raise ConfigError(f"{weights} brings a backbone of its own: give no backbone weights.")

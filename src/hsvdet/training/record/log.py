@@ -19,7 +19,7 @@ import torch
 
 from ...draw import draw_detections, draw_grid
 from ...errors import SaveError
-from ...files import parse_json
+from ...files import parse_json, regular
 from ...preprocess import Preprocess
 from ...structures import Batch, Detections
 from .state import Row, write_file
@@ -44,7 +44,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """What an earlier part of the run wrote; nothing where there is none, or it is damaged."""
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(regular(path).read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
