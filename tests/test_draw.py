@@ -40,6 +40,21 @@ def test_arrays_tensors_and_pillow_images_give_the_same_picture():
     )
 
 
+def test_an_image_is_copied_once_to_be_drawn_on_and_stays_what_it_was(monkeypatch):
+    """Of the largest that is read, each copy takes 700 MB."""
+    found, copies, copied = one_box(5, 20, 50, 50), [], Image.Image.copy
+    monkeypatch.setattr(Image.Image, "copy", lambda image: copies.append(image) or copied(image))
+    for image, extra in (
+        (torch.full((3, 60, 80), 50, dtype=torch.uint8), 0),  # what it is copied from is no Pillow image
+        (np.full((60, 80), 50, np.uint8), 0),
+        (Image.new("RGB", (80, 60), (50, 50, 50)), 1),
+    ):
+        copies.clear()
+        assert np.asarray(draw_detections(image, found, ["a"])).max() > 50
+        draw_grid([image])
+        assert len(copies) == 2 * extra and (np.asarray(image) == 50).all()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5000, 10), (10, 5000)])
 def test_tiny_and_thin_images_with_boxes_beyond_them_do_not_crash(size):
     rows = [[-50, -50, 9000, 9000], [0, 0, 0, 0], [7, 7, 2, 2], [float("nan"), 0, 1, 1], [0.2, 0.2, 0.8, 0.8]]

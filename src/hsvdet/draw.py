@@ -70,7 +70,7 @@ def draw_detections(
 
     Raises ConfigError for an image of another type and a class without a name.
     """
-    picture = _as_pillow(image).copy()
+    picture = _as_pillow(image)
     canvas = ImageDraw.Draw(picture)
     if truth is not None:
         for box in _whole_pixels(truth.boxes, picture.size)[0]:
@@ -111,7 +111,7 @@ def draw_grid(images: Sequence[Picture], columns: int | None = None, *, cell: in
         raise ConfigError("A contact sheet expects at least one image, got none.")
     thumbnails: list[Image.Image] = []
     for image in images:
-        thumbnail = _as_pillow(image).copy()
+        thumbnail = _as_pillow(image)
         thumbnail.thumbnail((cell, cell), Image.Resampling.LANCZOS)
         thumbnails.append(thumbnail)
     columns = min(len(thumbnails), columns or math.ceil(math.sqrt(len(thumbnails))))
@@ -170,6 +170,7 @@ def _letters_of(path: str) -> frozenset[int]:
 
 
 def _as_pillow(image: Picture) -> Image.Image:
+    """A new one. Of a large image, each further copy would take 4 bytes a pixel."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = _numpy(image)
@@ -180,7 +181,8 @@ def _as_pillow(image: Picture) -> Image.Image:
             "Drawing expects a [3, H, W] uint8 tensor, an [H, W, 3] uint8 array or a Pillow image,"
             f" got {tuple(image.shape)} {image.dtype}."
         )
-    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+    picture = Image.fromarray(np.ascontiguousarray(array))
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _numpy(values: Tensor | np.ndarray) -> np.ndarray:
