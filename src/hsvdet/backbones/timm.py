@@ -39,14 +39,14 @@ class TimmBackbone(Backbone):
         self.name = name
         seen = _look(name)
         # The last map of a stride is what the stage makes.
-        place = {found.stride: number for number, found in enumerate(seen.maps)}
-        missing = [2 ** (stage + 1) for stage in stages if 2 ** (stage + 1) not in place]
+        number_of = {found.stride: number for number, found in enumerate(seen.maps)}
+        missing = [2 ** (stage + 1) for stage in stages if 2 ** (stage + 1) not in number_of]
         if missing:
             raise ConfigError(
                 f"A map of stride {missing[0]} was expected; those of {name} have strides"
-                f" {', '.join(map(str, sorted(place)))}. Choose another backbone."
+                f" {', '.join(map(str, sorted(number_of)))}. Choose another backbone."
             )
-        self.indices = [place[2 ** (stage + 1)] for stage in stages]
+        self.indices = [number_of[2 ** (stage + 1)] for stage in stages]
         self.channels = tuple(seen.maps[number].channels for number in self.indices)
         self.strides = tuple(seen.maps[number].stride for number in self.indices)
         self.whole = seen.whole
@@ -62,7 +62,7 @@ class TimmBackbone(Backbone):
             from timm.layers.norm_act import freeze_batch_norm_2d
 
             net = freeze_batch_norm_2d(net)
-            start = place.get(2 ** (frozen + 1))
+            start = number_of.get(2 ** (frozen + 1))
             fixed |= seen.maps[start].made_of if start is not None else set()
         for key, parameter in net.named_parameters():
             parameter.requires_grad_(key not in fixed)

@@ -99,8 +99,8 @@ class ExportGraph(nn.Module):
         step = self.padding_cell
         left, top, width, height = content.unbind(0)
         outside = [
-            torch.logical_or(place * step >= first + length, place * step + step <= first)
-            for place, first, length in (
+            torch.logical_or(cell * step >= first + length, cell * step + step <= first)
+            for cell, first, length in (
                 (torch.arange(canvas.shape[2] // step, device=canvas.device), top, height),
                 (torch.arange(canvas.shape[3] // step, device=canvas.device), left, width),
             )

@@ -49,9 +49,9 @@ def suppress_in_rounds(
     area = sides[..., 0] * sides[..., 1]
     shared = width * height
     over = shared > iou * (area[:, :, None] + area[:, None] - shared)
-    place = torch.arange(boxes.shape[1], device=boxes.device)
+    rank = torch.arange(boxes.shape[1], device=boxes.device)
     same = labels[:, :, None] == labels[:, None]
-    beaten = torch.logical_and(torch.logical_and(over, same), place[None, :] < place[:, None])
+    beaten = torch.logical_and(torch.logical_and(over, same), rank[None, :] < rank[:, None])
     strong = scores > floor
     kept = strong
     for _ in range(rounds):

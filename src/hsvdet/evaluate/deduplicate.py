@@ -25,10 +25,10 @@ def perfectly_deduplicated(
     xyxy, scores, labels = xyxy[order].float(), scores[order].float(), labels[order]
     overlap = iou(xyxy[:, None], truth_xyxy).masked_fill(labels[:, None] != truth_labels, 0)
     best, owner = pad(overlap, (0, 1)).max(1)  # a column of its own for no object at all
-    place = torch.arange(len(order), device=order.device)
+    rank = torch.arange(len(order), device=order.device)
     owned = best >= MIN_IOU
-    first = place.new_full((len(truth_labels),), len(order))
-    first = first.scatter_reduce(0, owner[owned], place[owned], "amin")
-    alarms = place[~owned]
+    first = rank.new_full((len(truth_labels),), len(order))
+    first = first.scatter_reduce(0, owner[owned], rank[owned], "amin")
+    alarms = rank[~owned]
     alarms = alarms[non_maximum_suppression(xyxy[alarms], scores[alarms], labels[alarms], MIN_IOU)]
     return order[torch.cat([first[first < len(order)], alarms]).sort().values]

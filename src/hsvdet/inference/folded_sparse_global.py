@@ -71,8 +71,8 @@ class FoldedSparseGlobal(SparseAttention):
         else:
             images = torch.arange(x.shape[0], device=x.device)[:, None]
             row = index // width
-            place = (images, row, index - row * width)
-            z = z.index_put(place, z[place] + delta)
+            cells = (images, row, index - row * width)
+            z = z.index_put(cells, z[cells] + delta)
         return SparseGlobalOutput(z.permute(0, 3, 1, 2), scores)
 
     def _delta(

@@ -55,22 +55,22 @@ def cell_positions(
     return position, None if padding is None else cells.flatten(1).unsqueeze(1)
 
 
-def sincos_2d(place: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
+def sincos_2d(position: Tensor, channels: int, temperature: float = 10000.0) -> Tensor:
     """Places [..., 2] (x, y) to [..., channels]: sines and cosines of x, then of y."""
-    frequencies = torch.arange(channels // 4, device=place.device, dtype=torch.float32) / (channels // 4)
-    angles = place.float().unsqueeze(-1) / temperature**frequencies  # [..., 2, C / 4]
+    frequencies = torch.arange(channels // 4, device=position.device, dtype=torch.float32) / (channels // 4)
+    angles = position.float().unsqueeze(-1) / temperature**frequencies  # [..., 2, C / 4]
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
-def rotate_2d(tokens: Tensor, place: Tensor, temperature: float = 100.0) -> Tensor:
+def rotate_2d(tokens: Tensor, position: Tensor, temperature: float = 100.0) -> Tensor:
     """Rotary position (Su et al. 2021, arXiv 2104.09864) in two axes.
 
-    tokens: [B, heads, k, d]. place: [B or 1, k, 2]. The first half of the channels turns with x, the second
+    tokens: [B, heads, k, d]. position: [B or 1, k, 2]. The first half of the channels turns with x, the second
     with y.
     """
     quarter = tokens.shape[-1] // 4
-    frequencies = torch.arange(quarter, device=place.device, dtype=torch.float32) / quarter
-    angles = (place.float().unsqueeze(-1) / temperature**frequencies).unsqueeze(1)  # [B, 1, k, 2, d / 4]
+    frequencies = torch.arange(quarter, device=position.device, dtype=torch.float32) / quarter
+    angles = (position.float().unsqueeze(-1) / temperature**frequencies).unsqueeze(1)  # [B, 1, k, 2, d / 4]
     cos, sin = angles.cos().to(tokens.dtype), angles.sin().to(tokens.dtype)
     real, imaginary = tokens.unflatten(-1, (2, 2, quarter)).unbind(-2)  # each [B, heads, k, 2, d / 4]
     turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -2)

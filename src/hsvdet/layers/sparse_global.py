@@ -195,30 +195,30 @@ class SparseAttention(nn.Module):
         with self._attention_precision(x):
             tokens = tokens_at(x.flatten(2).transpose(1, 2), index)
             tokens = tokens.float() if self.config.attention_dtype == "float32" else tokens
-            place = torch.arange(height * width, device=x.device)[None] if index is None else index
-            row = place // width
-            place = torch.stack([place - row * width, row], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
+            cell = torch.arange(height * width, device=x.device)[None] if index is None else index
+            row = cell // width
+            position = torch.stack([cell - row * width, row], -1) + 0.5  # [B or 1, k, 2] cells, (x, y)
             mask = None if padding is None else tokens_at(padding.flatten(1), index)
             extra = self._extra(x, padding, tokens.dtype)
-            # Places in units of 32 pixels, so that a model trained at one size works at another.
+            # Positions in units of 32 pixels, so that a model trained at one size works at another.
             scale = self.stride / 32
-            queries = self._project(self.query, tokens, place * scale)
-            keys = self._project(self.key, tokens, place * scale)
+            queries = self._project(self.query, tokens, position * scale)
+            keys = self._project(self.key, tokens, position * scale)
             values = self._values(tokens)
             if extra is not None:
-                more, more_place, more_hidden = extra
-                keys = torch.cat([keys, self._project(self.key, more, more_place * scale)], 2)
+                more, more_position, more_mask = extra
+                keys = torch.cat([keys, self._project(self.key, more, more_position * scale)], 2)
                 values = torch.cat([values, self._values(more)], 2)
-                mask = None if mask is None else torch.cat([mask, more_hidden], 1)
+                mask = None if mask is None else torch.cat([mask, more_mask], 1)
         return AttentionInput(queries, keys, values, None if mask is None else ~mask[:, None, None])
 
-    def _project(self, layer: nn.Linear, tokens: Tensor, place: Tensor) -> Tensor:
+    def _project(self, layer: nn.Linear, tokens: Tensor, position: Tensor) -> Tensor:
         """To normalised queries or keys [B, heads, k, C / heads]."""
         if self.config.position == "sincos":
-            tokens = tokens + sincos_2d(place, self.channels).to(tokens.dtype)
+            tokens = tokens + sincos_2d(position, self.channels).to(tokens.dtype)
         projected = layer_norm(self.norm, self._split(linear(layer, tokens)))
         if self.config.position == "rope":
-            projected = rotate_2d(projected, place)
+            projected = rotate_2d(projected, position)
         return projected
 
     def _values(self, tokens: Tensor) -> Tensor:
@@ -294,10 +294,10 @@ class SparseGlobal(SparseAttention):
         if index is None and mask is None:
             return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
         dense = self._dense(x).flatten(2)
-        place = None if index is None else index.unsqueeze(1).expand(-1, self.channels, -1)
+        at = None if index is None else index.unsqueeze(1).expand(-1, self.channels, -1)
         if mask is not None:  # an image with fewer than k real tokens: the rest are not selected
-            delta = torch.where(mask.unsqueeze(1), dense if place is None else dense.gather(2, place), delta)
-        delta = delta if place is None else dense.scatter(2, place, delta)
+            delta = torch.where(mask.unsqueeze(1), dense if at is None else dense.gather(2, at), delta)
+        delta = delta if at is None else dense.scatter(2, at, delta)
         return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
 
     @torch.no_grad()

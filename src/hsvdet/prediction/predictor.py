@@ -229,8 +229,8 @@ def _ready(
         logging.getLogger("hsvdet").info("predicting by %s", artifact.describe())
         return artifact
     require_artifact(require_certificate, trusted_key)
-    place = find_device(device)
-    detector = as_detector(detector, size, options).to(place).accelerate(precision, compile=compile)
+    detector = as_detector(detector, size, options).to(find_device(device))
+    detector = detector.accelerate(precision, compile=compile)
     logging.getLogger("hsvdet").info("predicting on %s", detector.describe())
     return detector
 
