@@ -114,6 +114,29 @@ def test_every_parameter_gets_a_gradient_also_without_objects(name):
         assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(
+    ("name", "number"), [("rt-detr-tiny", 0.0), ("dino-tiny", 0.5), ("dn-deformable-detr-tiny", 0.5)]
+)
+def test_noised_queries_that_stand_for_no_object_have_the_box_of_their_paper(name, number, monkeypatch):
+    """In the image without objects all of them do, beside one with four; of two objects beside three, the last."""
+    net, (images, padding) = tiny(name).train(), padded()
+    decode, references = net.decode, []
+
+    def watched(content, reference, *others):
+        references.append(reference)
+        return decode(content, reference, *others)
+
+    monkeypatch.setattr(net, "decode", watched)
+    for counts, most in (((0, 4), 4), ((3, 2), 3)):
+        output = net(images, padding, targets(*counts))
+        noised = output.denoised.layers[0].boxes.shape[1]
+        blocks = references.pop()[:, :noised].unflatten(1, (-1, most))  # [B, copies, most, 4]
+        for image, count in enumerate(counts):
+            fillers = blocks[image, :, count:]
+            torch.testing.assert_close(fillers, torch.full_like(fillers, number), atol=2e-3, rtol=0)
+            assert not torch.isclose(blocks[image, :, :count], torch.tensor(number), atol=2e-3).all(-1).any()
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_boxes_are_float32_fractions_also_under_autocast(name):
     net, (images, padding) = tiny(name).eval(), padded()
