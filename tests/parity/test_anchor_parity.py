@@ -64,20 +64,21 @@ def test_every_published_name_is_consumed():
     assert len(options) == 8 and options.items() <= vars(row.config).items()
 
 
-def test_it_trains_as_the_reference_does(weights, shared):
+def test_it_trains_as_the_reference_does(weights):
     """Matched pairs and every loss of every layer, and all gradients' norms."""
-    train = json.loads((shared / "golden" / "lineage" / "anchor_detr_c5_train.json").read_text())
+    spec = golden("anchor_detr_c5").spec
+    train = spec["train"]
     net = network("anchor-detr-r50", weights).train()
     targets, criterion = targets_of(train), find("anchor-detr-r50").criterion()
-    output = net(*on_one_canvas(train["image_sizes"]), targets)
+    output = net(*on_one_canvas(spec["image_sizes"]), targets)
     last, *others = train["matcher_calls"]
     compare_pairs(output.layers, [*others, last], targets, criterion)
     losses = criterion(output, targets)
-    compare_losses(losses, weighted(train["losses_unweighted"], train["weights"]), of_layers(DECODER))
+    compare_losses(losses, weighted(train["losses"], train["weights"]), of_layers(DECODER))
     compare_gradients(
         net,
         losses.values(),
-        train["grad_l2_of_total"],
+        train["gradients"],
         lambda key: rename({key: weights[key]}, RULES, key).tensors,
     )
 

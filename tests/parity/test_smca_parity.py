@@ -1,7 +1,5 @@
 """SMCA-DETR against numbers of its reference, through the rename table."""
 
-import json
-
 import pytest
 import torch
 
@@ -64,17 +62,18 @@ def test_every_published_name_is_consumed():
     assert len(options) == 7 and options.items() <= vars(row.config).items()
 
 
-def test_it_trains_as_the_reference_does(weights, shared):
+def test_it_trains_as_the_reference_does(weights):
     """Matched pairs and every loss of every layer, and all gradients' norms."""
-    train = json.loads((shared / "golden" / "lineage" / "smca_detr_train.json").read_text())
+    spec = golden("smca_detr").spec
+    train = spec["train"]
     net, targets = network(weights).train(), targets_of(train)
-    output, criterion = net(*on_one_canvas(train["image_sizes"]), targets), find("smca-detr-r50").criterion()
+    output, criterion = net(*on_one_canvas(spec["image_sizes"]), targets), find("smca-detr-r50").criterion()
     last, *others = train["matcher_calls"]
     compare_pairs(output.layers, [*others, last], targets, criterion)
     losses = criterion(output, targets)
-    compare_losses(losses, weighted(train["losses_unweighted"], train["weights"]), of_layers(DECODER))
+    compare_losses(losses, weighted(train["losses"], train["weights"]), of_layers(DECODER))
     # Biases of keys have no gradient but for rounding: attention does not see them.
     compare_gradients(
-        net, losses.values(), train["grad_l2_of_total"], lambda key: rename({key: weights[key]}, RULES, key).tensors,
+        net, losses.values(), train["gradients"], lambda key: rename({key: weights[key]}, RULES, key).tensors,
         abs=1e-3,
     )  # fmt: skip
