@@ -73,51 +73,61 @@ def test_published_weights_answer_as_the_reference_does(name):
     expected.compare(net, images)
 
 
-def test_dn_detr_weights_answer_as_the_reference_does():
-    expected = golden("dn_dab_detr")
-    spec = expected.spec
-    theirs = {key: lineage_tensor(spec["aliases"].get(key, key), shape) for key, shape in spec["keys"]}
-    net = DnDetr(DnDetrConfig(), 91)
-    load_tensors(net, rename(theirs, dab_rules.ORIGINAL, "dn_dab_detr").tensors, "dn_dab_detr")
-    expected.compare(net, [lineage_image(f"img{i}", *size) for i, size in enumerate(spec["image_sizes"])])
-
-
-@pytest.mark.parametrize(("name", "patterns"), [("dn_dab_detr", 0), ("dn_dab_detr_pat3", 3)])
-def test_dn_detr_trains_as_the_reference_does(name, patterns, shared, monkeypatch):
-    """Matched pairs and every loss of every layer, and all gradients' norms, for the reference's random draws."""
-    keys, train = (
-        json.loads((shared / "golden" / "lineage" / f"{name}_{part}.json").read_text())
-        for part in ("keys", "train")
-    )
-    theirs = {
-        key: lineage_tensor(keys["aliases"].get(key, key), shape) for key, shape in keys["keys"].items()
-    }
+def dn_detr(keys, aliases, patterns=0):
+    """With the reference's weights. keys: its names and shapes."""
+    theirs = {key: lineage_tensor(aliases.get(key, key), shape) for key, shape in keys.items()}
     net = DnDetr(DnDetrConfig(patterns=patterns), 91)
-    load_tensors(net, rename(theirs, dab_rules.ORIGINAL, name).tensors, name)
+    load_tensors(net, rename(theirs, dab_rules.ORIGINAL, "dn_dab_detr").tensors, "dn_dab_detr")
+    return net
+
+
+def dn_losses(net, sizes, train, monkeypatch):
+    """Of a step with the reference's random draws; pairs and losses of every layer are the reference's."""
     targets, criterion = targets_of(train), find("dn-detr-r50").criterion()
-    draws = iter(torch.tensor(draw["values"]).reshape(draw["shape"]) for draw in train["random_draws"])
+    draws = iter(torch.tensor(draw["values"]).reshape(draw["shape"]) for draw in train["draws"])
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", lambda shape, device=None: next(draws))
         patch.setattr(torch, "randint", lambda low, high, shape, device=None: next(draws).long())
-        with torch.set_grad_enabled(not patterns):
-            output = net.train()(*on_one_canvas(train["image_sizes"]), targets)
-
+        output = net.train()(*on_one_canvas(sizes), targets)
     last, *others = train["matcher_calls"]
     compare_pairs(output.layers, [*others, last], targets, criterion)
     losses = criterion(output, targets)
-    compare_losses(
-        losses,
-        weighted(train["losses_unweighted"], train["weights"]),
-        of_layers(DECODER) | of_layers(DENOISED, "tgt_"),
-    )
-    if patterns:  # gradients take the same way
-        return
+    names = of_layers(DECODER) | of_layers(DENOISED, "tgt_")
+    compare_losses(losses, weighted(train["losses"], train["weights"]), names)
+    return losses
+
+
+def test_dn_detr_weights_answer_as_the_reference_does():
+    expected = golden("dn_dab_detr")
+    spec = expected.spec
+    images = [lineage_image(f"img{i}", *size) for i, size in enumerate(spec["image_sizes"])]
+    expected.compare(dn_detr(dict(spec["keys"]), spec["aliases"]), images)
+
+
+def test_dn_detr_trains_as_the_reference_does(monkeypatch):
+    """Matched pairs and every loss of every layer, and all gradients' norms."""
+    spec = golden("dn_dab_detr").spec
+    shapes, train = dict(spec["keys"]), spec["train"]
+    net = dn_detr(shapes, spec["aliases"])
+    losses = dn_losses(net, spec["image_sizes"], train, monkeypatch)
 
     def ours(key):
-        return rename({key: torch.zeros(keys["keys"][key])}, dab_rules.ORIGINAL, key).tensors
+        return rename({key: torch.zeros(shapes[key])}, dab_rules.ORIGINAL, key).tensors
 
     # Biases of keys have no gradient but for rounding: attention does not see them.
-    compare_gradients(net, losses.values(), train["grad_l2_of_total"], ours, abs=1e-3)
+    compare_gradients(net, losses.values(), train["gradients"], ours, abs=1e-3)
+
+
+@torch.no_grad()
+def test_dn_detr_with_patterns_trains_as_the_reference_does(shared, monkeypatch):
+    """Matched pairs and every loss; gradients take the same way as without."""
+    keys, train = (
+        json.loads((shared / "golden" / "lineage" / f"dn_dab_detr_pat3_{part}.json").read_text())
+        for part in ("keys", "train")
+    )
+    train |= {"losses": train["losses_unweighted"], "draws": train["random_draws"]}
+    net = dn_detr(keys["keys"], keys["aliases"], patterns=3)
+    dn_losses(net, train["image_sizes"], train, monkeypatch)
 
 
 TOY = dict(
