@@ -43,7 +43,7 @@ def test_a_checkpoint_races_with_a_peer(tiny_checkpoint, peer):
         [tiny_checkpoint], peers=[peer()], size=(64, 96), threads=1, precision="fp32", runs=4, warmup=2
     )
     own, other = found.rows
-    assert own.name.startswith("yolov8-n (") and own.how == "cpu (1 threads), fp32, channels last, folded"
+    assert own.name.startswith("yolov8-n (") and own.how == "cpu (1 thread), fp32, channels last, folded"
     assert own.ratio == 1 and own.memory_mb > 10 and 0 < own.share_of_peak and own.gflops > 0
     # Two rounds to warm up do not count: 40, 20, 20, 20 ms are left.
     assert (other.median_ms, other.p95_ms, other.images_per_second) == (20, 40, 50)

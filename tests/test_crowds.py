@@ -271,10 +271,9 @@ def test_objects_that_no_detection_is_left_for_are_counted_and_said():
     data = DetectionData(records, CLASSES, (0, 1, 2), Path(), "val", "coco")
     evaluation = evaluate_detections(data, {}, max_detections=130)
     assert (evaluation.beyond_max_detections, evaluation.beyond_coco) == ((1, 10), (1, 20))
-    assert "1 images have 10 (7.0% of all) objects more than the 130 detections" in evaluation.table()
+    assert "1 image has 10 (7.0% of all) objects more than the 130 detections" in evaluation.table()
     assert (
-        "1 images have 20 (14.0% of all) objects more than the 100 detections of a class"
-        in evaluation.table()
+        "1 image has 20 (14.0% of all) objects more than the 100 detections of a class" in evaluation.table()
     )
     quiet = evaluate_detections(data, {}, max_detections=140)
     assert quiet.beyond_max_detections == (0, 0) and "an image can have" not in quiet.table()

@@ -89,7 +89,7 @@ def test_a_report_counts_what_is_there(tmp_path):
     assert train.box_sizes == {"small": 2, "medium": 2, "large": 0}
     assert {k: v for k, v in train.occlusion.items() if v} == {"0.1-0.3": 2, "0.3-0.5": 2}
     assert json.loads(json.dumps(report.to_json()))["splits"]["train"]["boxes"] == 4
-    assert "2 images, 1 of them without objects; 4 boxes, 1 crowd regions" in report.summary()
+    assert "2 images, 1 of them without objects; 4 boxes, 1 crowd region" in report.summary()
     assert "Nothing must be repaired" in report.summary()
 
 

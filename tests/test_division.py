@@ -109,12 +109,12 @@ FEW = ("--epochs", 1, "--batch", 4, "--workers", 0, "--size", 64, "--set", "widt
 def test_the_command_line_does_not_validate_on_what_it_trains_on(undivided, tmp_path, run):
     code, out, err = run("train", "yolov8-n", "--data", undivided, "--out", tmp_path / "a", *FEW, "--json")
     assert code == 0 and json.loads(out)["metrics"] == {}
-    assert "boxes.json is not divided into splits" in err and "val_fraction, such as 0.2" in err
+    assert "boxes.json is not divided into splits" in err and "--val-fraction, such as 0.2" in err
     assert json.loads((tmp_path / "a/run.json").read_text())["images"] == {"train": 12, "val": 0}
 
     one = undivided.rename(undivided.with_name("train.json"))
     code, out, err = run("train", "yolov8-n", "--data", one, "--out", tmp_path / "b", *FEW)
-    assert code == 2 and "has no split 'val' to validate on" in err and "val_fraction (such as 0.2)" in err
+    assert code == 2 and "has no split 'val' to validate on" in err and "--val-fraction (such as 0.2)" in err
 
 
 def test_data_are_split_on_request_and_the_file_may_lie_beside_the_annotations(undivided, run):
@@ -154,7 +154,7 @@ def test_a_part_set_aside_validates_is_written_down_and_is_the_same_when_resumed
     assert json.loads(found)["ap"] == pytest.approx(ap, abs=1e-5)
 
     code, _, err = run(*asked[:-1], 0.5, "--resume")
-    assert code == 2 and "val_fraction (was 0.25, now 0.5)" in err
+    assert code == 2 and "--val-fraction (was 0.25, now 0.5)" in err
     code, _, err = run(*asked, "--resume")
     assert code == 0 and "Resuming" in err
     detector = hsvdet.create("yolov8-n", training.labels, size=(64, 64), options={"width": 0.0625})
@@ -171,5 +171,5 @@ def test_a_part_set_aside_validates_is_written_down_and_is_the_same_when_resumed
 
     undivided.write_text(undivided.read_text().replace("squares 0.png", "squares gone.png"))
     gone = "train" if any("squares 0." in record.path for record in training.records) else "val"
-    with pytest.raises(DataError, match=f"1 images of {gone} are no longer in"):
+    with pytest.raises(DataError, match=f"has lost 1 image of {gone}"):
         read_data(out / "split.json", gone)

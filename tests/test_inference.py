@@ -37,15 +37,15 @@ def capabilities(monkeypatch):
 def test_bf16_is_picked_where_the_processor_multiplies_it_and_nowhere_else(capabilities):
     detector = tiny("yolov8-n")
     capabilities(avx512_f=True)
-    assert detector.accelerate().describe() == "cpu (1 threads), fp32, channels last, folded"
+    assert detector.accelerate().describe() == "cpu (1 thread), fp32, channels last, folded"
     for able in ("avx512_bf16", "amx_bf16"):
         capabilities(**{able: True})
         assert detector.accelerate().settings.precision == "bf16"
     assert detector.accelerate("fp32").settings.precision == "fp32"
-    assert detector.describe() == "cpu (1 threads), fp32"
+    assert detector.describe() == "cpu (1 thread), fp32"
     # Intel's AVX512-BF16 is slower than its float32; its AMX is not.
     capabilities(avx512_bf16=True, cpu_name="Intel Xeon")
-    assert detector.accelerate().describe() == "cpu (1 threads), fp32, channels last, folded"
+    assert detector.accelerate().describe() == "cpu (1 thread), fp32, channels last, folded"
     capabilities(avx512_bf16=True, amx_bf16=True, cpu_name="Intel Xeon")
     assert "bf16" in detector.accelerate().describe()
 
@@ -95,8 +95,8 @@ def test_predict_says_what_it_picked(tmp_path, tiny_checkpoint, caplog, capabili
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     with caplog.at_level(logging.INFO, logger="hsvdet"):
         report = hsvdet.predict(tiny_checkpoint, tmp_path / "a.png", tmp_path / "out")
-    assert "cpu (1 threads), fp32, channels last, folded" in caplog.text
-    assert report.to_json()["settings"] == "cpu (1 threads), fp32, channels last, folded"
+    assert "cpu (1 thread), fp32, channels last, folded" in caplog.text
+    assert report.to_json()["settings"] == "cpu (1 thread), fp32, channels last, folded"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")

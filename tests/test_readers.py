@@ -189,7 +189,7 @@ def test_boxes_of_a_class_not_asked_for_are_never_dropped_in_silence(tmp_path, f
         yolo(tmp_path, {"a": "1 .5 .5 .5 .5"})
     else:
         voc(tmp_path, {"a": voc_xml(voc_object("person", 1, 1, 9, 9))})
-    with pytest.raises(DataError, match="1 boxes of 'person', not among .*Did you mean persons?"):
+    with pytest.raises(DataError, match="1 box of 'person', not among .*Did you mean persons?"):
         read_data(tmp_path, labels=["car", "persons"])
 
 
@@ -468,7 +468,7 @@ def test_a_coco_file_that_is_none_is_refused(tmp_path, content, words):
 
 def test_a_coco_file_whose_images_are_elsewhere_says_where_it_looked(tmp_path):
     coco(tmp_path, [], [{"id": 1, "file_name": "a.png", "width": 100, "height": 80, "absent": True}])
-    with pytest.raises(DataError, match=f"none of its 1 images was found.*{tmp_path}/images"):
+    with pytest.raises(DataError, match=f"none of its 1 image was found.*{tmp_path}/images"):
         read_data(tmp_path)
 
 

@@ -248,7 +248,7 @@ def test_more_objects_than_queries_are_told_and_refused_where_too_many_are_lost(
     check_capacity("some-model", tiny_query(queries=2).config, data)  # loses 2 of 20
     assert "2 of 11 training images have more, up to 3 in" in caplog.text and "squares 8.png" in caplog.text
     assert "10.0% of all objects" in caplog.text and "queries=100" in caplog.text
-    with pytest.raises(ConfigError, match="finds at most 1 objects.*up to 3 in.*queries=100"):
+    with pytest.raises(ConfigError, match="finds at most 1 object .*up to 3 in.*queries=100"):
         train(tiny_query(queries=1), (data, None), tmp_path / "run", epochs=1)
     patterns = create("dab-detr-tiny", LABELS, options={"queries": 1, "patterns": 3}).config
     assert queries_of(patterns) == 3

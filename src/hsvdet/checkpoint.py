@@ -9,6 +9,7 @@ preprocess, licence, source. docs/checkpoint.md describes it for readers in othe
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from os import PathLike
@@ -105,7 +106,7 @@ def _read(path: Path, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]
         if not looks_like_safetensors(path) and _looks_like_pickle(path):
             raise CheckpointError(
                 f"{path}: a PyTorch pickle, which could run code and is not loaded. Convert published weights"
-                f" first: hsvdet convert {path} OUT.safetensors"
+                f" first: hsvdet convert {shlex.quote(str(path))} OUT.safetensors"
             ) from None
         raise CheckpointError(
             f"{path}: expected a whole safetensors file; it is damaged or cut off ({error}). Copy it again."
@@ -129,7 +130,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if "hsvdet" not in metadata:
         raise CheckpointError(
             f"{path}: safetensors without an hsvdet header, so which model it is cannot be told. If it holds"
-            f" published weights: hsvdet convert {path} OUT.safetensors --model NAME"
+            f" published weights: hsvdet convert {shlex.quote(str(path))} OUT.safetensors --model NAME"
         )
     try:
         header = parse_json(metadata["hsvdet"])

@@ -25,7 +25,7 @@ from .data.loader import subset
 from .data.read import read_data
 from .data.scenes import DEMO, LABELS, write_scenes
 from .detector import Detector, create
-from .errors import ConfigError
+from .errors import ConfigError, counted
 from .prediction.predictor import predict
 from .progress import duration
 from .progress import progress as shown_progress
@@ -80,8 +80,8 @@ class DemoReport:
     def __str__(self) -> str:
         return (
             f"{self.table}\n\n"
-            f"{MODEL} after {_epochs(self.epochs)} of {self.training_scenes} scenes, {duration(self.seconds)} in all:"
-            f" AP {self.ap:.3f}, AP50 {self.ap50:.3f}\n"
+            f"{MODEL} after {counted(self.epochs, 'epoch')} of {self.training_scenes} scenes,"
+            f" {duration(self.seconds)} in all: AP {self.ap:.3f}, AP50 {self.ap50:.3f}\n"
             + (f"{self.fitted}\n" if self.fitted else "")
             + f"Scenes it learned from: {self.scenes}\n"
             f"Curves of the training: {self.curves}\n"
@@ -151,7 +151,7 @@ def demo(
     log.info(
         "Training %s for %s of %d scenes into %s: about %s with what follows%s",
         MODEL,
-        _epochs(amount.epochs),
+        counted(amount.epochs, "epoch"),
         amount.scenes,
         run,
         duration(speed.seconds(*amount)),
@@ -237,10 +237,6 @@ def fitting(speed: Speed, seconds: float, most: int) -> Amount:
         return Amount(min(epochs, most), scenes)
     few = math.floor((seconds - speed.seconds(1, 0)) / speed.image)
     return Amount(1, min(scenes, max(4 * BATCH, few)))
-
-
-def _epochs(number: int) -> str:
-    return f"{number} epoch{'' if number == 1 else 's'}"
 
 
 def _new() -> Detector:

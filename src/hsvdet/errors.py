@@ -52,6 +52,12 @@ class NonFiniteError(HsvdetError):
     """A loss, gradient or cost in training, or a network's answer, became NaN or infinite."""
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 image", "1,234 images", "2 boxes"."""
+    plural = noun + ("es" if noun.endswith(("s", "x")) else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for the nearest known name, or '' when none is near. Starts with a blank."""
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, cast
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .bounds import LARGEST_SIDE, LARGEST_STRIDE
-from .errors import ConfigError
+from .errors import ConfigError, counted
 from .structures import Rectangle
 
 Resize = Literal["letterbox", "fit", "stretch", "shortest"]
@@ -112,6 +112,22 @@ class Preprocess:
             # The half pixel of an odd gap goes to the right and to the bottom.
             left, top = (canvas[1] - new_width) // 2, (canvas[0] - new_height) // 2
         return canvas, Rectangle(left, top, new_width, new_height)
+
+    def across(self, sizes: Sequence[tuple[int, int]]) -> str | None:
+        """A warning where `size` lies across most images, as one does that was meant as width x height; else None.
+
+        sizes: (height, width) of each image.
+        """
+        height, width = self.size
+        upright = height > width
+        other = sum(h < w if upright else h > w for h, w in sizes)
+        if height == width or self.resize == "shortest" or 2 * other <= len(sizes):
+            return None
+        shape, images = ("upright", "landscape") if upright else ("landscape", "upright")
+        return (
+            f"A size is height x width: {height}x{width} is {shape}, and {other:,} of {counted(len(sizes), 'image')}"
+            f" {'is' if len(sizes) == 1 else 'are'} {images}, where {width}x{height} shows more."
+        )
 
     def to_canvas(self, image: Tensor, minimal: bool = False) -> tuple[Tensor, Rectangle]:
         """image: [3, H, W] uint8 to its canvas [3, H', W'] uint8, and where the picture lies on it."""

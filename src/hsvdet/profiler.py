@@ -29,7 +29,7 @@ from . import models
 from .catalogue import Row
 from .checkpoint import check_description, read_header
 from .detector import build
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, counted
 from .hub import fetch, is_address
 from .layers.sparse_global import SparseGlobal
 from .layers.training_only import without_training_parts
@@ -78,11 +78,17 @@ class Profile:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"parts": [part._asdict() for part in self.parts]}
 
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:  # what a notebook shows
+        return str(self)
+
     def table(self) -> str:
         """For people: a line a part, then the whole."""
         width = max(len(part.name) for part in self.parts)
         lines = [
-            f"{self.model} at {self.size[0]}x{self.size[1]}, {self.classes} classes",
+            f"{self.model} at {self.size[0]}x{self.size[1]}, {counted(self.classes, 'class')}",
             f"{'':{width}}  {'parameters':>12}  {'GFLOPs':>9}  {'share':>6}",
             *(
                 f"{part.name:{width}}  {part.parameters:12,}  {part.gflops:9.3f}  {part.gflops / self.gflops:6.1%}"

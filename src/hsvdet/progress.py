@@ -22,7 +22,7 @@ def progress(
     what: str, total: int | None, unit: str = "images", *, shown: bool = True
 ) -> Generator[Advance, None, None]:
     """What is given moves it on by so many. what: is being done. total: None where it is not known."""
-    if not shown:
+    if not shown or total == 0:
         yield lambda count: None
     elif sys.stderr.isatty():
         yield from _bar(what, total, unit)

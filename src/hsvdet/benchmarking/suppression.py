@@ -29,7 +29,7 @@ from ..data.read import as_data
 from ..data.scenes import generate_scene
 from ..detector import Detector
 from ..devices import find_device
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..evaluate import evaluate_detections
 from ..evaluate.columns import labelled, span
 from ..evaluate.recall import OCCLUDED, OCCLUSION_EDGES
@@ -97,9 +97,8 @@ class SuppressionBenchmark:
 
     def table(self) -> str:
         """For people."""
-        title = (
-            f"{self.model}, {self.images} images; {self.settings}; network {self.network_ms:.1f} ms an image"
-        )
+        images = counted(self.images, "image")
+        title = f"{self.model}, {images}; {self.settings}; network {self.network_ms:.1f} ms an image"
         header = ["suppression", "score", "boxes", "kept", "median ms", "p95 ms"]
         rows = [
             [f"NMS {cell.iou:g}", f"{cell.score:g}", f"{cell.candidates:.1f}", f"{cell.kept:.1f}"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import HsvdetError
+from ..errors import HsvdetError, counted
 from ..targets import target_of
 from .contender import Contender
 
@@ -111,7 +111,7 @@ def _artifact(arguments) -> dict[str, Any]:
     pixels = [image] * arguments.batch
     target = target_of(arguments.model)
     assert target is not None  # or the runner would not have taken it
-    threads = f" ({arguments.threads} threads)" if arguments.threads else ""
+    threads = f" ({counted(arguments.threads, 'thread')})" if arguments.threads else ""
     return {
         "name": Path(arguments.model).name,
         "how": f"{target.title}{threads}",

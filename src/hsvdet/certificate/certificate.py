@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from ..errors import counted
 from ..runtime.seal import seal_of
 from .bias import BiasCheck
 from .tolerance import Tolerance
@@ -118,8 +119,8 @@ class Certificate:
         against = "annotations" if self.ap.truth == "annotations" else "the detector's own detections"
         lines = [
             f"{self.model} as {self.target} {self.precision}: {'certified' if self.passed else 'NOT certified'}",
-            f"{len(self.images)} images ({self.images_from}), {compared} detections agree at score"
-            f" {self.score:.3g}, {differences} differences",
+            f"{counted(len(self.images), 'image')} ({self.images_from}), {counted(compared, 'detection')} agree at"
+            f" score {self.score:.3g}, {counted(differences, 'difference')}",
             f"{self.ties.places} ties, {self.ties.share:.2%} of the detections (at most {self.ties.most:.0%}): either"
             f" answer is right within the rounding, {self.ties.score:.2g} of a score and {self.ties.pixels:.2g} px",
         ]
@@ -129,12 +130,12 @@ class Certificate:
                 f" smallest IoU {min(check.overlap for check in self.images):.4f}"
             )
         lines.append(
-            f"AP on {self.ap.images} images against {against}: {self.ap.reference:.4f} eager,"
+            f"AP on {counted(self.ap.images, 'image')} against {against}: {self.ap.reference:.4f} eager,"
             f" {self.ap.artifact:.4f} artifact"
         )
         lines.append(
             f"in one direction: scores {self.bias.score - 1:+.2%}, boxes {self.bias.box - 1:+.2%}"
-            f" ({self.bias.quantity}), medians over {self.bias.objects} objects"
+            f" ({self.bias.quantity}), medians over {counted(self.bias.objects, 'object')}"
         )
         if self.largest_float16:
             layer, value = self.largest_float16

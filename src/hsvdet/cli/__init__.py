@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from ..errors import HsvdetError, harmless
 from .answer import Answer
-from .other_names import hint
+from .other_names import as_options, hint
 
 _PIPE_CLOSED = 128 + signal.SIGPIPE  # the reader had enough: `hsvdet models | head -1`
 
@@ -99,6 +99,9 @@ def _run(arguments: list[str]) -> Answer:
         if worded is not None:  # an option or argument that is wrong, from the parser
             message = " ".join(worded().split())
             known = hint(message, arguments)
+            if known:  # the parser guesses by spelling
+                message = message.partition(" (Possible options:")[0]
+            message += "" if message.endswith((".", "?")) else "."
             return _failed("UsageError", f"{message}{known} {_help_of(error)}", 2, error)
         if type(error).__name__ == "OutOfMemoryError":
             return _failed("OutOfMemoryError", f"{error} A smaller --batch or --size needs less.", 2, error)
@@ -109,7 +112,7 @@ def _run(arguments: list[str]) -> Answer:
 
 
 def _failed(kind: str, message: str, code: int, error: Exception | None = None) -> Answer:
-    message = " ".join(message.split())
+    message = as_options(" ".join(message.split()))
     _say(message)
     if error is not None and os.environ.get("HSVDET_DEBUG"):
         import traceback
@@ -166,7 +169,7 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        _say(f"{kind}{' '.join(record.getMessage().split())}")
+        _say(as_options(f"{kind}{' '.join(record.getMessage().split())}"))
 
 
 def _say(message: str) -> None:

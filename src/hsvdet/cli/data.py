@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import counted
 from .answer import Answer
 from .options import Format, Json
 
@@ -35,7 +36,7 @@ def convert_data(
     from ..data.convert import convert_data
 
     report = convert_data(src, dst, to.value, split, "link" if link else "copy")
-    lines = [f"{report['out']} ({report['format']}), {len(report['labels'])} classes"]
+    lines = [f"{report['out']} ({report['format']}), {counted(len(report['labels']), 'class')}"]
     for name, counts in report["splits"].items():
         lines.append(f"{name}: " + ", ".join(f"{what.replace('_', ' ')} {n}" for what, n in counts.items()))
     return Answer(report, "\n".join(lines))
@@ -51,14 +52,15 @@ def merge_data(
     from ..data.merge import merge_data
 
     report = merge_data(sources, out, "link" if link else "copy")
-    lines = [f"{report['out']} (coco), {len(report['labels'])} classes: {', '.join(report['labels'])}"]
+    classes = counted(len(report["labels"]), "class")
+    lines = [f"{report['out']} (coco), {classes}: {', '.join(report['labels'])}"]
     for source in report["sources"]:
-        lines.append(
-            f"from {source['path']}: {source['images']} images, labelled {', '.join(source['labels'])}"
-        )
+        images = counted(source["images"], "image")
+        lines.append(f"from {source['path']}: {images}, labelled {', '.join(source['labels'])}")
     for name, counts in report["splits"].items():
         shared = f", {counts['joined']} that were in several" if counts["joined"] else ""
-        lines.append(f"{name}: {counts['images']} images{shared}, {counts['boxes']} boxes")
+        images, boxes = counted(counts["images"], "image"), counted(counts["boxes"], "box")
+        lines.append(f"{name}: {images}{shared}, {boxes}")
     return Answer(report, "\n".join([*lines, *report["remarks"]]))
 
 

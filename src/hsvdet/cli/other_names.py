@@ -1,4 +1,5 @@
-"""What options, settings and commands of other detection tools are called here, for the error that meets them."""
+"""What options, settings and commands of other detection tools are called here, for the error that meets them; and what
+the parameters of our functions are called on the command line."""
 
 from __future__ import annotations
 
@@ -69,6 +70,24 @@ COMMANDS = {
     "list": "models",
     "info": "profile",
 }
+
+
+# Parameters whose name is no word, as messages of functions have them.
+PARAMETERS = (
+    "backbone_weights",
+    "max_detections",
+    "multi_label",
+    "require_certificate",
+    "trusted_key",
+    "val_fraction",
+    "val_split",
+)
+
+
+def as_options(message: str) -> str:
+    """A message of a function, for the command line: `val_fraction` is --val-fraction there."""
+    name = rf"(?<![\w./-])({'|'.join(PARAMETERS)})(?![\w-])(?![./]\w)"
+    return re.sub(name, lambda found: f"--{found[0].replace('_', '-')}", message)
 
 
 def hint(message: str, arguments: Sequence[str]) -> str:

@@ -172,16 +172,7 @@ def train(
 
 
 def _answer(result: TrainResult) -> Answer:
-    ap = (
-        f"AP {result.metrics['ap']:.3f}, AP50 {result.metrics['ap50']:.3f}"
-        if result.metrics
-        else "not validated"
-    )
-    lines = [f"{result.epochs} epochs in {result.seconds:.0f} s: {ap}", f"Best: {result.best}"]
-    divided = result.out / "split.json"
-    if divided.exists():
-        lines.append(f"The images set aside: {divided} (hsvdet val {result.best} --data {divided})")
-    return Answer(result.to_json(), "\n".join(lines))
+    return Answer(result.to_json(), str(result))
 
 
 def _with_suppressor(

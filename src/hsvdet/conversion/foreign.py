@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import models
 from ..checkpoint import load_tensors, looks_like_safetensors, open_safetensors
 from ..detector import Detector, create
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, counted
 from ..hub import Fetched, fetch, is_address
 from . import (
     anchor_detr,
@@ -264,7 +264,7 @@ class ConversionReport:
             f", {len(self.dropped)} knowingly dropped ({', '.join(self.dropped)})" if self.dropped else ""
         )
         return (
-            f"{self.model} with {len(self.labels)} classes at {self.size[0]}x{self.size[1]}: {self.consumed}"
+            f"{self.model} with {counted(len(self.labels), 'class')} at {self.size[0]}x{self.size[1]}: {self.consumed}"
             f" tensors taken{dropped}. Written to {self.out}.\nLicence: {self.licence}. {self.note}"
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from .dataset import DetectionData, Problem, Record
 from .files import display, in_threads, without_path
 from .images import read_image
@@ -82,9 +82,15 @@ class DataReport:
             split["nms_ceiling"] = [row.to_json() for row in split["nms_ceiling"]]
         return content | {"ok": self.ok}
 
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:  # what a notebook shows
+        return str(self)
+
     def summary(self) -> str:
         """Text for a terminal, of some twenty lines per split and at most twenty problems."""
-        lines = [f"{self.path} ({self.format}), {len(self.labels)} classes"]
+        lines = [f"{self.path} ({self.format}), {counted(len(self.labels), 'class')}"]
         for name, report in self.splits.items():
             lines += ["", *_summary(name, report)]
         verdict = (
@@ -207,9 +213,9 @@ def _decode(data: DetectionData, progress: bool) -> list[Problem]:
 def _summary(name: str, report: SplitReport) -> list[str]:
     objects = report.objects_per_image
     lines = [
-        f"{name}: {report.images:,} images, {report.images_without_objects:,} of them without objects;"
-        f" {report.boxes:,} boxes"
-        + (f", {report.crowd_regions:,} crowd regions" * (report.crowd_regions > 0)),
+        f"{name}: {counted(report.images, 'image')}, {report.images_without_objects:,} of them without objects;"
+        f" {counted(report.boxes, 'box')}"
+        + (f", {counted(report.crowd_regions, 'crowd region')}" * (report.crowd_regions > 0)),
         f"  objects per image  mean {objects['mean']:.1f}, {_crowded(objects)}; {_shares(objects['histogram'])}",
         f"  box sizes          {_shares(report.box_sizes)}",
         f"  largest IoU        {_shares(report.occlusion)}",
@@ -223,14 +229,13 @@ def _summary(name: str, report: SplitReport) -> list[str]:
     if partly:
         shown = [f"{label} in {number:,}" for label, number in list(partly.items())[:20]]
         more = f", {len(partly) - 20} more not in all" if len(partly) > 20 else ""
-        lines.append(f"  labelled           {', '.join(shown)} of {report.images:,} images{more}")
+        lines.append(f"  labelled           {', '.join(shown)} of {counted(report.images, 'image')}{more}")
     for problem in report.problems[:_SHOWN]:
         lines.append(f"  {problem.severity}: {problem.file}: {problem.what}")
     if len(report.problems) > _SHOWN:
         hidden = Counter(problem.severity for problem in report.problems[_SHOWN:])
-        lines.append(
-            f"  and {hidden['error']} more errors, {hidden['warning']} more warnings (all with --json)"
-        )
+        errors, warnings = counted(hidden["error"], "more error"), counted(hidden["warning"], "more warning")
+        lines.append(f"  and {errors}, {warnings} (all with --json)")
     return lines
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import SeedSequence
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, counted
 from ..files import write_atomically
 from .dataset import DetectionData, Problem, Record
 from .formats.splits import Source
@@ -42,8 +42,8 @@ class Division(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{len(self.training) + len(self.validation):,} images divided by {self.by}: {len(self.training):,} to"
-            f" train on, {len(self.validation):,} to validate (seed {self.seed})"
+            f"{counted(len(self.training) + len(self.validation), 'image')} divided by {self.by}:"
+            f" {len(self.training):,} to train on, {len(self.validation):,} to validate (seed {self.seed})"
         )
 
 
@@ -199,14 +199,14 @@ class DividedSource:
         missing = [id_ for id_ in self.file.images[split] if id_ not in records]
         if missing:
             raise DataError(
-                f"{self.file.path}: {len(missing):,} images of {split} are no longer in {self.file.data}, the first"
+                f"{self.file.path}: {self.file.data} has lost {counted(len(missing), 'image')} of {split}, the first"
                 f" being {missing[0]}. Divide the data set again."
             )
         known = {id_ for ids in self.file.images.values() for id_ in ids}
         problems = list(data.problems)
         new = len(records.keys() - known)
         if new:
-            what = f"{new:,} images came to the data set after it was divided: they are in neither part."
+            what = f"{counted(new, 'image')} came to the data set after it was divided, and in neither part."
             problems.append(Problem("warning", self.file.path.name, what))
         return replace(
             data,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from ..errors import DataError, did_you_mean
+from ..errors import DataError, counted, did_you_mean
 from .dataset import DetectionData
 from .division import DividedSource, read_division
 from .formats.coco import find_coco
@@ -116,8 +116,8 @@ def require_split(source: Source, split: str | None) -> str:
 def _log(data: DetectionData) -> None:
     boxes = sum(len(record.labels) for record in data.records)
     line = (
-        f"{data.root} ({data.format}, {data.split}): {len(data):,} images, {boxes:,} boxes,"
-        f" {len(data.labels)} classes"
+        f"{data.root} ({data.format}, {data.split}): {counted(len(data), 'image')}, {counted(boxes, 'box')},"
+        f" {counted(len(data.labels), 'class')}"
     )
     logger = logging.getLogger("hsvdet")
     if not data.problems:

@@ -23,7 +23,7 @@ from .. import models
 from ..data.dataset import DetectionData
 from ..data.read import as_data
 from ..detector import Detector
-from ..errors import ConfigError, SaveError
+from ..errors import ConfigError, SaveError, counted
 from ..layers.selection import selectors_of
 from ..loading import as_detector
 from ..preprocess import Size
@@ -72,7 +72,7 @@ class ExportReport:
         canvas = "as small as each image allows" if header.dynamic else f"{header.size[0]}x{header.size[1]}"
         lines = [
             f"{self.path}: {header.model}, {header.target} {header.precision}, canvas {canvas},"
-            f" {len(header.labels)} classes, {self.bytes / 1e6:.1f} MB, {self.seconds:.0f} s",
+            f" {counted(len(header.labels), 'class')}, {self.bytes / 1e6:.1f} MB, {self.seconds:.0f} s",
             *self.notes,
         ]
         return "\n".join([*lines, *([str(self.certificate)] if self.certificate else [])])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from ..data.nms_ceiling import Deleted
+from ..errors import counted
 from .average_precision import COCO_DETECTIONS, STATS
 from .columns import columns, labelled, span, text
 from .duplicates import Duplicates
@@ -96,9 +97,20 @@ class Evaluation:
     def recall_at_fppi1(self) -> float:
         return self.recalls.recall_at_fppi1
 
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:  # what a notebook shows
+        return str(self)
+
     def table(self) -> str:
         """For people: the twelve numbers, classes (worst last), recall by crowding, and remarks."""
-        parts = [f"{self.images} images, {self.objects} objects, {self.detections} detections"]
+        counts = (
+            counted(self.images, "image"),
+            counted(self.objects, "object"),
+            counted(self.detections, "detection"),
+        )
+        parts = [", ".join(counts)]
         for names in (STATS[:6], STATS[6:]):
             titles = [name.upper().replace("_", " ") for name in names]
             parts.append(columns([titles, [text(self.stats[name]) for name in names]]))
@@ -111,9 +123,9 @@ class Evaluation:
         visible = [[span(*row[:2]), *row[2:]] for row in self.recalls.visibility or ()]
         if visible:
             parts.append(labelled(["visible", "objects", *_RECALLS], visible))
-        counted = [[span(*row[:2]), *row[2:]] for row in self.recalls.by_count]
-        if len(counted) > 1:
-            parts.append(labelled(["objects in image", "images", "objects", *_RECALLS], counted))
+        by_count = [[span(*row[:2]), *row[2:]] for row in self.recalls.by_count]
+        if len(by_count) > 1:
+            parts.append(labelled(["objects in image", "images", "objects", *_RECALLS], by_count))
         parts.append("\n".join(self._remarks()))
         return "\n\n".join(parts)
 
@@ -178,7 +190,9 @@ class Evaluation:
         return f"{shares.pop(at)} ({', '.join(f'{share} at {iou:g}' for iou, share in shares.items())})"
 
     def _more(self, beyond: Beyond) -> str:
-        return f"{beyond.images} images have {beyond.objects} ({beyond.objects / self.objects:.1%} of all) objects more"
+        have = "has" if beyond.images == 1 else "have"
+        share = beyond.objects / self.objects
+        return f"{counted(beyond.images, 'image')} {have} {beyond.objects} ({share:.1%} of all) objects more"
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, NaN as None; the keys are in docs/evaluation.md. The precision-recall

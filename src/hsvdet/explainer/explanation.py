@@ -21,7 +21,7 @@ from ..data.dataset import DetectionData
 from ..detector import Detector
 from ..devices import find_device
 from ..draw import printable
-from ..errors import ConfigError, DataError, SaveError
+from ..errors import ConfigError, DataError, SaveError, counted
 from ..files import remove_earlier_results, stamp, write_atomically
 from ..loading import as_detector
 from ..prediction.sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
@@ -62,8 +62,9 @@ class Explanation:
         return names + ([self.slots["picture"]] if self.slots else [])
 
     def __str__(self) -> str:
-        skipped = f", {len(self.failures)} sources not read" if self.failures else ""
-        lines = [f"{len(self.pictures)} pictures of {len(self.images)} images{skipped}: {self.out}"]
+        skipped = f", {counted(len(self.failures), 'source')} not read" if self.failures else ""
+        pictures, images = counted(len(self.pictures), "picture"), counted(len(self.images), "image")
+        lines = [f"{pictures} of {images}{skipped}: {self.out}"]
         return "\n".join(lines + [f"  {name}" for name in self.pictures])
 
 

@@ -17,7 +17,7 @@ from ..data.read import as_data
 from ..detector import Detector
 from ..devices import default_workers, move
 from ..draw import printable
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 
 SMALL = 96**2 / (640 * 480)  # of the picture: where COCO's large objects begin, on its usual picture
 _BATCH = 8
@@ -77,7 +77,7 @@ def slot_maps(
         np.concatenate(boxes),
         np.array(aspects),
         np.concatenate(answers).mean(0),
-        f"{len(data):,} images of {data.root.name} ({data.split})",
+        f"{counted(len(data), 'image')} of {data.root.name} ({data.split})",
         ranks,
     )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..devices import HALF, autocast
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..layers.precision import may_be_half
 
 PRECISIONS = ("auto", "fp32", *HALF)
@@ -38,7 +38,7 @@ class Settings:
 
     def describe(self, device: torch.device, folded: bool) -> str:
         """One line for people: "cpu (2 threads), bf16, channels last, folded"."""
-        where = f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+        where = f"cpu ({counted(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else str(device)
         chosen = {"channels last": self.channels_last, "folded": folded, "compiled": self.compiled}
         return ", ".join([where, self.precision, *(name for name, there in chosen.items() if there)])
 

@@ -18,9 +18,9 @@ from typing import Any
 from ..certificate.hashes import weights_sha256
 from ..detector import Detector
 from ..devices import find_device
-from ..errors import ConfigError, DataError, HsvdetError, SaveError
+from ..errors import ConfigError, DataError, HsvdetError, SaveError, counted
 from ..loading import as_detector
-from ..preprocess import Size
+from ..preprocess import Preprocess, Size
 from ..progress import progress as shown_progress
 from ..runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
 from ..structures import Detections
@@ -53,11 +53,15 @@ class PredictionReport:
     def images_per_second(self) -> float:
         return round((self.images - self.resumed) / max(self.seconds, 1e-3), 2)
 
+    def __repr__(self) -> str:  # what a notebook shows
+        return str(self)
+
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in self.objects.items() if count)
-        skipped = f", {len(self.failures)} sources not read" if self.failures else ""
+        skipped = f", {counted(len(self.failures), 'source')} not read" if self.failures else ""
         return (
-            f"{self.images} images, {sum(self.objects.values())} objects{f' ({counts})' if counts else ''}{skipped},"
+            f"{counted(self.images, 'image')}, {counted(sum(self.objects.values()), 'object')}"
+            f"{f' ({counts})' if counts else ''}{skipped},"
             f" {self.images_per_second} images/s\nPictures, detections.json and images.json: {self.out}"
         )
 
@@ -156,6 +160,7 @@ def predict(
         "pictures": pictures,
     }
     first: list[DataError] = []
+    asked = ready.preprocess if isinstance(ready, Detector) and size is not None else None
     start = time.perf_counter()
     stopped: KeyboardInterrupt | None = None
     with ResultFolder(folder, ready, found, pictures, settings, resume) as results:
@@ -174,6 +179,9 @@ def predict(
         ):
             try:
                 for frame, detections in answers:
+                    if asked is not None:
+                        _warn_across(asked, frame)
+                        asked = None
                     results.add(frame, detections)
                     advance(1)
             except KeyboardInterrupt as interrupt:
@@ -273,6 +281,14 @@ def _in_batches(
                 waiting, pixels = [], 0
     if waiting:
         yield from zip(waiting, detect(waiting), strict=True)
+
+
+def _warn_across(preprocess: Preprocess, frame: Frame) -> None:
+    """Of the first one: the others are not known yet."""
+    height, width = frame.image.shape[-2:]
+    across = preprocess.across([(height, width)])
+    if across is not None:
+        logging.getLogger("hsvdet").warning("%s: %s", frame, across)
 
 
 def _warn(failure: Failure) -> None:

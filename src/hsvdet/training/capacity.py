@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.dataset import DetectionData
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 
 log = logging.getLogger("hsvdet")
 
@@ -35,8 +35,8 @@ def check_capacity(name: str, config: Any, data: DetectionData) -> None:
         return
     lost = (counts[crowded] - queries).sum() / counts.sum()
     text = (
-        f"{name} finds at most {queries} objects in an image; {crowded.sum():,} of {len(counts):,} training images"
-        f" have more, up to {counts.max()} in {data.records[counts.argmax()].path}: {lost:.1%} of all objects"
+        f"{name} finds at most {counted(queries, 'object')} in an image; {crowded.sum():,} of {len(counts):,} training"
+        f" images have more, up to {counts.max()} in {data.records[counts.argmax()].path}: {lost:.1%} of all objects"
         f" cannot be learned. Train with more queries (queries={_enough(config, counts)}), or cut such images up."
     )
     if lost > MOST_LOST:

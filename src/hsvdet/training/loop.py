@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import time
 from typing import TYPE_CHECKING, NoReturn
 
 from ..checkpoint import load_tensors, read_checkpoint
-from ..errors import CheckpointError, Interrupted, NonFiniteError
+from ..errors import CheckpointError, Interrupted, NonFiniteError, counted
 from ..evaluate import Evaluation
 from ..progress import progress as shown_progress
 from ..structures import Batch
@@ -80,10 +81,10 @@ class Run:
         self.folder.begin(self.state.history, described)
         if self.state.position == Position():
             self._save()
-        validated = len(plan.validation_data) if plan.validation_data is not None else "no"
+        validated = len(plan.validation_data) if plan.validation_data is not None else "none"
         self.progress.say(
-            f"{plan.detector.name}: {len(plan.training_data)} images to train on, {validated} to validate;"
-            f" {plan.epochs} epochs of {self.steps_per_epoch} steps on {device}"
+            f"{plan.detector.name}: {counted(len(plan.training_data), 'image')} to train on, {validated} to validate;"
+            f" {counted(plan.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')} on {device}"
             + (f" x {self.world}" if self.world > 1 else "")
         )
 
@@ -253,6 +254,10 @@ class Run:
                 " 0. Copy it again, or train anew."
             )
         if epoch == self.plan.epochs:
+            done = counted(epoch, "epoch")
+            self.progress.say(
+                f"Resuming {path.parent} at its end, after {done}. A larger number continues it."
+            )
             return
         self.progress.say(
             f"Resuming {path.parent} at epoch {epoch + 1}, batch {batch + 1} of {len(self.loader)}."
@@ -263,8 +268,8 @@ class Run:
                 f" (epoch {epoch} ended at {self.state.history[-1]['learning_rate']:.3g})" if epoch else ""
             )
             self.progress.say(
-                f"It was a run of {before} epochs. From here on its learning rate and augmentation are those of a run"
-                f" of {self.plan.epochs}: the next rate is {self.learner.rate(step):.3g}{ended}."
+                f"It was a run of {counted(before, 'epoch')}. From here on its learning rate and augmentation are"
+                f" those of a run of {self.plan.epochs}: the next rate is {self.learner.rate(step):.3g}{ended}."
             )
 
     def _stop_within_validation(self) -> None:
@@ -279,7 +284,7 @@ class Run:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         raise Interrupted(
             f"Stopped by {name} in epoch {self.state.position.epoch + 1} of {self.plan.epochs}; the run is saved."
-            f" Continue with resume: hsvdet train --resume {self.folder.path}.",
+            f" Resume it: hsvdet train --resume {shlex.quote(str(self.folder.path))}",
             number,
         )
 

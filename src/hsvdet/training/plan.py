@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,9 @@ def make_plan(
         if part is not None:
             check_labels(detector, part)
     detector.category_ids = tuple(images.training.category_ids)
+    across = detector.preprocess.across([record.size for record in images.training.records])
+    if across is not None:
+        logging.getLogger("hsvdet").warning("%s", across)
     training = subset(images.training, fraction, seed) if fraction != 1 else images.training
     check_capacity(detector.name, detector.config, training)
     return Plan(
@@ -180,7 +184,7 @@ def _check_trainable(detector: Detector) -> None:
     if detector.start == "random" and getattr(detector.config, "frozen_detector", False):
         raise ConfigError(
             f"{detector.name} learns a suppressor behind a detector that stays as it is, and this one is random."
-            " Give it a trained one (--suppressor --weights FILE; hsvdet.with_suppressor), or train both"
+            " Give it a trained one (--suppressor --weights FILE; in Python `with_suppressor`), or train both"
             " (frozen_detector=false)."
         )
     if detector.folded is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -15,8 +16,9 @@ from typing import Any
 
 from ..data.dataset import DetectionData
 from ..detector import Detector
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..preprocess import Size
+from ..progress import duration
 from .asked import Asked, read_asked
 from .beginning import Beginning, begin
 from .interrupt import Interrupts
@@ -39,6 +41,19 @@ class TrainResult:
     epochs: int
     metrics: dict[str, float]
     seconds: float
+
+    def __repr__(self) -> str:  # what a notebook shows
+        return str(self)
+
+    def __str__(self) -> str:
+        measured = self.metrics
+        ap = f"AP {measured['ap']:.3f}, AP50 {measured['ap50']:.3f}" if measured else "not validated"
+        lines = [f"{counted(self.epochs, 'epoch')} in {duration(self.seconds)}: {ap}", f"Best: {self.best}"]
+        divided = self.out / "split.json"
+        if divided.exists():
+            again = shlex.join(["hsvdet", "val", str(self.best), "--data", str(divided)])
+            lines.append(f"The images set aside: {divided} ({again})")
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}

@@ -17,7 +17,7 @@ from .. import models
 from ..checkpoint import is_checkpoint
 from ..conversion.foreign import read_foreign
 from ..detector import Detector
-from ..errors import CheckpointError
+from ..errors import CheckpointError, counted
 from ..hub import is_address
 from ..loading import load
 
@@ -45,7 +45,7 @@ class WarmStart:
         parts = sorted({".".join(name.split(".")[:2]) for name in self.fresh})
         return (
             f"{self.model} starts from {self.source_model}, {self.source}: {self.transferred} of {self.available}"
-            f" tensors, {len(self.classes)} of {len(self.classes) + len(self.fresh_classes)} classes by name"
+            f" tensors, {len(self.classes)} of {counted(len(self.classes) + len(self.fresh_classes), 'class')} by name"
             + (f"; fresh: {', '.join(parts)}" if parts else "")
             + f". Licence of these weights: {self.licence}."
         )

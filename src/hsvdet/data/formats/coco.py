@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from ...bounds import LARGEST_IMAGE_SIDE
-from ...errors import DataError
+from ...errors import DataError, counted
 from ...files import parse_json
 from ..dataset import DetectionData
 from ..division import is_division
@@ -202,7 +202,7 @@ class _Reader:
             entries.append(Entry(image_id, path, size, name, group, mask))
         if images and not by_path:
             raise DataError(
-                f"{self.file}: none of its {len(images):,} images was found, the first being"
+                f"{self.file}: none of its {counted(len(images), 'image')} was found, the first being"
                 f" {_brief(images[0])}."
                 f" Looked in {', '.join(finder.folders)}."
             )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...bounds import LARGEST_IMAGE_SIDE, LONGEST_NAME, MOST_CLASSES, MOST_OBJECTS
-from ...errors import DataError, did_you_mean
+from ...errors import DataError, counted, did_you_mean
 from ...structures import is_class_name
 from ..dataset import Problem, Record
 
@@ -306,7 +306,7 @@ def refuse_unasked(names: Iterable[str], labels: Sequence[str], where: str) -> N
     name, number = counts.most_common(1)[0]
     others = f" and {len(counts) - 1} more classes" if len(counts) > 1 else ""
     raise DataError(
-        f"{where} has {number:,} boxes of {name!r}{others}, not among the classes asked for"
+        f"{where} has {counted(number, 'box')} of {name!r}{others}, not among the classes asked for"
         f" ({_shorten(labels)}).{did_you_mean(name, labels)}"
         " Class names must be equal; remove those boxes or add the class."
     )
