@@ -66,7 +66,8 @@ FAMILIES = {
     "lite-dino-tiny": {"decoder_layers": 1, "levels": 2, "high_levels": 1},
     "sparse-detr-tiny": {"encoder_layers": 2, "decoder_layers": 1, "levels": 2},
     "rt-detr-tiny": {"decoder_layers": 1},
-    "mamba-detr-tiny": {"decoder_layers": 1, "directions": 4},
+    # As many queries as tokens: of these none is chosen before another by a rounding.
+    "mamba-detr-tiny": {"decoder_layers": 1, "directions": 4, "scan_maps": 2, "queries": 130},
 }
 
 
