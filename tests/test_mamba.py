@@ -63,6 +63,17 @@ def test_a_scan_and_its_gradients_are_those_of_the_recurrence(name, length):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("length", [523, 1100])
+def test_many_chunks_are_carried_in_blocks(length):
+    """More than 128 of them, and the last of a block alone or not."""
+    given = sequence(length)
+    expected, got = heads_one_by_one(*given), ssd(*given, chunk=4)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    wanted = torch.autograd.grad(expected.square().sum(), given)
+    for ours, theirs in zip(torch.autograd.grad(got.square().sum(), given), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("name", SCANS)
 def test_a_scan_is_that_of_transformers(name):
     """Mamba-2's chunks, and the loop over tokens on which Mamba falls back without a compiler."""

@@ -42,7 +42,7 @@ def ssd(x: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor, chun
         y = (out @ into.transpose(-1, -2) * kept) @ inputs
         left = (into * kept[..., -1, :].unsqueeze(-1)).transpose(-1, -2) @ inputs  # [B, G, H, chunks, N, P]
         totals = logs.cumsum(-1)
-        states = (_kept(totals[..., -1]) @ left.flatten(-2)).unflatten(-1, left.shape[-2:])
+        states = _carried(totals[..., -1], left.flatten(-2)).unflatten(-1, left.shape[-2:])
         before = F.pad(
             states[..., :-1, :, :], (0, 0, 0, 0, 1, 0)
         )  # each chunk begins with what came before it
@@ -65,6 +65,21 @@ def _kept(logs: Tensor) -> Tensor:
     later = torch.ones(logs.shape[-1], logs.shape[-1], dtype=torch.bool, device=logs.device)
     sums = logs.unsqueeze(-1).masked_fill(later.triu(), 0.0).cumsum(-2)
     return sums.masked_fill(later.triu(1), -math.inf).exp()
+
+
+def _carried(logs: Tensor, left: Tensor) -> Tensor:
+    """The state at the end of each of C chunks, which keep exp(logs) of it [..., C] and add `left` [..., C, D].
+
+    A product among all costs the square of their number, so many are carried in blocks, and then from block to block.
+    """
+    count, block = logs.shape[-1], 64
+    if torch.compiler.is_exporting() or count <= 2 * block:  # in a graph their number may be any
+        return _kept(logs) @ left
+    end = -count % block
+    logs = F.pad(logs, (0, end)).unflatten(-1, (-1, block))
+    inside = _kept(logs) @ F.pad(left, (0, 0, 0, end)).unflatten(-2, (-1, block))  # [..., blocks, 64, D]
+    before = F.pad(_carried(logs.sum(-1), inside[..., -1, :])[..., :-1, :], (0, 0, 1, 0)).unsqueeze(-2)
+    return (inside + logs.cumsum(-1).exp().unsqueeze(-1) * before).flatten(-3, -2)[..., :count, :]
 
 
 def selective_scan(
