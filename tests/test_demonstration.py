@@ -74,7 +74,7 @@ def test_a_demo_measures_and_says_where_everything_is(small, monkeypatch, tmp_pa
     assert all(0 < part < 60 for part in speeds[0])
 
 
-@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf"), "5"])
 def test_minutes_are_a_time(minutes, tmp_path):
     with pytest.raises(ConfigError, match="minutes expects"):
         demonstration.demo(tmp_path, minutes=minutes)

@@ -10,7 +10,7 @@ import hsvdet
 import tiny_data
 from hsvdet.cli import main
 from hsvdet.cli.other_names import PARAMETERS, as_options
-from hsvdet.errors import counted
+from hsvdet.errors import ConfigError, counted
 from hsvdet.preprocess import Preprocess
 from tiny_runs import tiny
 
@@ -120,3 +120,24 @@ def test_answers_are_readable_where_they_are_the_last_line_of_a_notebook(landsca
     assert repr(checked) == checked.summary()
     seen = hsvdet.predict(trained.best, str(landscape / "images/val"), tmp_path / "seen")
     assert repr(seen).startswith("1 image, ")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"epochs": "3"}, {"epochs": 2.5}, {"epochs": 0}, {"epochs": -1}, {"batch": "4"}, {"accumulate": 0},
+        {"workers": "2"}, {"fraction": "half"}, {"val_fraction": None}, {"save_every": "often"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_number_of_another_kind_is_refused_before_data_are_read(given, tmp_path):
+    (name,) = given
+    with pytest.raises(ConfigError, match=f"^{name} expects a "):
+        hsvdet.train(tiny("yolov8-n"), tmp_path / "no data", tmp_path / "run", **given)
+
+
+@pytest.mark.parametrize("given", [{"score": "high"}, {"iou": None}, {"max_detections": "all"}], ids=str)
+def test_a_threshold_that_is_no_number_is_refused(given):
+    (name,) = given
+    with pytest.raises(ConfigError, match=f"^{name} expects a number; got"):
+        tiny("yolov8-n")(np.zeros((64, 64, 3), np.uint8), **given)

@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -125,8 +126,8 @@ def demo(
     fewer scenes. By default 8 epochs (three minutes on two free cores), or as many as 6 minutes allow. Raises
     ConfigError, and DataError or SaveError when `out` cannot be written.
     """
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise ConfigError(f"minutes expects a number above 0, got {minutes}.")
+    if minutes is not None and not (isinstance(minutes, Real) and 0 < minutes < math.inf):
+        raise ConfigError(f"minutes expects a number above 0, got {minutes!r}.")
     start = time.perf_counter()
     log = logging.getLogger("hsvdet")
     folder = Path(out)

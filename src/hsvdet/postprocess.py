@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -126,6 +127,9 @@ class Reading(ABC):
         images, for errors. Raises ConfigError, and NonFiniteError for an answer with NaN or infinity.
         """
         most = self.max_detections if max_detections is None else max_detections
+        for name, number in (("score", score), ("iou", iou), ("max_detections", most)):
+            if not isinstance(number, Real):
+                raise ConfigError(f"{name} expects a number; got {number!r}.")
         if most < 1:
             raise ConfigError(f"max_detections expects a number from 1 on; got {most}.")
         require_finite(prediction, names)

@@ -21,6 +21,7 @@ from ..data.dataset import DetectionData
 from ..data.loader import subset
 from ..detector import Detector, Start
 from ..errors import ConfigError
+from ..options import typed
 from ..validation import check_labels
 from .asked import Asked
 from .capacity import check_capacity
@@ -124,6 +125,15 @@ def make_plan(
     Parameters as of `train`. Raises ConfigError, DataError.
     """
 
+    numbers = {
+        "epochs": epochs, "batch": batch, "accumulate": accumulate, "workers": workers, "fraction": fraction,
+        "val_fraction": val_fraction, "save_every": save_every,
+    }  # fmt: skip
+    for name, number in numbers.items():
+        typed(Asked, name, number)
+        if name in ("epochs", "batch", "accumulate") and number == 0:
+            raise ConfigError(f"{name} expects a whole number from 1 on, got 0.")
+
     def opened(labels: Sequence[str] | None) -> Opened:
         return open_data(
             data, split=split, val_split=val_split, val_fraction=val_fraction, seed=seed, labels=labels
@@ -140,8 +150,6 @@ def make_plan(
     epochs_asked = epochs is not None
     epochs = chosen.epochs if epochs is None else epochs
     batch = min(LARGEST_BATCH, chosen.nominal_batch) if batch is None else batch
-    if epochs < 1 or batch < 1 or (accumulate is not None and accumulate < 1):
-        raise ConfigError("epochs, batch and accumulate expect numbers from 1 on.")
     for part in (images.training, images.validation):
         if part is not None:
             check_labels(detector, part)
