@@ -204,6 +204,18 @@ def test_occlusion_bins_equal_pycocotools_with_the_other_objects_ignored(seed, t
             strong = [found_score.get(i, 0) > threshold for i in members]
             assert bin.recall_at_fppi1 == pytest.approx(np.mean(strong))
 
+    for bin, low, high in zip(
+        evaluation.recalls.by_size, (0, 32**2, 96**2), (32**2, 96**2, 1e9), strict=True
+    ):
+        members = [
+            item["id"] for item in truth.values() if not item["iscrowd"] and low <= item["area"] < high
+        ]
+        assert bin.objects == len(members) > 0
+        assert bin.recall == pytest.approx(np.mean([i in found_score for i in members]))
+        assert bin.recall_at_fppi1 == pytest.approx(
+            np.mean([found_score.get(i, 0) > threshold for i in members])
+        )
+
     visibility = evaluation.recalls.visibility
     assert visibility is not None and sum(bin.objects for bin in visibility) == evaluation.objects
 

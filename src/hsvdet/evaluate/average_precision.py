@@ -15,10 +15,10 @@ from .pairing import Pair
 
 RECALL_STEPS = np.linspace(0, 1, 101)
 COCO_DETECTIONS = 100  # of an image and class
-_SIDES = ("small", "medium", "large")
+SIDES = ("small", "medium", "large")
 STATS = (
-    *("ap", "ap50", "ap75", *(f"ap_{side}" for side in _SIDES)),
-    *("ar1", "ar10", "ar100", *(f"ar_{side}" for side in _SIDES)),
+    *("ap", "ap50", "ap75", *(f"ap_{side}" for side in SIDES)),
+    *("ar1", "ar10", "ar100", *(f"ar_{side}" for side in SIDES)),
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.nms_ceiling import Deleted
 from ..errors import counted
-from .average_precision import COCO_DETECTIONS, STATS
+from .average_precision import COCO_DETECTIONS, SIDES, STATS
 from .columns import columns, labelled, span, text
 from .duplicates import Duplicates
 from .occlusion import OcclusionBin
@@ -123,6 +123,8 @@ class Evaluation:
         visible = [[span(*row[:2]), *row[2:]] for row in self.recalls.visibility or ()]
         if visible:
             parts.append(labelled(["visible", "objects", *_RECALLS], visible))
+        sized = [[name, *row[2:]] for name, row in zip(SIDES, self.recalls.by_size, strict=True)]
+        parts.append(labelled(["size", "objects", *_RECALLS], sized))
         by_count = [[span(*row[:2]), *row[2:]] for row in self.recalls.by_count]
         if len(by_count) > 1:
             parts.append(labelled(["objects in image", "images", "objects", *_RECALLS], by_count))

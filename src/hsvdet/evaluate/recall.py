@@ -12,6 +12,8 @@ from .pairing import UNMATCHED, Pair
 
 OCCLUSION_EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 OCCLUDED = (0.5, 0.9)
+# COCO's: pixels of the image, of the object itself where the data set knows it, of its box elsewhere.
+SIZE_EDGES = (0.0, 32.0**2, 96.0**2, float("inf"))
 VISIBILITY_EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 COUNT_EDGES = (1, 6, 11, 21, 51, 101, 201, 301)
 
@@ -50,7 +52,8 @@ class Recalls(NamedTuple):
 
     occlusion: by the largest IoU with another object of the image, of any class; the bins of OCCLUSION_EDGES,
     0.9 to 1 only where it occurs. occluded: 0.5 to 0.9 in one. visibility: by the visible share, None where the
-    data set does not know it. by_count: by the number of objects in the image, the bins that occur.
+    data set does not know it. by_size: by area: small, medium and large, as of COCO's AP. by_count: by the number of
+    objects in the image, the bins that occur.
     All come from one matching with all objects: a detection of the neighbour has not found this object.
     """
 
@@ -61,6 +64,7 @@ class Recalls(NamedTuple):
     occlusion: tuple[RecallBin, ...]
     occluded: RecallBin
     visibility: tuple[RecallBin, ...] | None
+    by_size: tuple[RecallBin, ...]
     by_count: tuple[CountBin, ...]
 
 
@@ -82,6 +86,7 @@ def recalls(pairs: Sequence[Pair], matches: Sequence[np.ndarray]) -> Recalls:
         occlusion=found.bins(occluded, occlusion_edges(occluded)),
         occluded=RecallBin(low, high, *found.rates((occluded >= low) & (occluded < high))),
         visibility=_by_visibility(found, pairs),
+        by_size=found.bins(np.concatenate([pair.area[~pair.crowd] for pair in pairs]), SIZE_EDGES),
         by_count=_by_count(found, pairs),
     )
 
