@@ -430,7 +430,8 @@ def test_int8_leaves_selection_and_answers_in_float32_and_stays_near(exported):
 
     detector, right = exported
     kept = float32_layers(detector.deploy().net)
-    assert set(kept) == {f"net.head.{of}_towers.{i}.2" for of in ("box", "class") for i in range(3)}
+    towers = {f"net.head.{of}_towers.{i}.2" for of in ("box", "class") for i in range(3)}
+    assert set(kept) == {*towers, "net.sparse_global.P5.scorer"}
     images = [generate_scene(seed=5, index=i, size=(96, 128)).image for i in range(8)]
     model = quantise_onnx(right, images, kept)
     origin = {output: node.op_type for node in model.graph.node for output in node.output}
@@ -441,6 +442,115 @@ def test_int8_leaves_selection_and_answers_in_float32_and_stays_near(exported):
     }
     assert sum(not quantised for quantised in convolutions.values()) == 6
     assert sum(convolutions.values()) > 30
+
+
+@pytest.mark.parametrize(
+    "name, apart, box, last",
+    [
+        ("yolov8-n-e2e", 0, r"head\.one_to_one\.box_towers\.", 2),
+        ("hsv-det-n-e2e", 2, r"head\.one_to_one\.box_towers\.", 2),
+        ("hsg-det-n+", 5, r"head\.one_to_one\.box_towers\.", 4),
+        ("yolov8-n-dedup", 3, r"head\.box_towers\.\d\.2$", 2),
+    ],
+)
+def test_int8_keeps_box_branch_last_class_convolution_and_ranking_in_float32(name, apart, box, last):
+    """apart: token selectors, and convolutions of the suppressor or beside attention."""
+    from hsvdet.deploy.quantise import float32_layers
+
+    net = hsvdet.create(name, LABELS, size=(64, 64)).deploy().net
+    convolutions = [f"net.{name}" for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d)]
+    kept = set(float32_layers(net))
+    head = {name for name in convolutions if re.search(rf"{box}|class_towers\.\d\.{last}$", name)}
+    assert len(head) == (6 if "dedup" in name else 12) and head <= kept
+    assert len(kept - head) == apart, kept - head
+    assert all(re.search("scorer|project|whole", name) for name in kept - head)
+
+
+@pytest.fixture(scope="module")
+def one_to_one(tmp_path_factory):
+    """A float32 artifact of a one-to-one head, what of it INT8 leaves alone, and images to calibrate on."""
+    from hsvdet.deploy.export import export
+    from hsvdet.deploy.quantise import float32_layers
+
+    detector = hsvdet.create("yolov8-n-e2e", LABELS, size=(96, 128), options={"width": 0.0625})
+    path = tmp_path_factory.mktemp("one-to-one") / "one.onnx"
+    export(detector, "onnx", path, certify=False)
+    images = [generate_scene(seed=5, index=i, size=(96, 128)).image for i in range(8)]
+    return onnx.load(path), float32_layers(detector.deploy().net), images
+
+
+def check_one_to_one(answers, before, kind, convolution):
+    """From the answers back to the first of the one-to-one head: nothing but what INT8 leaves alone, up to the
+    branches of classes; and behind these everything is rounded. before: of a node, those that it reads."""
+    convolutions, seen, left = set(), set(), list(answers)
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        assert not re.search("Quantize|DequantizeLinear", kind(node)), (
+            "rounded between the head and the answer"
+        )
+        name = convolution(node)
+        if name:
+            convolutions.add(name)
+        if not name or re.search(r"box_towers\.\d\.[12]", name):
+            left += before(node)
+    expected = {
+        f"net.head.one_to_one.box_towers.{i}.{end}" for i in range(3) for end in ("0.conv", "1.conv", "2")
+    }
+    return convolutions == expected | {f"net.head.one_to_one.class_towers.{i}.2" for i in range(3)}
+
+
+def test_nothing_is_rounded_between_a_one_to_one_head_and_its_answer_in_onnx(one_to_one):
+    from hsvdet.certificate.divergence import scopes
+    from hsvdet.deploy.quantise import quantise_onnx
+
+    model, kept, images = one_to_one
+    model = quantise_onnx(model, images, kept)
+    made_by = {output: node for node in model.graph.node for output in node.output}
+
+    def before(node):
+        return [made_by[name] for name in node.input if name in made_by]
+
+    def convolution(node):
+        return scopes(node)[-1] if node.op_type == "Conv" else ""
+
+    answers = [made_by[output.name] for output in model.graph.output]
+    assert check_one_to_one(answers, before, lambda node: node.op_type, convolution)
+    for node in model.graph.node:
+        rounded = [one.op_type == "DequantizeLinear" for one in before(node)]
+        if convolution(node) in kept:
+            assert not any(rounded), "what the branch reads was rounded for others"
+        elif node.op_type == "Conv" and convolution(node):
+            assert all(rounded) and len(rounded) > 1
+
+
+def test_nothing_is_rounded_between_a_one_to_one_head_and_its_answer_in_openvino(one_to_one):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    from hsvdet.deploy.export_openvino import to_openvino
+    from hsvdet.deploy.quantise import quantise_openvino
+
+    model, kept, images = one_to_one
+    model = quantise_openvino(to_openvino(model), images, kept)
+    nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
+
+    def before(node):
+        return [nodes[value.get_node().get_friendly_name()] for value in node.input_values()]
+
+    def convolution(node):
+        if node.get_type_name() != "Convolution":
+            return ""
+        weight = node.input_value(1).get_node()
+        while weight.get_type_name() != "Constant" and weight.get_input_size():
+            weight = weight.input_value(0).get_node()
+        return weight.get_friendly_name().removesuffix(".weight")
+
+    answers = [nodes[result.get_friendly_name()] for result in model.get_results()]
+    assert check_one_to_one(answers, before, lambda node: node.get_type_name(), convolution)
+    of_eight_bits = [node for node in nodes.values() if node.get_type_name() == "FakeQuantize"]
+    assert len(of_eight_bits) > 30
 
 
 def larger(share):

@@ -2,8 +2,9 @@
 
 Only convolutions are quantised, nearly all of a detector's arithmetic. In float32 stay, because a small error there
 is not a small error in the answer, those of modules that may not be rounded (layers/precision.py), such as the last of
-a head, whose answers are scores and distances; and what is no convolution: token selection and its attention (a
-comparison of scores), normalisation, box arithmetic, suppression. ONNX files are
+a head, whose answers are scores and distances, and the whole box branch of a one-to-one head; they also read what the
+layer before them gave, not what was rounded for others. And what is no convolution: token selection and its attention
+(a comparison of scores), normalisation, box arithmetic, suppression. ONNX files are
 quantised by ONNX Runtime's own quantiser, OpenVINO models by NNCF. docs/certificate.md has the measurements.
 """
 
@@ -28,7 +29,8 @@ from ..certificate.probes import spread
 from ..data.dataset import DetectionData
 from ..data.pixels import read_pixels
 from ..errors import ConfigError
-from ..layers.precision import may_be_half
+from ..layers.precision import may_be_8_bits, within
+from ..layers.selection import TokenSelector
 
 if TYPE_CHECKING:
     import onnx
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 IMAGES = 64
 _FEWEST = 8
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
 
 def calibration_images(data: DetectionData, count: int = IMAGES) -> list[np.ndarray]:
@@ -48,12 +51,13 @@ def calibration_images(data: DetectionData, count: int = IMAGES) -> list[np.ndar
 
 
 def float32_layers(net: nn.Module) -> tuple[str, ...]:
-    """The convolutions of a deployed network that INT8 leaves in float32, as a graph names them ("net.head. ...")."""
-    may = may_be_half(net, "net")
+    """The convolutions and token selectors of a deployed network that INT8 leaves in float32, as a graph names them
+    ("net.head. ...")."""
+    may = may_be_8_bits(net, "net")
     return tuple(
         name
         for name, module in net.named_modules(prefix="net")
-        if isinstance(module, nn.Conv2d) and name not in may
+        if isinstance(module, nn.Conv2d | TokenSelector) and name not in may
     )
 
 
@@ -103,7 +107,19 @@ def quantise_onnx(
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        return onnx.load(path)
+        quantised = onnx.load(path)
+    _read_unrounded(quantised, float32)
+    return quantised
+
+
+def _read_unrounded(model: onnx.ModelProto, float32: Sequence[str]) -> None:
+    """The quantiser gives all that read a value the rounded one, once a single convolution of 8 bits is among them.
+    Those that stay in float32 read it as it was, in place."""
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    for node in (node for node in model.graph.node if _within(scopes(node), float32)):
+        for i, name in enumerate(node.input):
+            while (last := made_by.get(name)) is not None and last.op_type in _ROUNDING:
+                node.input[i] = name = last.input[0]
 
 
 def quantise_openvino(
@@ -133,7 +149,7 @@ def quantise_openvino(
 
 
 def _within(names: Sequence[str], modules: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for name in names for module in modules)
+    return any(within(name, modules) for name in names)
 
 
 def _constant_name(node: openvino.Node) -> str:

@@ -100,9 +100,12 @@ class OneToOneHead(nn.Module):
     for training only. In training the output has both.
 
     Detached, as in the paper, the maps learn from the twin alone: one cell for each object is a poor teacher.
+    In 8 bits the distances would have 256 levels between the shortest and the longest, and no suppression after
+    them to choose among boxes that repeat an object.
     """
 
     train_only = ("twin",)
+    not_8_bits = ("one_to_one.box_towers",)
 
     def __init__(
         self,

@@ -3,10 +3,12 @@
 `HALF_PRECISION = True` on a class says that what is computed in it may be rounded to half precision or to 8 bits:
 convolutions, matrix products, and what adds and activates them. False says that it may not. A class that says
 nothing is what the module around it is; the network says it for all that is left. Normalisation is never rounded.
+`not_8_bits` on a class names those of its submodules that half precision may round, but not 8 bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -44,3 +46,18 @@ def may_be_half(net: nn.Module, prefix: str = "") -> set[str]:
         norm = isinstance(module, nn.LayerNorm | nn.GroupNorm | _BatchNorm | FrozenBatchNorm2d)
         said[name] = not norm and getattr(module, "HALF_PRECISION", around)
     return {".".join(filter(None, (prefix, name))) for name, half in said.items() if half}
+
+
+def may_be_8_bits(net: nn.Module, prefix: str = "") -> set[str]:
+    """Of the modules that `may_be_half`, those that may be computed in 8 bits."""
+    not_8_bits = [
+        ".".join(filter(None, (prefix, name, part)))
+        for name, module in net.named_modules(remove_duplicate=False)
+        for part in getattr(module, "not_8_bits", ())
+    ]
+    return {name for name in may_be_half(net, prefix) if not within(name, not_8_bits)}
+
+
+def within(name: str, modules: Iterable[str]) -> bool:
+    """Whether the module `name`, or one around it, is among these."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
