@@ -177,6 +177,53 @@ def test_a_right_artifact_is_certified_in_its_own_file_beside_it_and_in_a_pictur
     assert runtime.load(path, require_certificate=True).certified
 
 
+def test_what_is_detected_in_noise_is_a_difference_or_nothing(exported):
+    """Neither of the detections that agree, nor of those that differences are a share of, nor what is shown."""
+    from hsvdet.certificate import reasons
+    from hsvdet.certificate.inspection import examine
+    from hsvdet.certificate.reference import Reference
+    from hsvdet.runtime.artifact import ArtifactHeader
+
+    detector, model = exported
+    header = ArtifactHeader.from_json(header_of(model))
+    right = Reference(detector, iou=header.iou, max_detections=header.max_detections, minimal=header.dynamic)
+
+    def examined(precision, in_noise=lambda found: found):
+        def artifact(images, score):
+            found = [right.detections(right.answer(image), score) for image in images]
+            noise = [image.shape == (61, 83, 3) for image in images]
+            return [in_noise(one) if blank else one for one, blank in zip(found, noise, strict=True)]
+
+        options = {"images": 2, "evaluated": 1, "tolerance": TOLERANCES[precision], "precision": "fp32"}
+        return examine(detector, header, artifact, None, **options)
+
+    certificate, tried, shown, _ = examined("fp32")
+    own = [check for check in certificate.images if check.kind == "image"]
+    noise = certificate.images[-1]
+    assert len(own) == 2 and noise.agree > max(check.agree for check in own), (
+        "noise would be shown and counted"
+    )
+    assert f"2 images (drawn scenes), {sum(check.agree for check in own)} detections agree" in str(
+        certificate
+    )
+    assert len(shown.agreement.reference.scores) == max(check.reference for check in own)
+    assert shown.probe in tried[:2] and certificate.ap.images == len(tried) - 2
+    much = [noise._replace(reference=10**6), *(check._replace(reference=0) for check in own)]
+    assert reasons.of_too_little(much, 0.25, 0.0), "only noise was compared"
+
+    def without_the_first(found):
+        return Found(*(part[1:] for part in found))
+
+    certificate, _, shown, _ = examined("fp32", without_the_first)
+    assert not certificate.passed and shown.probe.name == "noise", "a difference, and the worst"
+    assert "or of noise, where agreement does not count: 1 difference\n" in str(certificate)
+    worst = dict(name="noise", worst=shown.agreement, tolerance=TOLERANCES["fp16"])
+    few = [check._replace(differences=("missing",)) for check in own if check.reference < 50]
+    assert few and reasons.of_differences([*few, noise._replace(reference=10**6)], **worst)
+    certificate, _, shown, _ = examined("int8", without_the_first)
+    assert certificate.passed and shown.probe.name != "noise", "single detections are not judged"
+
+
 def test_swapped_channels_are_caught_before_the_network(certified, exported):
     model = copied(exported[1])
     swap = [
@@ -401,7 +448,7 @@ def test_one_differing_detection_in_fifty_is_borne_in_fp16_and_none_in_fp32():
     agreement = Agreement(none, none, np.zeros((0, 2), int), 0, (missing,), 0.0, 1.0, 0.0)
 
     def refused(differences, precision, worst=agreement):
-        check = ImageCheck("a", (9, 9), 100, 100, 98, 0, ("missing",) * differences, 0.0, 1.0, 0.0)
+        check = ImageCheck("a", "image", (9, 9), 100, 100, 98, 0, ("missing",) * differences, 0.0, 1.0, 0.0)
         return bool(of_differences([check], "a", worst, TOLERANCES[precision]))
 
     assert not refused(2, "fp16") and refused(3, "fp16")

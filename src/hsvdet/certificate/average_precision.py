@@ -46,9 +46,12 @@ def average_precision(
     floor: float,
     evaluated: int,
 ) -> Evaluated:
-    """Against the annotations, or, where there are none, against what the detector finds in the images tried."""
+    """Against the annotations, or, where there are none, against what the detector finds in the images tried, grey and
+    noise left out."""
     low, classes = max(floor, _AP_SCORE), len(reference.detector.labels)
     if data is None or not any(len(record.labels) for record in data.records):
+        real = [i for i, probe in enumerate(tried) if probe.kind != "no image"]
+        tried, answers = [tried[i] for i in real], [answers[i] for i in real]
         truth = {str(i): reference.detections(answer, score) for i, answer in enumerate(answers)}
         as_data = _as_truth(tried, truth, reference.detector)
         own = [reference.detections(answer, min(low, score)) for answer in answers]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -16,15 +17,17 @@ from .tolerance import Tolerance
 
 if TYPE_CHECKING:
     from .divergence import Divergence
+    from .probes import Kind
 
 
 class ImageCheck(NamedTuple):
-    """One image, the worse of two runs: alone, and with all the others. size: (height, width). reference,
-    artifact: how many detections each has; agree: how many of them are one to one within the tolerance; ties: how
-    many others rounding explains; differences: what is left, the worst first, in words. score_error, overlap,
-    displacement: see `Agreement`."""
+    """One image, the worse of two runs: alone, and with all the others. kind: see `Probe`. size: (height, width).
+    reference, artifact: how many detections each has; agree: how many of them are one to one within the tolerance;
+    ties: how many others rounding explains; differences: what is left, the worst first, in words. score_error,
+    overlap, displacement: see `Agreement`."""
 
     image: str
+    kind: Kind
     size: tuple[int, int]
     reference: int
     artifact: int
@@ -114,13 +117,16 @@ class Certificate:
         return {**plain, "seal": seal_of(plain)}
 
     def __str__(self) -> str:
-        compared = sum(check.agree for check in self.images)
-        differences = sum(len(check.differences) for check in self.images)
+        own = [check for check in self.images if check.kind == "image"]
+        others = [check for check in self.images if check.kind != "image"]
+        agree = sum(check.agree for check in own)
         against = "annotations" if self.ap.truth == "annotations" else "the detector's own detections"
         lines = [
             f"{self.model} as {self.target} {self.precision}: {'certified' if self.passed else 'NOT certified'}",
-            f"{counted(len(self.images), 'image')} ({self.images_from}), {counted(compared, 'detection')} agree at"
-            f" score {self.score:.3g}, {counted(differences, 'difference')}",
+            f"{counted(len(own), 'image')} ({self.images_from}), {counted(agree, 'detection')} agree at score"
+            f" {self.score:.3g}, {counted(_differences(own), 'difference')}",
+            f"{len(others)} more, made of them or of noise, where agreement does not count:"
+            f" {counted(_differences(others), 'difference')}",
             f"{self.ties.places} ties, {self.ties.share:.2%} of the detections (at most {self.ties.most:.0%}): either"
             f" answer is right within the rounding, {self.ties.score:.2g} of a score and {self.ties.pixels:.2g} px",
         ]
@@ -142,6 +148,10 @@ class Certificate:
             lines.append(f"largest float16 value {value:.4g} in {layer} (65504 is the limit)")
         lines += [f"- {reason}" for reason in self.reasons]
         return "\n".join(lines)
+
+
+def _differences(checks: Sequence[ImageCheck]) -> int:
+    return sum(len(check.differences) for check in checks)
 
 
 def _plain(value: Any) -> Any:

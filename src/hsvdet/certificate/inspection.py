@@ -38,7 +38,7 @@ from .certificate import Certificate, ImageCheck, TieCheck
 from .comparison import compare_all
 from .hashes import weights_sha256
 from .matching import Found
-from .picture import draw_worst
+from .picture import Tried, draw_both, worst_of, worth_showing
 from .precision import precision_of
 from .probes import Probe, probes
 from .reference import Answer, Artifact, Reference
@@ -61,7 +61,8 @@ def certify(
     key: str | PathLike[str] | None = None,
 ) -> Certificate:
     """Compare an artifact with the detector it was made of; the certificate goes into the artifact, beside it as
-    ARTIFACT.certificate.json, and what differs most as ARTIFACT.certificate.png (eager left, the artifact right).
+    ARTIFACT.certificate.json, and in a picture as ARTIFACT.certificate.png (eager left, the artifact right): the worst
+    difference, or where all is well the image with the most detections.
 
     detector: or its checkpoint. data: validation images of the user's, with which it should be done; drawn scenes
     where none are given. images: how many of them to compare detection by detection, with ten more made of
@@ -85,7 +86,7 @@ def certify(
     if data is not None:
         data = as_data(data, split, detector.labels)
     precision = precision_of(read_artifact(path))
-    certificate, tried, worst, possible = examine(
+    certificate, tried, shown, possible = examine(
         detector,
         header,
         lambda batch, score: runner(list(batch), score=score),
@@ -96,10 +97,10 @@ def certify(
         precision=precision,
     )
     against = reasons.of_outputs(_outputs(runner, tried, possible), header)
-    certificate = _sealed(certificate, against, detector, path, header, [worst.probe, *tried[:2]])
+    certificate = _sealed(certificate, against, detector, path, header, [shown.probe, *tried[:2]])
     if key is not None:
         certificate = dataclasses.replace(certificate, signature=sign(certificate.seal, key))
-    _write(certificate, path, header, worst, detector.labels)
+    _write(certificate, path, header, shown, detector.labels)
     return certificate
 
 
@@ -122,20 +123,13 @@ def _outputs(runner: Runner, tried: Sequence[Probe], possible: Sequence[int]) ->
     return found
 
 
-class Worst(NamedTuple):
-    """The image with the largest difference, and what both found in it."""
-
-    probe: Probe
-    agreement: Agreement
-
-
 class Examination(NamedTuple):
-    """The certificate without hashes; what was compared, and the worst of it; how many detections each of these images
-    could have at most."""
+    """The certificate without hashes; the images that were compared, and the one to show; how many detections each of
+    these could have at most."""
 
     certificate: Certificate
     tried: list[Probe]
-    worst: Worst
+    shown: Tried
     possible: list[int]
 
 
@@ -162,7 +156,8 @@ def examine(
     answers = [reference.answer(probe.image) for probe in tried]
     for probe, answer in zip(tried, answers, strict=True):
         require_finite(answer.prediction, [f"image {probe.name!r}"])
-    score = _score(reference, answers, header.floor)
+    own = [answer for probe, answer in zip(tried, answers, strict=True) if probe.kind == "image"]
+    score = _score(reference, own, header.floor)
     compared = compare_all(reference, [probe.image for probe in tried], answers, artifact, score, tolerance)
     both = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
     bias = measure_bias([_over(found, score) for found in both.expected], both.came, both.sizes)
@@ -170,7 +165,8 @@ def examine(
         _check(probe, agreement) for probe, agreement in zip(tried, compared.agreements, strict=True)
     )
     ties = _ties(checks, compared.rounding, tolerance)
-    worst = Worst(*max(zip(tried, compared.agreements, strict=True), key=lambda pair: pair[1].severity))
+    beside = [Tried(*both) for both in zip(tried, compared.agreements, strict=True)]
+    worst = worst_of(beside)
     against = [
         *reasons.of_class_map(detector, header),
         *reasons.of_identity(detector, header),
@@ -201,7 +197,8 @@ def examine(
         weights_sha256="",
         versions={**header.versions, **_versions(header.target)},
     )
-    return Examination(certificate, tried, worst, [reference.most(answer) for answer in answers])
+    shown = worth_showing(beside, not against, tolerance)
+    return Examination(certificate, tried, shown, [reference.most(answer) for answer in answers])
 
 
 def _over(found: Found, score: float) -> Found:
@@ -232,6 +229,7 @@ def _score(reference: Reference, answers: Sequence[Answer], floor: float) -> flo
 def _check(probe: Probe, agreement: Agreement) -> ImageCheck:
     return ImageCheck(
         probe.name,
+        probe.kind,
         (probe.image.shape[0], probe.image.shape[1]),
         len(agreement.reference.scores),
         len(agreement.artifact.scores),
@@ -293,7 +291,7 @@ def _write(
     certificate: Certificate,
     path: Path,
     header: ArtifactHeader,
-    worst: Worst,
+    shown: Tried,
     labels: tuple[str, ...],
 ) -> None:
     write_header(path, dataclasses.replace(header, certificate=certificate.to_json()))
@@ -301,7 +299,7 @@ def _write(
     in_words, in_a_picture = certificate_files(path)
     write_atomically(in_words, text.encode())
     picture = io.BytesIO()
-    draw_worst(worst.probe, worst.agreement, labels).save(picture, "PNG")
+    draw_both(*shown, labels).save(picture, "PNG")
     write_atomically(in_a_picture, picture.getvalue())
     if not certificate.passed:
         logging.getLogger("hsvdet").warning("%s is not certified: %s", path, certificate.reasons[0])

@@ -1,6 +1,11 @@
-"""The image on which an artifact is farthest from its detector: eager left, the artifact right."""
+"""What both found in one image: eager left, the artifact right. Where they differ, it is the image with the worst
+difference; where all is well, the photograph with most to see."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +16,35 @@ from ..structures import Detections
 from .agreement import Agreement
 from .matching import Found
 from .probes import Probe
+from .tolerance import Tolerance
 
 _MARK = (230, 0, 60)
 _SIDE = 720  # pixels of each half's longer side
 _LARGEST_ZOOM = 16
 
 
-def draw_worst(probe: Probe, agreement: Agreement, labels: tuple[str, ...]) -> Image.Image:
+class Tried(NamedTuple):
+    """An image, and what both found in it."""
+
+    probe: Probe
+    agreement: Agreement
+
+
+def worst_of(tried: Sequence[Tried]) -> Tried:
+    return max(tried, key=lambda one: one.agreement.severity)
+
+
+def worth_showing(tried: Sequence[Tried], passed: bool, tolerance: Tolerance) -> Tried:
+    """The worst difference, if there is one that counts. Otherwise, of images as they are, the one with the most
+    detections; or the worst of them where the artifact failed, but is not judged by single detections."""
+    worst = worst_of(tried)
+    if worst.agreement.differences and (tolerance.boxes or math.isinf(worst.agreement.severity[0])):
+        return worst
+    own = [one for one in tried if one.probe.kind == "image"]
+    return max(own, key=lambda one: len(one.agreement.reference.scores)) if passed else worst_of(own)
+
+
+def draw_both(probe: Probe, agreement: Agreement, labels: tuple[str, ...]) -> Image.Image:
     """Boxes in the colours of their classes; what differs is framed in red, the worst is named below."""
     halves = [
         _half(probe.image, agreement.reference, {d.reference for d in agreement.differences}, labels),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +25,16 @@ _SCENE_SIZES = (
 )
 
 
+Kind = Literal["image", "changed", "no image"]
+
+
 class Probe(NamedTuple):
-    """name: where the image comes from, without a path of this machine. image: [H, W, 3] uint8 RGB."""
+    """name: where the image comes from, without a path of this machine. image: [H, W, 3] uint8 RGB. kind: an image as
+    it is, one that was made of such, or none (grey, noise): what is detected in the last is agreement on nothing."""
 
     name: str
     image: np.ndarray
+    kind: Kind
 
 
 def probes(data: DetectionData | None, count: int) -> list[Probe]:
@@ -39,11 +44,14 @@ def probes(data: DetectionData | None, count: int) -> list[Probe]:
     if data is None:
         sizes = [_SCENE_SIZES[i % len(_SCENE_SIZES)] for i in range(count)]
         real = [
-            Probe(f"scene {i}", generate_scene(seed=0, index=i, size=size).image)
+            Probe(f"scene {i}", generate_scene(seed=0, index=i, size=size).image, "image")
             for i, size in enumerate(sizes)
         ]
     else:
-        real = [Probe(str(record.id), read_pixels(record.path)) for record in _various(data.records, count)]
+        real = [
+            Probe(str(record.id), read_pixels(record.path), "image")
+            for record in _various(data.records, count)
+        ]
     return real + _made_of(real)
 
 
@@ -70,28 +78,28 @@ def _made_of(real: Sequence[Probe]) -> list[Probe]:
     def source(i: int) -> Probe:
         return real[i % len(real)]
 
+    def changed(name: str, image: np.ndarray) -> Probe:
+        return Probe(name, np.ascontiguousarray(image), "changed")
+
     def cut(i: int, height: float, width: float) -> Probe:
-        name, image = source(i)
+        name, image, _ = source(i)
         sides = [
             max(1, round(side * share)) | 1 for side, share in zip(image.shape, (height, width), strict=False)
         ]
         top, left = ((side - part) // 2 for side, part in zip(image.shape, sides, strict=False))
         piece = image[max(0, top) :, max(0, left) :][: sides[0], : sides[1]]
-        return Probe(f"{name}, cut to {piece.shape[0]}x{piece.shape[1]}", np.ascontiguousarray(piece))
+        return changed(f"{name}, cut to {piece.shape[0]}x{piece.shape[1]}", piece)
 
     def scaled(i: int, longer: int) -> Probe:
-        name, image = source(i)
+        name, image, _ = source(i)
         ratio = longer / max(image.shape[:2])
         size = [max(1, round(side * ratio)) for side in image.shape[:2]]
         pixels = resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
-        name = f"{name}, resized to {size[0]}x{size[1]}"
-        return Probe(name, np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+        return changed(f"{name}, resized to {size[0]}x{size[1]}", pixels.permute(1, 2, 0).numpy())
 
     def mirrored(i: int, axis: int) -> Probe:
-        name, image = source(i)
-        return Probe(
-            f"{name}, {('upside down', 'mirrored')[axis]}", np.ascontiguousarray(np.flip(image, axis))
-        )
+        name, image, _ = source(i)
+        return changed(f"{name}, {('upside down', 'mirrored')[axis]}", np.flip(image, axis))
 
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     return [
@@ -103,6 +111,6 @@ def _made_of(real: Sequence[Probe]) -> list[Probe]:
         scaled(5, 2011),
         mirrored(0, 0),
         mirrored(0, 1),
-        Probe("grey", np.full((97, 64, 3), 128, np.uint8)),
-        Probe("noise", noise),
+        Probe("grey", np.full((97, 64, 3), 128, np.uint8), "no image"),
+        Probe("noise", noise, "no image"),
     ]
