@@ -166,6 +166,9 @@ def test_a_right_artifact_is_certified_in_its_own_file_beside_it_and_in_a_pictur
     certificate = certified()
     assert certificate.passed, certificate
     assert sum(check.agree for check in certificate.images) > 100
+    assert sum(check.objects for check in certificate.recall) == 2 * certificate.ap.objects, (
+        "by size, and again"
+    )
     sides = [check.size for check in certificate.images]
     assert any(h > w for h, w in sides) and any(h < w for h, w in sides)
     assert min(map(min, sides)) < 16 and max(map(max, sides)) > 2000
@@ -222,6 +225,84 @@ def test_what_is_detected_in_noise_is_a_difference_or_nothing(exported):
     assert few and reasons.of_differences([*few, noise._replace(reference=10**6)], **worst)
     certificate, _, shown, _ = examined("int8", without_the_first)
     assert certificate.passed and shown.probe.name != "noise", "single detections are not judged"
+
+
+@pytest.mark.parametrize("by", ["size", "occlusion"])
+def test_int8_is_refused_for_a_loss_among_objects_of_one_size_or_occlusion(small, tmp_path, by):
+    """Of the detector's own detections, taken for annotations, the artifact loses a twentieth of one bin."""
+    from PIL import Image
+
+    from hsvdet.certificate.inspection import examine
+    from hsvdet.certificate.reference import Reference
+    from hsvdet.data.dataset import DetectionData, Record
+    from hsvdet.data.overlap import occlusion
+    from hsvdet.evaluate.recall import OCCLUSION_EDGES, SIZE_EDGES
+    from hsvdet.runtime.artifact import ArtifactHeader
+
+    detector, model = small
+    header = ArtifactHeader.from_json(header_of(model))
+    right = Reference(detector, iou=header.iou, max_detections=header.max_detections, minimal=header.dynamic)
+    records, found = [], {}
+    for i in range(24):
+        image = generate_scene(seed=8, index=i, size=(96, 128)).image
+        path = str(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(path)
+        boxes, _, labels = found[image.tobytes()] = right.detections(right.answer(image), 0.3)
+        area = np.where(
+            np.arange(len(labels)) % 12, 5000.0, 500.0
+        )  # as of objects that do not fill their boxes
+        records.append(Record(i, path, (96, 128), boxes, labels, np.zeros(len(labels), bool), area))
+    data = DetectionData(records, detector.labels, detector.category_ids, tmp_path, "val", "coco")
+    occluded = np.concatenate([occlusion(record.boxes.astype(np.float64)) for record in records])
+    bins = {
+        "size": np.digitize(np.concatenate([record.area for record in records]), SIZE_EDGES),
+        "occlusion": np.digitize(occluded, OCCLUSION_EDGES),
+    }
+    other = bins["occlusion" if by == "size" else "size"]
+    counts = np.bincount(bins[by])
+    aimed = next(i for i in np.argsort(counts) if counts[i] >= 50)
+    within = np.flatnonzero((bins[by] == aimed) & (other == np.bincount(other).argmax()))
+
+    def examined(share):
+        lost = set(within[: int(share * counts[aimed]) + 1].tolist()) if share else set()
+        first = np.cumsum([0, *(len(record.labels) for record in records)])
+        gone = {
+            key: [i - first[n] for i in lost if first[n] <= i < first[n + 1]] for n, key in enumerate(found)
+        }
+
+        def artifact(images, score):
+            answers = [right.detections(right.answer(image), score) for image in images]
+            return [
+                Found(*(np.delete(part, gone.get(image.tobytes(), []), 0) for part in one))
+                for image, one in zip(images, answers, strict=True)
+            ]
+
+        return examine(
+            detector, header, artifact, data, images=2, evaluated=24, tolerance=TOLERANCES["int8"], precision="fp32"
+        )[0]  # fmt: skip
+
+    whole, lacking = examined(0), examined(0.05)
+    assert whole.passed, whole
+    assert len(lacking.reasons) == 1 and f"recall of objects by {by}" in lacking.reasons[0], lacking
+    assert lacking.ap.drop < TOLERANCES["int8"].ap, "AP would not have seen it"
+    assert [check.objects for check in lacking.recall] == [check.objects for check in whole.recall]
+    assert sum(check.by == by and check.loss > 0.02 for check in lacking.recall) == 1
+    assert f"recall at 1 FP/image by {by}, eager to artifact (objects): " in str(lacking)
+
+
+def test_a_loss_of_two_points_is_borne_and_of_few_objects_not_judged():
+    from hsvdet.certificate.certificate import RecallCheck
+    from hsvdet.certificate.reasons import of_recall
+
+    def refused(objects, one, other, truth="annotations"):
+        return bool(
+            of_recall([RecallCheck("size", 0, 1024, objects, *one, *other)], truth, TOLERANCES["int8"])
+        )
+
+    assert not refused(50, (0.8, 0.78), (1, 0.98)) and not refused(49, (0.8, 0.1), (1, 0.1))
+    assert refused(50, (0.8, 0.779), (1, 1)) and refused(50, (0.8, 0.8), (1, 0.979))
+    assert not refused(50, (1, 0.61), (1, 1), "detector") and refused(50, (1, 0.59), (1, 1), "detector")
+    assert not refused(0, (np.nan, np.nan), (np.nan, np.nan))
 
 
 def test_swapped_channels_are_caught_before_the_network(certified, exported):

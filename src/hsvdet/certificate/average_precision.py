@@ -1,11 +1,11 @@
-"""Average precision of the detector and of its artifact, on the same images."""
+"""Average precision and recall of the detector and of its artifact, on the same images."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from ..data.dataset import DetectionData, Record
 from ..data.pixels import read_pixels
 from ..detector import Detector
 from ..evaluate import Evaluation, evaluate_detections
+from ..evaluate.recall import RecallBin
 from ..structures import Detections
-from .certificate import PrecisionCheck
+from .certificate import PrecisionCheck, RecallCheck
 from .matching import Found
 from .probes import Probe, spread
 from .reference import Answer, Artifact, Reference, as_found, attempt
@@ -25,9 +26,11 @@ _AT_ONCE = 8
 
 
 class Evaluated(NamedTuple):
-    """What AP was measured with: both runs in each image, down to a low score. sizes: (height, width)."""
+    """check, recall: what was measured; expected, came: both runs in each image, down to a low score. sizes: (height,
+    width)."""
 
     check: PrecisionCheck
+    recall: tuple[RecallCheck, ...]
     expected: list[Found]
     came: list[Found]
     sizes: list[tuple[int, int]]
@@ -58,7 +61,7 @@ def average_precision(
         came = _all(artifact, [probe.image for probe in tried], min(low, score), classes)
         both = [_evaluated(as_data, list(truth), found) for found in (own, came)]
         check = PrecisionCheck("detector", len(tried), both[0].objects, both[0].ap, both[1].ap)
-        return Evaluated(check, own, came, [answer.size for answer in answers])
+        return Evaluated(check, _recall(*both), own, came, [answer.size for answer in answers])
     records = spread(data.records, evaluated)
     part = dataclasses.replace(data, records=records)
     own, came, sizes = [], [], []
@@ -69,11 +72,24 @@ def average_precision(
         sizes += [(picture.shape[0], picture.shape[1]) for picture in pictures]
     both = [_evaluated(part, [record.id for record in records], found) for found in (own, came)]
     check = PrecisionCheck("annotations", len(records), both[0].objects, both[0].ap, both[1].ap)
-    return Evaluated(check, own, came, sizes)
+    return Evaluated(check, _recall(*both), own, came, sizes)
 
 
 def _evaluated(data: DetectionData, ids: Sequence[int | str], found: Sequence[Found]) -> Evaluation:
     return evaluate_detections(data, {i: _tensors(one) for i, one in zip(ids, found, strict=True)})
+
+
+def _recall(reference: Evaluation, artifact: Evaluation) -> tuple[RecallCheck, ...]:
+    one, other = reference.recalls, artifact.recalls
+    return (
+        *(_bin("size", *both) for both in zip(one.by_size, other.by_size, strict=True)),
+        *(_bin("occlusion", *both) for both in zip(one.occlusion, other.occlusion, strict=True)),
+    )
+
+
+def _bin(by: Literal["size", "occlusion"], one: RecallBin, other: RecallBin) -> RecallCheck:
+    recalls = one.recall_at_fppi1, other.recall_at_fppi1, one.recall, other.recall
+    return RecallCheck(by, one.low, one.high, one.objects, *recalls)
 
 
 def _all(artifact: Artifact, images: Sequence[np.ndarray], score: float, classes: int) -> list[Found]:

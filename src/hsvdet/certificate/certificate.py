@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from ..errors import counted
 from ..runtime.seal import seal_of
@@ -68,12 +68,44 @@ class PrecisionCheck(NamedTuple):
         return self.reference - self.artifact
 
 
+class RecallCheck(NamedTuple):
+    """How many of the objects of one size or occlusion both find, at one false positive an image and at any score
+    (`evaluate.recall.Recalls`), on the images of `PrecisionCheck`.
+
+    by: "size", the area in pixels of the image, or "occlusion", the largest IoU with another object. low, high: the
+    area or IoU is in [low, high)."""
+
+    by: Literal["size", "occlusion"]
+    low: float
+    high: float
+    objects: int
+    reference: float
+    artifact: float
+    reference_at_any_score: float
+    artifact_at_any_score: float
+
+    @property
+    def loss(self) -> float:
+        """The larger of the two; NaN where there are no objects."""
+        return max(self.reference - self.artifact, self.reference_at_any_score - self.artifact_at_any_score)
+
+    @property
+    def which(self) -> str:
+        if self.by == "occlusion":
+            return f"{self.low:g} to {self.high:g}"
+        low, high = math.isqrt(int(self.low)), self.high
+        if math.isinf(high):
+            return f"{low}² px and more"
+        return f"{low}² to {math.isqrt(int(high))}² px" if low else f"under {math.isqrt(int(high))}² px"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
     """passed: whether the artifact may be used. reasons: why not, in words; empty where it may.
 
     score: the threshold both were run at; lowered until there was enough to compare. precision: fp32, bf16, fp16
-    or int8, as found in the artifact's graph, and the tolerance that belongs to it. bias: what is off in one
+    or int8, as found in the artifact's graph, and the tolerance that belongs to it. recall: of every size and
+    occlusion, the smallest first. bias: what is off in one
     direction. diverges: the first layer that leaves eager's path, found only
     where the artifact failed, in formats that can be looked into. largest_float16: the largest value that fp16
     has to hold (65504 is the most it can), and the layer. artifact_sha256: of the artifact without its
@@ -92,6 +124,7 @@ class Certificate:
     images: tuple[ImageCheck, ...]
     ties: TieCheck
     ap: PrecisionCheck
+    recall: tuple[RecallCheck, ...]
     bias: BiasCheck
     largest_float16: tuple[str, float] | None
     diverges: Divergence | None
@@ -110,6 +143,7 @@ class Certificate:
         content["tolerance"] = self.tolerance._asdict()
         content["images"] = [check._asdict() for check in self.images]
         content["ties"] = self.ties._asdict()
+        content["recall"] = [check._asdict() for check in self.recall]
         content["bias"] = self.bias._asdict()
         content["ap"] = {**self.ap._asdict(), "drop": self.ap.drop}
         content["diverges"] = self.diverges and self.diverges._asdict()
@@ -139,6 +173,14 @@ class Certificate:
             f"AP on {counted(self.ap.images, 'image')} against {against}: {self.ap.reference:.4f} eager,"
             f" {self.ap.artifact:.4f} artifact"
         )
+        for by in ("size", "occlusion"):
+            found = [
+                f"{check.which} {check.reference:.3f} to {check.artifact:.3f} ({check.objects})"
+                for check in self.recall
+                if check.by == by and check.objects
+            ]
+            if found:
+                lines.append(f"recall at 1 FP/image by {by}, eager to artifact (objects): {', '.join(found)}")
         lines.append(
             f"in one direction: scores {self.bias.score - 1:+.2%}, boxes {self.bias.box - 1:+.2%}"
             f" ({self.bias.quantity}), medians over {counted(self.bias.objects, 'object')}"

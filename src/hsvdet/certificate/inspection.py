@@ -176,6 +176,7 @@ def examine(
         *reasons.of_ties(ties),
         *reasons.of_differences(checks, worst.probe.name, worst.agreement, tolerance),
         *reasons.of_average_precision(both.check, tolerance),
+        *reasons.of_recall(both.recall, both.check.truth, tolerance),
         *of_bias(bias, tolerance),
     ]
     certificate = Certificate(
@@ -190,6 +191,7 @@ def examine(
         images=checks,
         ties=ties,
         ap=both.check,
+        recall=both.recall,
         bias=bias,
         largest_float16=None,
         diverges=None,

@@ -13,13 +13,15 @@ from ..data.overlap import overlaps
 from ..detector import Detector
 from ..runtime.artifact import ArtifactHeader
 from .agreement import Agreement
-from .certificate import ImageCheck, PrecisionCheck, TieCheck
+from .certificate import ImageCheck, PrecisionCheck, RecallCheck, TieCheck
 from .tolerance import Tolerance
 
 # What rounding does to the overlap of small boxes that are computed in float32, and in bfloat16.
 _FINE, _COARSE = 1e-3, 0.05
 # Below this many detections a comparison says nothing.
 _FEWEST = 20
+# Of fewer objects recall is a matter of one or two of them.
+_FEWEST_OBJECTS = 50
 
 
 class Outputs(NamedTuple):
@@ -182,4 +184,17 @@ def of_average_precision(ap: PrecisionCheck, tolerance: Tolerance) -> list[str]:
     return [
         f"AP against {against} falls from {ap.reference:.4f} to {ap.artifact:.4f} on {ap.images} images; at most"
         f" {most:g} is tolerated"
+    ]
+
+
+def of_recall(recall: Sequence[RecallCheck], truth: str, tolerance: Tolerance) -> list[str]:
+    """AP hardly sees what happens to a tenth of the objects, if they are the small ones or those that others hide.
+    truth: as of `PrecisionCheck`."""
+    most = tolerance.recall if truth == "annotations" else tolerance.own
+    lost = [check for check in recall if check.objects >= _FEWEST_OBJECTS and check.loss > most + 1e-9]
+    return [
+        f"recall of objects by {check.by}, {check.which}: falls from {check.reference:.3f} to {check.artifact:.3f} at"
+        f" one false positive an image, from {check.reference_at_any_score:.3f} to"
+        f" {check.artifact_at_any_score:.3f} at any score, of {check.objects} objects; at most {most:g} is tolerated"
+        for check in lost
     ]
