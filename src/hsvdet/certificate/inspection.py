@@ -8,7 +8,6 @@ import dataclasses
 import io
 import json
 import logging
-import math
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
@@ -41,12 +40,9 @@ from .matching import Found
 from .picture import Tried, draw_both, worst_of, worth_showing
 from .precision import precision_of
 from .probes import Probe, probes
-from .reference import Answer, Artifact, Reference
+from .reference import Artifact, Reference, score_to_compare_at
 from .ties import Rounding
 from .tolerance import TOLERANCES, Tolerance
-
-# Detections an image to look at: the score is lowered until there are so many, if need be.
-_WANTED = 20
 
 
 def certify(
@@ -157,7 +153,7 @@ def examine(
     for probe, answer in zip(tried, answers, strict=True):
         require_finite(answer.prediction, [f"image {probe.name!r}"])
     own = [answer for probe, answer in zip(tried, answers, strict=True) if probe.kind == "image"]
-    score = _score(reference, own, header.floor)
+    score = score_to_compare_at(reference, own, header.floor)
     compared = compare_all(reference, [probe.image for probe in tried], answers, artifact, score, tolerance)
     both = average_precision(reference, artifact, data, tried, answers, score, header.floor, evaluated)
     bias = measure_bias([_over(found, score) for found in both.expected], both.came, both.sizes)
@@ -165,7 +161,7 @@ def examine(
         _check(probe, agreement) for probe, agreement in zip(tried, compared.agreements, strict=True)
     )
     ties = _ties(checks, compared.rounding, tolerance)
-    beside = [Tried(*both) for both in zip(tried, compared.agreements, strict=True)]
+    beside = [Tried(*one) for one in zip(tried, compared.agreements, strict=True)]
     worst = worst_of(beside)
     against = [
         *reasons.of_class_map(detector, header),
@@ -212,20 +208,6 @@ def _at_size(detector: Detector, size: tuple[int, int]) -> Detector:
     if next(detector.net.parameters()).dtype is not torch.float32:
         raise ConfigError("A certificate compares with the float32 detector; load it from its checkpoint.")
     return detector.resized(size)
-
-
-def _score(reference: Reference, answers: Sequence[Answer], floor: float) -> float:
-    """A threshold that leaves about _WANTED detections an image: 0.25, or lower; where scores lie far apart."""
-    found = [reference.detections(answer, floor).scores for answer in answers]
-    scores = np.sort(np.concatenate(found))[::-1].astype(np.float64)
-    wanted = _WANTED * len(answers)
-    if (scores > 0.25).sum() >= wanted or not len(scores):
-        return max(0.25, floor)
-    near = scores[int(wanted * 0.9) : int(wanted * 1.1) + 1]
-    gaps = near[:-1] / np.maximum(near[1:], np.finfo(np.float32).tiny)
-    if gaps.max(initial=1) < 1.0001:  # fewer detections than wanted, or scores that are all the same
-        return floor
-    return float(math.sqrt(near[gaps.argmax()] * near[gaps.argmax() + 1]))
 
 
 def _check(probe: Probe, agreement: Agreement) -> ImageCheck:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from ..errors import CheckpointError, HsvdetError, NonFiniteError
 from ..structures import Prediction
 from .matching import Found
 from .ties import Candidates, Rules
+
+# Detections an image to look at: the score is lowered until there are so many, if need be.
+_WANTED = 20
 
 
 class Answer(NamedTuple):
@@ -84,6 +88,20 @@ def network_input(detector: Detector, image: np.ndarray, minimal: bool) -> Netwo
     images = detector.preprocess.normalise(canvas[None]).to(detector.device)
     scale = at.height / image.shape[0], at.width / image.shape[1]
     return NetworkInput(images, padding if padding.any() else None, scale)
+
+
+def score_to_compare_at(reference: Reference, answers: Sequence[Answer], floor: float) -> float:
+    """A threshold that leaves about _WANTED detections an image: 0.25, or lower; where scores lie far apart."""
+    found = [reference.detections(answer, floor).scores for answer in answers]
+    scores = np.sort(np.concatenate(found))[::-1].astype(np.float64)
+    wanted = _WANTED * len(answers)
+    if (scores > 0.25).sum() >= wanted or not len(scores):
+        return max(0.25, floor)
+    near = scores[int(wanted * 0.9) : int(wanted * 1.1) + 1]
+    gaps = near[:-1] / np.maximum(near[1:], np.finfo(np.float32).tiny)
+    if gaps.max(initial=1) < 1.0001:  # fewer detections than wanted, or scores that are all the same
+        return floor
+    return float(math.sqrt(near[gaps.argmax()] * near[gaps.argmax() + 1]))
 
 
 # [H, W, 3] uint8 images and a score to Detections of each, of arrays or tensors.
