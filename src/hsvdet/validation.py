@@ -36,13 +36,13 @@ from .structures import Batch, Detections, Prediction
 
 
 class Found(NamedTuple):
-    """By image id: detections in original pixels; how many raw predictions compete for each object; the raw
-    predictions perfectly deduplicated, None if not asked for. suppressed_at: the IoU of the suppression, None
-    without. multi_label: whether all classes of a prediction come to it. max_detections: how many an image can
-    have, of a query detector no more than its queries."""
+    """By image id: detections in original pixels; how many raw predictions compete for each object, None for an
+    artifact; the raw predictions perfectly deduplicated, None if not asked for. suppressed_at: the IoU of the
+    suppression, None without. multi_label: whether all classes of a prediction come to it. max_detections: how many an
+    image can have, of a query detector no more than its queries."""
 
     detections: dict[int | str, Detections]
-    candidates: dict[int | str, Tensor]
+    candidates: dict[int | str, Tensor] | None
     deduplicated: dict[int | str, Detections] | None
     suppressed_at: float | None
     multi_label: bool
@@ -83,6 +83,50 @@ def val(
     predictions from before suppression to diagnose.
     Raises CheckpointError, ConfigError, DataError, and NonFiniteError naming an image whose answer has NaN.
     """
+    data, found = detect_on(
+        detector,
+        data,
+        split=split,
+        batch=batch,
+        device=device,
+        workers=workers,
+        score=score,
+        iou=iou,
+        max_detections=max_detections,
+        multi_label=multi_label,
+        precision=precision,
+        options=options,
+        diagnose=diagnose,
+        require_certificate=require_certificate,
+        trusted_key=trusted_key,
+        progress=progress,
+    )
+    evaluation = evaluate_found(data, [found])
+    if out is not None:
+        write_report(evaluation, out, data)
+    return evaluation
+
+
+def detect_on(
+    detector: Detector | str | PathLike[str],
+    data: DetectionData | str | PathLike[str],
+    *,
+    split: str = "val",
+    batch: int = 16,
+    device: str = "auto",
+    workers: int | None = None,
+    score: float = 0.001,
+    iou: float = 0.7,
+    max_detections: int | None = None,
+    multi_label: bool = False,
+    precision: str = "fp32",
+    options: Mapping[str, Any] | None = None,
+    diagnose: bool = False,
+    require_certificate: bool = False,
+    trusted_key: str | PathLike[str] | None = None,
+    progress: bool = True,
+) -> tuple[DetectionData, Found]:
+    """The data as they were read, and what the detector finds in them. Parameters and errors as of `val`."""
     if is_artifact(detector):
         refuse(
             detector,
@@ -102,8 +146,7 @@ def val(
             )
         header = artifact.runner.header
         most = header.max_detections if max_detections is None else max_detections
-        evaluation = evaluate_detections(data, detections, suppressed_at=header.iou, max_detections=most)
-        return _reported(evaluation, out, data)
+        return data, Found(detections, None, None, header.iou, False, most)
     require_artifact(require_certificate, trusted_key)
     place = find_device(device)
     detector = as_detector(detector, options=options)
@@ -131,7 +174,7 @@ def val(
             diagnose=diagnose,
             after_each=advance,
         )
-    return _reported(evaluate_found(data, [found]), out, data)
+    return data, found
 
 
 def _of_classes(
@@ -142,19 +185,14 @@ def _of_classes(
     return data
 
 
-def _reported(evaluation: Evaluation, out: str | PathLike[str] | None, data: DetectionData) -> Evaluation:
-    if out is not None:
-        write_report(evaluation, out, data)
-    return evaluation
-
-
 def evaluate_found(data: DetectionData, parts: Sequence[Found]) -> Evaluation:
     """What one process or several found in the images of a split, each in a part of them."""
+    candidates = [part.candidates for part in parts if part.candidates is not None]
     deduplicated = [part.deduplicated for part in parts if part.deduplicated is not None]
     return evaluate_detections(
         data,
         merge_by_image(part.detections for part in parts),
-        candidates=merge_by_image(part.candidates for part in parts),
+        candidates=merge_by_image(candidates) if candidates else None,
         deduplicated=merge_by_image(deduplicated) if deduplicated else None,
         suppressed_at=parts[0].suppressed_at,
         multi_label=parts[0].multi_label,
@@ -185,7 +223,9 @@ def find_all(
     # The upper bound among token selectors looks at the objects, in evaluation as well.
     oracle = any(selector.needs_targets for selector in selectors_of(net))
     most = reading.max_detections if max_detections is None else max_detections
-    found = Found({}, {}, {} if diagnose else None, iou if reading.suppresses else None, multi_label, most)
+    candidates: dict[int | str, Tensor] = {}
+    suppressed_at = iou if reading.suppresses else None
+    found = Found({}, candidates, {} if diagnose else None, suppressed_at, multi_label, most)
     for batch in batches:
         batch = move(batch, device, detector.preprocess)
         with autocast(device, precision):
@@ -207,7 +247,7 @@ def find_all(
             # In fractions of the image: overlaps are the same as in pixels.
             truth = cxcywh_to_xyxy(target.boxes)
             counts = duplicates_per_object(boxes[i], probabilities[i], truth, target.labels)
-            found.candidates[info.id] = counts.cpu()
+            candidates[info.id] = counts.cpu()
             if found.deduplicated is not None:
                 one = Prediction(answer.logits[i], answer.boxes[i])
                 raw = reading.candidates(one, info.size, score=score, multi_label=multi_label)

@@ -84,8 +84,8 @@ def evaluate_detections(
         occlusion=occlusion_bins(pairs, count, recalled),
         deduplicated=None if deduplicated is None else _recalls(pair_up(data, deduplicated)),
         duplicates_before=None if candidates is None else summarise_duplicates(candidates.values()),
-        duplicates_after=summarise_duplicates(_duplicates(pair, count) for pair in pairs),
-        duplicates_of_truth=summarise_duplicates(_duplicates(_perfect(pair), count) for pair in pairs),
+        duplicates_after=summarise_duplicates(duplicates_in(pair, count) for pair in pairs),
+        duplicates_of_truth=summarise_duplicates(duplicates_in(_perfect(pair), count) for pair in pairs),
         nms_ceiling=nms_ceiling(data.records, overlaps),
         suppressed_at=suppressed_at,
         max_detections=max_detections,
@@ -123,8 +123,9 @@ def _perfect(pair: Pair) -> Pair:
     return pair._replace(boxes=boxes, labels=labels, scores=np.ones(len(labels)))
 
 
-def _duplicates(pair: Pair, classes: int) -> Tensor:
-    """Detections have one class each: in every other class their score is 0."""
+def duplicates_in(pair: Pair, classes: int) -> Tensor:
+    """What `duplicates_per_object` counts, of detections. They have one class each: in every other class their score is
+    0."""
     labels = torch.from_numpy(pair.labels)
     scores = torch.zeros(len(labels), classes, dtype=torch.float64)
     scores[torch.arange(len(labels)), labels] = torch.from_numpy(pair.scores)

@@ -73,11 +73,11 @@ def recalls(pairs: Sequence[Pair], matches: Sequence[np.ndarray]) -> Recalls:
     alarms = np.concatenate(
         [pair.scores[taken == UNMATCHED] for pair, taken in zip(pairs, matches, strict=True)]
     )
-    found_at = np.concatenate([_found_at(*one) for one in zip(pairs, matches, strict=True)])
-    found = _Found(found_at, _score_over(alarms, allowed=len(pairs)))
+    at = np.concatenate([found_at(*one) for one in zip(pairs, matches, strict=True)])
+    found = _Found(at, _score_over(alarms, allowed=len(pairs)))
     occluded = np.concatenate([occlusion(pair.truth[~pair.crowd]) for pair in pairs])
     low, high = OCCLUDED
-    _, recall, recall_at_fppi1 = found.rates(np.ones(len(found_at), dtype=bool))
+    _, recall, recall_at_fppi1 = found.rates(np.ones(len(at), dtype=bool))
     return Recalls(
         recall,
         recall_at_fppi1,
@@ -118,7 +118,7 @@ def occlusion_edges(occluded: np.ndarray) -> tuple[float, ...]:
     return OCCLUSION_EDGES if (occluded >= OCCLUSION_EDGES[-2]).any() else OCCLUSION_EDGES[:-1]
 
 
-def _found_at(pair: Pair, matches: np.ndarray) -> np.ndarray:
+def found_at(pair: Pair, matches: np.ndarray) -> np.ndarray:
     """The score that each object was found with, -inf where it was missed."""
     scores = np.full(len(pair.crowd), -np.inf)
     taken = matches >= 0
