@@ -25,6 +25,7 @@ COMMANDS = [
     "data split",
     "train",
     "val",
+    "compare",
     "predict",
     "convert",
     "demo",

@@ -25,7 +25,7 @@ FLOORS = [
     "training",
     "prediction",
     "deploy",
-    "certificate",
+    "certificate comparison",
     "validation",
     "runtime",
     "loading",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .benchmarking.suppression import benchmark_nms
     from .catalogue import model_table
     from .certificate import Certificate, certify
+    from .comparison import Comparison, compare
     from .conversion.foreign import convert
     from .data.check import check_data
     from .data.convert import convert_data
@@ -54,6 +55,8 @@ switch_off()  # before anything that reports is imported
 _HOME = {
     "benchmark": "benchmarking.race",
     "benchmark_nms": "benchmarking.suppression",
+    "Comparison": "comparison",
+    "compare": "comparison",
     "convert": "conversion.foreign",
     "start_backbone": "training.backbone_weights",
     "warm_start": "training.warm_start",
@@ -95,6 +98,7 @@ _HOME = {
 __all__ = [
     "Certificate",
     "CheckpointError",
+    "Comparison",
     "ConfigError",
     "DataError",
     "Detection",
@@ -109,6 +113,7 @@ __all__ = [
     "benchmark_nms",
     "certify",
     "check_data",
+    "compare",
     "convert",
     "convert_data",
     "create",

@@ -12,6 +12,7 @@ import typer
 from .about import models, profile
 from .benchmark import WithDefault, benchmark, nms
 from .certify import certify
+from .compare import compare
 from .data import check_data, convert_data, merge_data, split_data
 from .explain import explain
 from .export import export
@@ -58,6 +59,12 @@ app.command(
 app.command(epilog=example("hsvdet val runs/street/best.safetensors --data street/ --out runs/street/val"))(
     val
 )
+app.command(
+    epilog=example(
+        "hsvdet compare runs/a/best.safetensors runs/b/best.onnx --data street/ --out runs/a-b",
+        "hsvdet compare runs/yolov8 runs/hsv-det --data street/ --split test   (folders of seeds)",
+    )
+)(compare)
 app.command(
     epilog=example(
         "hsvdet predict best.safetensors street.jpg videos/ --out runs/street-seen",
