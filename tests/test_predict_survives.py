@@ -12,6 +12,7 @@ import pytest
 from hsvdet import files
 from hsvdet.cli import main
 from hsvdet.errors import ConfigError, DataError, NonFiniteError
+from hsvdet.prediction import results as results_folder
 from hsvdet.prediction import sources
 from test_predict import picture, table, video
 
@@ -200,6 +201,23 @@ def test_parts_of_killed_processes_are_swept_away_and_those_of_living_ones_are_n
     elsewhere.touch()
     predict(tmp_path / "a.png", out)
     assert sorted(path.name for path in (out / "sub").iterdir()) == sorted([file.part.name, elsewhere.name])
+
+
+def test_a_folder_of_somebody_else_is_refused_before_it_is_searched(tmp_path, predict, monkeypatch):
+    """`--out ~`"""
+    (tmp_path / "out" / "photos").mkdir(parents=True)
+    searched, sweep = [], files.sweep
+    monkeypatch.setattr(
+        results_folder, "sweep", lambda folder, below=True: searched.append(below) or sweep(folder, below)
+    )
+    with pytest.raises(ConfigError, match="holds other files"):
+        predict(picture(tmp_path / "a.png"), tmp_path / "out")
+    assert searched == [False]
+
+
+def test_a_number_too_long_for_a_camera_is_no_source():
+    with pytest.raises(DataError, match="does not exist"):
+        sources.find_sources("9" * 5000)
 
 
 def test_pipes_among_the_sources_are_failures_and_not_waited_for(tmp_path, predict):

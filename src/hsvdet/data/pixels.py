@@ -216,8 +216,8 @@ def max_pixels() -> int:
     setting = os.environ.get("HSVDET_MAX_PIXELS", "")
     if not setting:
         return MAX_PIXELS
-    if not setting.isdecimal() or int(setting) == 0:
-        raise DataError(f"HSVDET_MAX_PIXELS expects a number such as {MAX_PIXELS}, got {setting!r}.")
+    if not setting.isdecimal() or len(setting) > 18 or int(setting) == 0:
+        raise DataError(f"HSVDET_MAX_PIXELS expects a number such as {MAX_PIXELS}, got {setting[:40]!r}.")
     # Pillow refuses images of more than twice this number, and warns above it.
     if Image.MAX_IMAGE_PIXELS is not None and int(setting) > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = int(setting)

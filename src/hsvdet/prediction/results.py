@@ -65,7 +65,7 @@ class ResultFolder:
         self._names = _output_names(sources) if pictures else {}
         self._ids = _numbers_in_names(sources)
         before = Resumed(0, [])
-        sweep(folder)
+        sweep(folder, below=False)
         if resume:
             before = resume_from(folder, settings, sources, self._ids, self.category_ids)
         else:
@@ -75,6 +75,7 @@ class ResultFolder:
                 raise ConfigError(
                     f"{folder / taken} is there already and would be replaced. Choose another folder."
                 )
+        sweep(folder)  # all below it is ours
         self.done = before.sources
         self._number = {source: number for number, source in enumerate(sources)}
         self._images = 0

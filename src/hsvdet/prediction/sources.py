@@ -161,7 +161,7 @@ def _expand(text: str, several: bool) -> list[Source]:
         raise DataError(f"{text}: URLs expect http, https, rtsp, rtmp, udp, tcp, srt or rtp; got {scheme}.")
     path = Path(text).expanduser()
     exists = os.path.exists(path)  # False also for what cannot be a path
-    if text.isdecimal() and not exists:
+    if text.isdecimal() and len(text) < 10 and not exists:
         return [_camera(int(text))]
     if os.path.isdir(path):
         inside = path.name or path.resolve().name if several else ""

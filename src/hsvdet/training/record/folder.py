@@ -39,7 +39,8 @@ class Folder:
             self._lock = FolderLock(self.path)
         except OSError as error:
             raise SaveError(f"{self.path} cannot be made: {error.strerror or error}.") from error
-        sweep(self.path)
+        for folder in (self.path, self.path / "val"):  # not all that may lie below: it may be the home folder
+            sweep(folder, below=False)
         if resume and self.state_path.is_file():
             self._check_state(read_state(self.state_path))
             return True
