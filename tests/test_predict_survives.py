@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from hsvdet import files
 from hsvdet.cli import main
-from hsvdet.errors import ConfigError, DataError, NonFiniteError
+from hsvdet.errors import ConfigError, DataError, NonFiniteError, SaveError
 from hsvdet.prediction import results as results_folder
 from hsvdet.prediction import sources
 from test_predict import picture, table, video
@@ -201,6 +202,32 @@ def test_parts_of_killed_processes_are_swept_away_and_those_of_living_ones_are_n
     elsewhere.touch()
     predict(tmp_path / "a.png", out)
     assert sorted(path.name for path in (out / "sub").iterdir()) == sorted([file.part.name, elsewhere.name])
+
+
+def test_a_picture_that_cannot_be_written_is_not_lost_beside_one_that_was(tmp_path, predict, monkeypatch):
+    """On a full disk the first may fail and a later one, smaller, fit."""
+    for name in ("1.png", "2.png", "3.png"):
+        picture(tmp_path / "in" / name)
+    saved, save = threading.Event(), results_folder._save_picture
+
+    def full(path, *rest):
+        if path.name == "1.png":
+            assert saved.wait(60)
+            raise SaveError("No space left on device")
+        save(path, *rest)
+        saved.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results_folder, "_save_picture", full)
+        with pytest.raises(SaveError):
+            predict(tmp_path / "in", tmp_path / "out", batch=1)
+    report = predict(tmp_path / "in", tmp_path / "out", batch=1, resume=True)
+    assert (
+        report.images
+        == len(table(tmp_path / "out")["images"])
+        == len(list((tmp_path / "out").glob("*.png")))
+        == 3
+    )
 
 
 def test_a_folder_of_somebody_else_is_refused_before_it_is_searched(tmp_path, predict, monkeypatch):

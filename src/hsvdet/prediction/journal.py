@@ -31,14 +31,14 @@ class Line(NamedTuple):
 
 
 class Journal:
-    """Within the results' folder. rows: how many lines about frames are in it. Raises SaveError where it cannot be
-    written."""
+    """Within the results' folder. whole: False after a line that may be there in part. Raises SaveError where it cannot
+    be written."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], lines: Iterable[str] = ()):
         """settings: by which a run that continues this one is held to be the same. lines: of before, to keep."""
         self.path = folder / NAME
         new = self.path.with_name(f"{NAME}.part")
-        self.rows = 0
+        self.whole = True
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # A file name that is not UTF-8 becomes a JSON escape, from which Python makes the name again.
@@ -46,7 +46,6 @@ class Journal:
             self._file.write(json.dumps({"format": _FORMAT, "settings": settings}) + "\n")
             for line in lines:
                 self._file.write(f"{line}\n")
-                self.rows += 1
             self._file.flush()
             new.replace(self.path)
         except OSError as error:
@@ -58,8 +57,8 @@ class Journal:
             self._file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()
         except OSError as error:
+            self.whole = False
             raise SaveError(f"{self.path} cannot be written: {error.strerror}.") from error
-        self.rows += line.row is not None
 
     def close(self) -> None:
         with suppress(OSError):  # a full disk, said when it was met

@@ -107,10 +107,10 @@ class ResultFolder:
         if self._video is not None:
             self._video[1].discard()
         with suppress(SaveError):  # said already
-            while self._waiting and _is_saved(self._waiting[0][0]):
+            while self._journal.whole and self._waiting and _is_saved(self._waiting[0][0]):
                 self._journal.add(*self._waiting.popleft()[1:])
         self._journal.close()
-        if not self._journal.rows:
+        if not self._images:
             (self.folder / NAME).unlink(missing_ok=True)
 
     def add(self, frame: Frame, detections: Detections) -> None:
@@ -221,9 +221,10 @@ class ResultFolder:
         while self._waiting and (
             len(self._waiting) > at_most or self._waiting[0][0] is None or self._waiting[0][0].done()
         ):
-            saving, line, source = self._waiting.popleft()
+            saving, line, source = self._waiting[0]
             if saving is not None:
-                saving.result()
+                saving.result()  # where it fails, no later line says that the source is done
+            self._waiting.popleft()
             self._journal.add(line, source)
 
     def _draw(self, frame: Frame, detections: Detections, name: str) -> tuple[str, Future[None] | None]:
