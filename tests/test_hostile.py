@@ -156,6 +156,19 @@ def test_pickles_that_hold_themselves_or_more_than_their_file_are_refused(tmp_pa
         read_foreign(tmp_path / "small.pt")
 
 
+def test_a_pickle_that_asks_for_memory_alone_is_refused_before_it_has_it(tmp_path):
+    size = 1_500_000_000
+    asks = b"\x80\x02cbuiltins\nbytearray\nJ" + size.to_bytes(4, "little") + b"\x85R."
+    (tmp_path / "old.pt").write_bytes(asks)
+    torch.save({}, tmp_path / "empty.pt")
+    with zipfile.ZipFile(tmp_path / "empty.pt") as empty, zipfile.ZipFile(tmp_path / "zip.pt", "w") as full:
+        for name in empty.namelist():
+            full.writestr(name, asks if name.endswith("data.pkl") else empty.read(name))
+    for name in ("old.pt", "zip.pt"):
+        with pytest.raises(CheckpointError, match="builtins.bytearray"):
+            read_foreign(tmp_path / name)
+
+
 def test_data_yaml_that_stands_for_more_than_it_says_is_refused(tmp_path):
     folder = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.2"})
     os.mkfifo(tmp_path / "pipe")

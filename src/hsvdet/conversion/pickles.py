@@ -7,6 +7,7 @@ which keep their attributes and can do nothing. Any other name in the file is re
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import re
 import zipfile
@@ -54,6 +55,7 @@ def read_pickle(path: str | Path) -> Any:
     the first thing in it that is neither data nor one of the shells' packages, or saying that it is damaged.
     """
     _check_members(path)
+    _check_bytearrays(path)
     names = _globals(path)
     refused = sorted(name for name in names if not INERT.fullmatch(name))
     if refused:
@@ -90,6 +92,13 @@ def _check_members(path: str | Path) -> None:
             f"{path}: refused: its zip file is compressed, or names a content twice, as no torch.save writes it; what"
             " is in it may not fit into memory. Save it again with torch.save."
         )
+
+
+def _check_bytearrays(path: str | Path) -> None:
+    """PyTorch's unpickler makes them: bytearray(2000000000) is 2 GB of twenty bytes. torch.save writes none."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"bytearray\n") >= 0:
+            raise _refusal(path, "builtins.bytearray")
 
 
 def _check_tensors(path: str | Path, found: Any) -> None:
