@@ -795,3 +795,29 @@ def test_pipes_among_what_a_run_left_are_not_waited_for(tmp_path, predict):
     os.mkfifo(out / "unfinished.jsonl")
     with pytest.raises(ConfigError, match="unfinished.jsonl cannot be read: it is no regular file"):
         predict(picture, out, resume=True)
+
+
+@pytest.mark.parametrize(
+    "form, denied", [("yolo", "labels/train"), ("voc", "Annotations"), ("yolo", "images/train/b")]
+)
+def test_a_folder_that_must_not_be_read_is_not_taken_for_an_empty_one(tmp_path, monkeypatch, form, denied):
+    """Its images would be left out, or trained as images without objects."""
+    if form == "yolo":
+        folder = yolo(tmp_path, {"a": "0 .5 .5 .2 .2", "b/c": "0 .5 .5 .2 .2"})
+    else:
+        folder = voc(tmp_path, {"a": voc_xml(voc_object("car", 1, 1, 9, 9))})
+        text(folder / "labels.txt", "car")
+    scandir = os.scandir
+
+    def scan(path="."):
+        if os.fspath(path) == str(tmp_path / denied):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(DataError, match=f"{denied} cannot be read: Permission denied"):
+        read_data(folder, "train")
+    from hsvdet.prediction.sources import find_sources
+
+    if form == "yolo":  # of sources, what can be read is
+        assert len(find_sources(folder / "images")) == (1 if denied.startswith("images") else 2)

@@ -87,15 +87,25 @@ def _encoding(content: bytes) -> str:
     return declared[1].decode() if declared else "utf-8"
 
 
-def walk(folder: Path | str, suffixes: Iterable[str], links: list[str]) -> Iterator[str]:
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def walk(
+    folder: Path | str,
+    suffixes: Iterable[str],
+    links: list[str],
+    unreadable: Callable[[OSError], None] = _refuse,
+) -> Iterator[str]:
     """Paths of the files with one of the suffixes (lower case) in the folder and below, in sorted order.
 
     Links to folders are followed, but no folder is entered twice: those left out are appended to `links`.
-    Names that begin with a dot are hidden (also the `._*` files that macOS leaves behind).
+    Names that begin with a dot are hidden (also the `._*` files that macOS leaves behind). unreadable: called for a
+    folder that cannot be listed; by default that is a DataError.
     """
     suffixes = frozenset(suffixes)
     seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen:
             links.append(parent)
@@ -117,6 +127,7 @@ class FileIndex:
 
     def __init__(self):
         self._folders: dict[str, dict[str, os.DirEntry[str]]] = {}
+        self._denied: dict[str, PermissionError] = {}
 
     def find(self, path: str) -> str | None:
         """The file's path as it is on disk, or None. The name may be in another Unicode form (macOS stores
@@ -125,8 +136,11 @@ class FileIndex:
         return found.path if found is not None and _is_file(found) else None
 
     def entry(self, path: str) -> str | None:
-        """As `find`, but also of a folder, a pipe or a broken link: what is there and is no file, is not absent."""
+        """As `find`, but also of a folder, a pipe or a broken link: what is there and is no file, is not absent. Raises
+        DataError where that cannot be known, because the folder must not be read."""
         found = self._look_up(path)
+        if found is None and (denied := self._denied.get(os.path.dirname(path))):
+            _refuse(denied)
         return found.path if found is not None else None
 
     def _look_up(self, path: str) -> os.DirEntry[str] | None:
@@ -146,6 +160,8 @@ class FileIndex:
                     for entry in entries:
                         names[unicodedata.normalize("NFC", entry.name)] = entry
                         names[entry.name] = entry
+            except PermissionError as error:
+                self._denied[folder] = error
             except (OSError, ValueError):
                 pass  # no such folder: it holds no files
             self._folders[folder] = names

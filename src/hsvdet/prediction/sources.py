@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections import deque
@@ -202,7 +203,7 @@ def _kind(path: Path) -> Literal["image", "video"]:
 
 
 def _in_folder(folder: Path, inside: str) -> list[Source]:
-    paths = sorted(walk(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES, []), key=_as_counted)
+    paths = sorted(walk(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES, [], _skip), key=_as_counted)
     if not paths:
         raise DataError(
             f"{folder} has no image and no video in it or below. Looked for"
@@ -218,13 +219,17 @@ def _in_folder(folder: Path, inside: str) -> list[Source]:
     ]
 
 
+def _skip(error: OSError) -> None:
+    logging.getLogger("hsvdet").warning("skipped: %s cannot be read: %s.", error.filename, error.strerror)
+
+
 def _by_pattern(pattern: str) -> list[Source]:
     parts = Path(pattern).parts
     spelled_out = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     folder = Path(*parts[:spelled_out])
     if "**" in parts and ".." not in parts:
         # By `walk`: glob enters links that lead back again and again.
-        below = (Path(path) for path in walk(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES, []))
+        below = (Path(path) for path in walk(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES, [], _skip))
         found = [path for path in below if _fits(path.relative_to(folder).parts, parts[spelled_out:])]
     else:
         found = [Path(path) for path in glob.glob(pattern)]
