@@ -240,8 +240,8 @@ def test_pipes_and_what_no_artifact_is_as_large_as_are_not_read(path, tmp_path, 
     for weights in (tmp_path / "a.bin", tmp_path / "pipe.onnx", tmp_path / "pipe.xml"):
         os.mkfifo(weights)
     (tmp_path / "zero.onnx").symlink_to("/dev/zero")
-    for name in ("a.xml", "pipe.onnx", "pipe.xml", "zero.onnx"):
-        with pytest.raises(CheckpointError, match=f"{name}: .* cannot be read: it is no regular file"):
+    for name, unread in {"a.xml": "a.bin", "pipe.onnx": "", "pipe.xml": "", "zero.onnx": ""}.items():
+        with pytest.raises(CheckpointError, match=f"{unread or name}: cannot be read: it is no regular file"):
             runtime.load(tmp_path / name)
     monkeypatch.setattr("hsvdet.runtime.artifact.LARGEST_GRAPH", 100)
     with pytest.raises(CheckpointError, match="it has .* bytes, more than 100"):

@@ -154,7 +154,7 @@ def read_artifact(path: str | PathLike[str]) -> Artifact:
             for block in blocks:
                 digest.update(block)
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.filename or path} cannot be read: {error.strerror}.") from None
+        raise CheckpointError(f"{error.filename or path}: cannot be read: {error.strerror}.") from None
     return Artifact(path, header, digest.hexdigest(), content)
 
 
