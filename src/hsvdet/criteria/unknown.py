@@ -21,10 +21,11 @@ _MOSTLY = (
 
 
 def ignored_boxes(boxes: Tensor, targets: Sequence[Target]) -> Tensor | None:
-    """boxes [B, Q, 4] to [B, Q] bool: at least half of its own area lies in one region to ignore."""
+    """boxes [B, Q, 4] to [B, Q] bool: at least half of its own area lies in one region to ignore. Of a box
+    that reaches beyond the picture that counts which lies in it, as in a detection, which is cut off at the edges."""
     if all(target.ignored is None or not len(target.ignored) for target in targets):
         return None
-    xyxy = cxcywh_to_xyxy(boxes.detach().float())
+    xyxy = cxcywh_to_xyxy(boxes.detach().float()).clamp(0, 1)
     regions = cxcywh_to_xyxy(_regions(targets, boxes.device))[:, None]  # [B, 1, M, 4]
     first = torch.maximum(xyxy[..., None, :2], regions[..., :2])
     last = torch.minimum(xyxy[..., None, 2:], regions[..., 2:])
