@@ -30,16 +30,23 @@ def test_tokens_are_the_best_cells_and_carry_their_place_and_score():
                           2 * coarse, atol=1e-5)  # fmt: skip
 
 
-def test_few_tokens_are_taken_where_they_hold_the_mass_and_only_for_one_image():
+def test_few_tokens_are_seen_where_they_hold_the_mass_and_a_single_image_is_computed_without_the_others():
     torch.manual_seed(0)
     extractor = TokenExtractor(16, (8,), tokens=8, context=1, mass=0.95).eval()
     level = torch.randn(1, 16, 6, 6)
 
     def count(scores, batch=1):
-        extractor.scorers[0].forward = lambda x, salience=None: scores.expand(batch, -1).unflatten(1, (6, 6))
+        extractor.scorers[0].forward = lambda x, salience=None: scores.unflatten(1, (6, 6))
         seen = level.expand(batch, -1, -1, -1)
         cells = tile_maps([seen], None, torch.tensor([[0.0, 0.0, 48.0, 48.0]]).expand(batch, -1), (8,))
-        return extractor([seen], cells).chosen[0].shape[1]
+        tokens = extractor([seen], cells)
+        taken, kept = tokens.chosen[0].shape[1], tokens.selections[0].kept.flatten(1).sum(1).tolist()
+        if batch == 1:
+            assert kept == [taken] and tokens.mask is None
+            return taken
+        assert taken == 8
+        assert (~tokens.mask[:, 0, :8]).sum(1).tolist() == kept and not tokens.mask[..., 8:].any()
+        return tuple(kept)
 
     flat = torch.zeros(1, 36)
     peaked = torch.full((1, 36), -20.0)
@@ -47,7 +54,7 @@ def test_few_tokens_are_taken_where_they_hold_the_mass_and_only_for_one_image():
     fewer = peaked.clone()
     fewer[0, 2:4] = 5.0
     assert (count(flat), count(fewer), count(peaked)) == (8, 4, 2)
-    assert count(peaked, batch=2) == 8
+    assert count(torch.cat([peaked, fewer, flat]), batch=3) == (2, 4, 8)
     extractor.train()
     assert count(peaked) == 8
 

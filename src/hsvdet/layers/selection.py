@@ -123,6 +123,15 @@ class TokenScorer(TokenSelector):
         return tokens * (self.reduce.weight.numel() + self.score.weight.numel())
 
 
+def kept_cells(scores: Tensor, index: Tensor | None, padding: Tensor | None) -> Tensor:
+    """Which cells of a map were selected and are picture, [B, h, w] bool, of `scores` [B, h, w]. index: [B, k] of the
+    selected cells, None for all. padding: which of these are none, [B, k] bool or, of all, [B, h, w]; None of none."""
+    if index is None:
+        return torch.ones_like(scores, dtype=torch.bool) if padding is None else ~padding
+    real = torch.ones_like(index, dtype=torch.bool) if padding is None else ~padding
+    return torch.zeros_like(scores, dtype=torch.bool).flatten(1).scatter(1, index, real).view_as(scores)
+
+
 # By the name in a configuration.
 SELECTORS: dict[str, type[TokenSelector]] = {
     "energy": Energy,

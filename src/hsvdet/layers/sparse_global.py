@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .position import rotate_2d, sincos_2d
 from .precision import layer_norm, linear, without_autocast
-from .selection import SELECTORS, TokenSelector
+from .selection import SELECTORS, TokenSelector, kept_cells
 from .tokens import pooled_cells
 
 GATES = ("none", "fixed", "scalar", "channel", "outproj_zero")
@@ -83,10 +83,12 @@ class SparseGlobalConfig:
 
 
 class SparseGlobalOutput(NamedTuple):
-    """map: [B, C, H, W]. scores: [B, H, W] float32 logits of a learned selector, else None."""
+    """map: [B, C, H, W]. scores: [B, H, W] float32 logits of a learned selector, else None; kept: with them, [B, H, W]
+    bool, the tokens it selected."""
 
     map: Tensor
     scores: Tensor | None
+    kept: Tensor | None = None
 
 
 class Diagnosis(NamedTuple):
@@ -291,14 +293,15 @@ class SparseGlobal(SparseAttention):
         index = self._select(x, scores, padding, salience)
         delta = self._attention_delta(x, scores, index, padding)  # [B, C, k]
         mask = None if padding is None else tokens_at(padding.flatten(1), index)
+        kept = None if scores is None else kept_cells(scores, index, padding if index is None else mask)
         if index is None and mask is None:
-            return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
+            return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores, kept)
         dense = self._dense(x).flatten(2)
         at = None if index is None else index.unsqueeze(1).expand(-1, self.channels, -1)
         if mask is not None:  # an image with fewer than k real tokens: the rest are not selected
             delta = torch.where(mask.unsqueeze(1), dense if at is None else dense.gather(2, at), delta)
         delta = delta if at is None else dense.scatter(2, at, delta)
-        return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores)
+        return SparseGlobalOutput(self._add(x, delta.reshape(x.shape)), scores, kept)
 
     @torch.no_grad()
     def diagnose(self, x: Tensor, padding: Tensor | None = None, salience: Tensor | None = None) -> Diagnosis:

@@ -92,7 +92,7 @@ class HsvDet(YoloV8):
             mask = None if padding is None else cell_padding(padding, size)
             output = self.sparse_global[name](level, mask, ranking)
             if output.scores is not None:
-                selections.append(Selection(output.scores, STRIDES[name]))
+                selections.append(Selection(output.scores, STRIDES[name], output.kept))
             return output.map
 
         p3 = self.stage3(self.stage2(self.stem(images)))
