@@ -27,8 +27,11 @@ from .evaluate import (
     perfectly_deduplicated,
     write_report,
 )
+from .evaluate.selections import ImageCount, count_selections, summarise_selections
 from .layers.selection import selectors_of
+from .layers.tokens import content_extents
 from .loading import as_detector
+from .options import override
 from .postprocess import to_pixels
 from .progress import progress as shown_progress
 from .runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
@@ -39,7 +42,8 @@ class Found(NamedTuple):
     """By image id: detections in original pixels; how many raw predictions compete for each object, None for an
     artifact; the raw predictions perfectly deduplicated, None if not asked for. suppressed_at: the IoU of the
     suppression, None without. multi_label: whether all classes of a prediction come to it. max_detections: how many an
-    image can have, of a query detector no more than its queries."""
+    image can have, of a query detector no more than its queries. queries: of a detector whose dense head answers beside
+    them. selections: what learned token selectors chose."""
 
     detections: dict[int | str, Detections]
     candidates: dict[int | str, Tensor] | None
@@ -47,6 +51,8 @@ class Found(NamedTuple):
     suppressed_at: float | None
     multi_label: bool
     max_detections: int
+    queries: int | None
+    selections: dict[int | str, ImageCount]
 
 
 def val(
@@ -146,7 +152,8 @@ def detect_on(
             )
         header = artifact.runner.header
         most = header.max_detections if max_detections is None else max_detections
-        return data, Found(detections, None, None, header.iou, False, most)
+        queries = _queries_beside_dense(models.find(header.model).config, header.config)
+        return data, Found(detections, None, None, header.iou, False, most, queries, {})
     require_artifact(require_certificate, trusted_key)
     place = find_device(device)
     detector = as_detector(detector, options=options)
@@ -197,6 +204,8 @@ def evaluate_found(data: DetectionData, parts: Sequence[Found]) -> Evaluation:
         suppressed_at=parts[0].suppressed_at,
         multi_label=parts[0].multi_label,
         max_detections=min(part.max_detections for part in parts),
+        queries=parts[0].queries,
+        selections=summarise_selections(merge_by_image(part.selections for part in parts).values()),
     )
 
 
@@ -225,11 +234,14 @@ def find_all(
     most = reading.max_detections if max_detections is None else max_detections
     candidates: dict[int | str, Tensor] = {}
     suppressed_at = iou if reading.suppresses else None
-    found = Found({}, candidates, {} if diagnose else None, suppressed_at, multi_label, most)
+    queries = _queries_beside_dense(detector.config)
+    found = Found({}, candidates, {} if diagnose else None, suppressed_at, multi_label, most, queries, {})
     for batch in batches:
         batch = move(batch, device, detector.preprocess)
         with autocast(device, precision):
-            answer = net(batch.images, batch.padding, batch.targets if oracle else None).answer
+            output = net(batch.images, batch.padding, batch.targets if oracle else None)
+        answer = output.answer
+        extents = content_extents(batch.images, batch.padding).cpu().numpy()
         sizes = [info.size for info in batch.infos]
         detections = reading.detections(
             answer,
@@ -248,6 +260,11 @@ def find_all(
             truth = cxcywh_to_xyxy(target.boxes)
             counts = duplicates_per_object(boxes[i], probabilities[i], truth, target.labels)
             candidates[info.id] = counts.cpu()
+            selected = count_selections(
+                output.selections, i, extents[i], truth.double().cpu().numpy(), info.size
+            )
+            if selected is not None:
+                found.selections[info.id] = selected
             if found.deduplicated is not None:
                 one = Prediction(answer.logits[i], answer.boxes[i])
                 raw = reading.candidates(one, info.size, score=score, multi_label=multi_label)
@@ -259,6 +276,13 @@ def find_all(
         found = found._replace(max_detections=min(found.max_detections, answer.boxes.shape[1]))
         after_each(len(batch.infos))
     return found
+
+
+def _queries_beside_dense(config: Any, options: Mapping[str, Any] | None = None) -> int | None:
+    """None of a detector whose answers are all of one kind. options: that differ from the configuration's."""
+    if not hasattr(config, "queries_beside_dense"):
+        return None
+    return override(config, options or {}).queries_beside_dense or None
 
 
 def check_labels(detector: Detector | ArtifactDetector, data: DetectionData) -> None:

@@ -18,8 +18,11 @@ from .duplicates import Duplicates
 from .occlusion import OcclusionBin
 from .operating import Operating
 from .recall import Recalls
+from .selections import SelectionScores
 from .worst import Mistakes
 
+USUAL_IOU = 0.7
+_SELECTED = ("selected tokens", "an image", "on objects", "lift", "covered", "small", "occluded", "border")
 _RECALLS = ("recall", "recall at 1 FP/image")
 
 
@@ -37,7 +40,7 @@ class ClassScores(NamedTuple):
 
 
 class Beyond(NamedTuple):
-    """Objects that no detection is left for, as there are more than may be counted: in so many images, so many."""
+    """Objects that are more than a number allows for: in so many images, so many."""
 
     images: int
     objects: int
@@ -59,8 +62,10 @@ class Evaluation:
     nms_ceiling: of this data set; suppressed_at: the IoU of the suppression, None where there was none. multi_label:
     whether each prediction came to it with all its classes.
     max_detections: of an image, None where not known. beyond_max_detections: objects that are more than those;
-    beyond_coco: more than the 100 of a class that COCO's numbers count.
-    deduplicated: recalls of the raw predictions, perfectly deduplicated; None where not asked for.
+    queries: of a detector whose dense head answers beside them, else None; beyond_queries: objects that are more, for
+    which the dense head alone answers. beyond_coco: more than the 100 of a class that COCO's numbers count.
+    deduplicated: recalls of the raw predictions, perfectly deduplicated; None where not asked for. selections: what
+    learned token selectors chose, map by map; nothing of other detectors and of artifacts.
     """
 
     images: int
@@ -82,8 +87,11 @@ class Evaluation:
     multi_label: bool
     max_detections: int | None
     beyond_max_detections: Beyond
+    queries: int | None
+    beyond_queries: Beyond
     beyond_coco: Beyond
     deduplicated: Recalls | None
+    selections: tuple[SelectionScores, ...]
 
     @property
     def ap(self) -> float:
@@ -92,6 +100,11 @@ class Evaluation:
     @property
     def ap50(self) -> float:
         return self.stats["ap50"]
+
+    @property
+    def nms_at(self) -> float:
+        """The IoU at which `nms_ceiling` is told first: of its own suppression, or else the usual one."""
+        return USUAL_IOU if self.suppressed_at is None else self.suppressed_at
 
     @property
     def recall_at_fppi1(self) -> float:
@@ -128,8 +141,17 @@ class Evaluation:
         by_count = [[span(*row[:2]), *row[2:]] for row in self.recalls.by_count]
         if len(by_count) > 1:
             parts.append(labelled(["objects in image", "images", "objects", *_RECALLS], by_count))
+        if self.selections:
+            parts.append(labelled(_SELECTED, self._by_map()))
         parts.append("\n".join(self._remarks()))
         return "\n\n".join(parts)
+
+    def _by_map(self) -> list[list[str | int | float]]:
+        """What selectors chose: a row for each map, and all."""
+        return [
+            ["all" if row.stride is None else f"stride {row.stride}", f"{row.tokens:.0f}", *row[2:]]
+            for row in self.selections
+        ]
 
     def _by_occlusion(self) -> list[list[str | int | float]]:
         """The bins, the occluded ones together, and all; with the recall at 1 FP/image if perfectly deduplicated."""
@@ -171,14 +193,20 @@ class Evaluation:
                 if self.multi_label
                 else "one class a box, as predict and artifacts answer; most published tables count all (--multi-label)"
             )
-        if self.suppressed_at is not None and self.objects:
+        if self.objects:
+            spared = "" if self.suppressed_at is not None else "; this detector has no NMS"
             remarks.append(
-                f"NMS at IoU {self.suppressed_at:g} would delete {self._deleted(self.suppressed_at)} of the true boxes"
+                f"NMS at IoU {self.nms_at:g} would delete {self._deleted(self.nms_at)} of the true boxes{spared}"
             )
         if self.beyond_max_detections.images:
             remarks.append(
                 f"{self._more(self.beyond_max_detections)} than the {self.max_detections} detections an image can have:"
                 " they cannot be found"
+            )
+        if self.beyond_queries.images:
+            remarks.append(
+                f"{self._more(self.beyond_queries)} than the {self.queries} queries: for these the dense head's own"
+                " answers stand"
             )
         if self.beyond_coco.images:
             remarks.append(

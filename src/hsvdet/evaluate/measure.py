@@ -23,6 +23,7 @@ from .occlusion import occlusion_bins
 from .operating import operating
 from .pairing import Pair, in_order, match_within_class, pair_up
 from .recall import Recalls, recalls
+from .selections import SelectionScores
 from .worst import worst_images
 
 Item = TypeVar("Item")
@@ -37,6 +38,8 @@ def evaluate_detections(
     suppressed_at: float | None = None,
     max_detections: int | None = None,
     multi_label: bool = False,
+    queries: int | None = None,
+    selections: tuple[SelectionScores, ...] = (),
 ) -> Evaluation:
     """Everything we measure, on one split.
 
@@ -44,7 +47,8 @@ def evaluate_detections(
     image without an entry has none. candidates: by image id, what `duplicates_per_object` counted on the raw
     predictions. deduplicated: by image id, of the raw predictions those of `perfectly_deduplicated`.
     suppressed_at: the IoU at which the detections were suppressed. max_detections: how many an image can have.
-    multi_label: whether a suppressed prediction answers with every class, not its best.
+    multi_label: whether a suppressed prediction answers with every class, not its best. queries: of a detector whose
+    dense head answers beside them. selections: of its learned token selectors.
     Average precision equals pycocotools'. 500 images with 80 objects and 300 detections each take about 8 s.
 
     Raises DataError for an empty split, an image or a class that the data set does not have; NonFiniteError
@@ -91,6 +95,9 @@ def evaluate_detections(
         max_detections=max_detections,
         multi_label=multi_label,
         beyond_max_detections=_beyond(objects.sum(1, keepdims=True), max_detections),
+        queries=queries,
+        selections=selections,
+        beyond_queries=_beyond(objects.sum(1, keepdims=True), queries),
         beyond_coco=_beyond(objects, COCO_DETECTIONS),
     )
 

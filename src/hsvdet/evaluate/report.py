@@ -226,11 +226,10 @@ def occlusion_figure(evaluation: Evaluation) -> Figure:
     names = [f"{span(bin.low, bin.high)}\n{bin.objects} objects" for bin in bins]
     by_occlusion.set_xticks(range(len(bins)), names, fontsize=9)
     title = "By occlusion: largest IoU with another object"
-    if evaluation.suppressed_at is not None:
-        deleted = next(
-            row.class_wise for row in evaluation.nms_ceiling if row.iou == evaluation.suppressed_at
-        )
-        title += f"; NMS at {evaluation.suppressed_at:g} deletes {deleted:.1%} of the true boxes"
+    deleted = next(row.class_wise for row in evaluation.nms_ceiling if row.iou == evaluation.nms_at)
+    if evaluation.objects:
+        deletes = "deletes" if evaluation.suppressed_at is not None else "would delete"
+        title += f"; NMS at {evaluation.nms_at:g} {deletes} {deleted:.1%} of the true boxes"
     by_occlusion.set_title(title, fontsize=11)
     _bars(by_count, counts, _SERIES[2:], ideal and ideal.by_count)
     names = [f"{span(bin.fewest, bin.most)}\n{bin.images} images" for bin in counts]

@@ -70,6 +70,11 @@ class HsgDetConfig(OneToOneConfig):
     bins: int = 16
     mode: str = "full"
 
+    @property
+    def queries_beside_dense(self) -> int:
+        """How many queries answer in its mode beside the dense head, which alone answers for objects beyond them."""
+        return 0 if self.mode == "edge" else self.queries
+
 
 # The design names only the large form. Widths and decoders of the others: its allocation; depths: YOLOv8's; layers
 # of the fusion: by depth, but two, so that what one token learns of another reaches a third.

@@ -18,7 +18,9 @@ MOST_LOST = 0.1  # of all objects
 
 
 def queries_of(config: Any) -> int | None:
-    """How many objects a model of this configuration can find in an image; None for dense ones."""
+    """How many objects a model of this configuration can find in an image; None where a dense head answers."""
+    if hasattr(config, "queries_beside_dense"):
+        return None
     queries = getattr(config, "queries", None)
     return queries and queries * max(1, getattr(config, "patterns", 0))
 
