@@ -178,11 +178,25 @@ def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_p
             assert len(found.scores) > 2
 
 
+def test_an_artifact_answers_in_the_mode_it_was_exported_in(tmp_path):
+    """With temperatures that were fitted."""
+    detector = lively("hsg-det-n+", HYBRID | {"queries": 40, "balanced_queries": 10}, resize="fit")
+    detector.net.temperatures.copy_(torch.tensor([2.0, 0.6]))
+    image, found = photograph(50, 90), {}
+    for mode in ("edge", "balanced", "full"):
+        answering = detector.with_options({"mode": mode})
+        run = runtime.load(written(answering, tmp_path / f"{mode}.onnx"), threads=1)
+        assert run.header.config["mode"] == mode
+        found[mode] = run(image, score=0.01)
+        assert_same(found[mode], eager(answering, image, False, score=0.01, max_detections=120))
+    assert len({tuple(one.scores[:20].round(3)) for one in found.values()}) == 3
+
+
 @pytest.mark.parametrize(
     "name, options, resize",
     [
         ("hsv-det-n", THIN | {"k": 6, "insert": ("P5",)}, "letterbox"),
-        ("hsg-det-n+", HYBRID | {"queries": 20}, "letterbox"),
+        ("hsg-det-n+", HYBRID | {"queries": 20, "feedback": True, "token_mass": 0.8}, "letterbox"),
         ("detr-tiny", SHORT, "shortest"),
         ("anchor-detr-tiny", SHORT, "shortest"),
         ("deformable-detr-two-stage-tiny", SHORT | {"levels": 2}, "shortest"),

@@ -1,15 +1,24 @@
 """HSG-Det: what its description counts, what its parts promise, and how its answer is put together."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import hsvdet
 from hsvdet.boxes import cxcywh_to_xyxy
+from hsvdet.cli import main
 from hsvdet.errors import ConfigError
 from hsvdet.layers.pyramid import tile_maps
 from hsvdet.layers.tokens import content_extents
 from hsvdet.models.hsg_det import VARIANTS, HsgDet, HsgDetConfig
 from hsvdet.models.hsg_det_plus import HsgDetPlus, HsgDetPlusConfig, merge
 from hsvdet.structures import DenseOutput, Prediction
+from hsvdet.training.capacity import check_capacity
+from tiny_data import coco
+from tiny_runs import squares, tiny_query
 
 SMALL = dict(width=0.125, depth=0.3, dim=32, heads=4, fusion_layers=1, decoder_layers=2, tokens=12, context=2)
 SIZE = (96, 128)
@@ -133,7 +142,7 @@ def test_the_answer_is_the_dense_heads_with_queries_in_the_place_of_their_parent
         assert len(set(parents)) == len(parents) == 20
         others = [anchor for anchor in range(len(dense.boxes[image])) if anchor not in parents]
         assert torch.equal(answer.boxes[image, others], dense.boxes[image, others])
-        assert torch.allclose(answer.logits[image, others], dense.logits[image, others] / 2)
+        assert torch.allclose(answer.logits[image, others], dense.logits[image, others])
         assert torch.equal(answer.boxes[image, parents], query.boxes[image])
         own = (dense.logits[image, parents] / 2).sigmoid()
         asked = (query.logits[image] / 0.5).sigmoid()
@@ -195,6 +204,63 @@ def test_the_balanced_mode_asks_fewer_queries_and_training_all():
         faithful(mode="balanced")
 
 
+def tiny_detector(name="hsg-det-n+"):
+    torch.manual_seed(0)
+    options = SMALL | (dict(queries=20, balanced_queries=5) if name.endswith("+") else dict(queries=10))
+    detector = hsvdet.create(name, ["car", "person"], category_ids=[3, 7], size=(64, 64), options=options)
+    awake(detector.net)
+    if name.endswith("+"):
+        detector.net.temperatures.copy_(torch.tensor([3.0, 0.5]))
+    return detector
+
+
+def random_pixels(path):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_modes_share_the_weights_and_the_cells_without_queries():
+    detector = tiny_detector()
+    images, padding = batch()
+    modes = {mode: detector.with_options({"mode": mode}) for mode in ("edge", "balanced", "full")}
+    assert {one.net.mode for one in modes.values()} == {"edge", "balanced", "full"}
+    assert [one.config.mode for one in modes.values()] == list(modes) and detector.config.mode == "full"
+    with torch.no_grad():
+        detector.net.head.one_to_one.class_towers[0][-1].bias.add_(1)  # seen by all
+        edge, balanced, full = (one.net.eval()(images, padding) for one in modes.values())
+    for output in (balanced, full):
+        for image in range(2):
+            parents = output.parents[image].tolist()
+            assert len(set(parents)) == len(parents)
+            others = [cell for cell in range(edge.answer.logits.shape[1]) if cell not in parents]
+            assert torch.equal(output.answer.logits[image, others], edge.answer.logits[image, others])
+            assert torch.equal(output.answer.boxes[image, others], edge.answer.boxes[image, others])
+    assert (balanced.parents.shape[1], full.parents.shape[1]) == (5, 20)
+    assert not torch.equal(full.answer.logits, balanced.answer.logits)
+
+
+def test_a_mode_is_chosen_on_the_command_line_and_in_python(tmp_path, capfd):
+    detector = tiny_detector()
+    detector.save(tmp_path / "hsg.safetensors")
+    data = coco(tmp_path / "data", [(1, 3, [10, 10, 40, 40]), (1, 7, [50, 30, 30, 30])], split="val")
+    photograph = str(tmp_path / "data" / "images" / "a.png")
+    random_pixels(photograph)
+    answers = {}
+    for mode in ("edge", "full"):
+        common = [str(tmp_path / "hsg.safetensors"), "--set", f"mode={mode}", "--json"]
+        assert main(["val", *common, "--data", str(data)]) == 0
+        told = json.loads(capfd.readouterr().out)
+        assert told == hsvdet.val(detector.with_options({"mode": mode}), data, progress=False).to_json()
+        assert main(["predict", *common, photograph, "--out", str(tmp_path / mode), "--score", "0", "--no-pictures",
+                     "--precision", "fp32"]) == 0  # fmt: skip
+        capfd.readouterr()
+        found = json.loads((tmp_path / mode / "detections.json").read_text())
+        answers[mode] = [row["score"] for row in found]
+        expected = detector.with_options({"mode": mode})(photograph, score=0).scores
+        assert answers[mode] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert answers["edge"] != answers["full"]
+
+
 def test_more_objects_than_queries_leave_the_dense_heads_answers():
     """Thirty anchors that the dense head is sure of, twenty queries: all thirty are answers."""
     net = recommended()
@@ -204,6 +270,40 @@ def test_more_objects_than_queries_leave_the_dense_heads_answers():
     query = Prediction(torch.full((1, 20, 1), 4.0), torch.rand(1, 20, 4))
     merged = merge(dense, query, parents, net.temperatures, net.share)
     assert (merged.logits.sigmoid() > 0.9).sum() == 30
+
+
+def test_val_says_how_many_objects_are_more_than_the_queries(tmp_path, capfd):
+    """Seven objects in one image, two in another: of checkpoint and artifact, in text and JSON, mode by mode."""
+    boxes = [(1, 3, [10 * i, 10, 8, 30]) for i in range(7)] + [
+        (2, 7, [20, 20, 20, 20]),
+        (2, 7, [50, 20, 20, 20]),
+    ]
+    data = coco(tmp_path / "data", boxes, images=["a.png", "b.png"], split="val")
+    detector, path = tiny_detector(), str(tmp_path / "hsg.safetensors")
+    detector.save(path)
+    told = {}
+    for mode in ("edge", "balanced", "full"):
+        assert main(["val", path, "--data", str(data), "--set", f"mode={mode}"]) == 0
+        text = capfd.readouterr().out
+        found = hsvdet.val(path, data, options={"mode": mode}, progress=False)
+        told[mode] = (found.queries, *found.beyond_queries)
+        said = (
+            "1 image has 2 (22.2% of all) objects more than the 5 queries: for these the dense head's own"
+            in text
+        )
+        assert said is (mode == "balanced")
+    assert told == {"edge": (None, 0, 0), "balanced": (5, 1, 2), "full": (20, 0, 0)}
+    artifact = hsvdet.export(path, "onnx", options={"mode": "balanced"}, certify=False).path
+    assert main(["val", artifact, "--data", str(data), "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["queries"], told["beyond_queries"]) == (5, {"images": 1, "objects": 2})
+
+
+def test_more_objects_than_queries_are_no_reason_not_to_train(tmp_path):
+    data = squares(tmp_path, count=3)  # up to three in an image
+    with pytest.raises(ConfigError, match="finds at most 1 object in"):
+        check_capacity("some-model", tiny_query(queries=1).config, data)
+    check_capacity("hsg-det-n+", HsgDetPlusConfig(queries=1), data)
 
 
 def test_fed_back_tokens_start_without_effect_and_then_reach_the_dense_head():
@@ -227,6 +327,38 @@ def test_fed_back_tokens_start_without_effect_and_then_reach_the_dense_head():
         mask = cells.padding.split([h * w for h, w in cells.sizes], 1)[number]
         expected = torch.zeros_like(moved).scatter(1, chosen, True) & ~mask
         assert torch.equal(moved, expected)
+
+
+def test_fewer_tokens_do_not_make_an_answer_depend_on_the_images_beside_it():
+    """Fed back, too: a token that is left out is added nowhere."""
+    net = recommended(token_mass=0.6, feedback=True)
+    torch.nn.init.normal_(net.feedback, std=0.1)
+    for scorer in net.extractor.scorers:
+        torch.nn.init.normal_(scorer.score.weight, std=0.5)
+    images, padding = batch()
+    with torch.no_grad():
+        both = net(images, padding)
+        alone = [net(images[i : i + 1], padding[i : i + 1]) for i in range(2)]
+    counts = [[int(one.kept[i].sum()) for one in both.selections] for i in range(2)]
+    assert counts == [[int(one.kept.sum()) for one in output.selections] for output in alone]
+    assert min(sum(counts, [])) < 12
+    for i, output in enumerate(alone):
+        assert torch.allclose(
+            output.dense.prediction.logits[0], both.dense.prediction.logits[i], rtol=1e-3, atol=1e-3
+        )
+        assert torch.allclose(output.answer.logits[0], both.answer.logits[i], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [faithful, recommended])
+def test_with_all_options_every_parameter_learns(make):
+    net = make(token_mass=0.9, feedback=True).train()
+    images, padding = batch()
+    output = net(images, padding)
+    parts = [part.sum() for _, one in output.predictions() for part in one]
+    sum(parts).backward()
+    without = {name for name, parameter in net.named_parameters() if parameter.grad is None}
+    assert not without
+    assert net.feedback.grad.abs().sum(1).all()
 
 
 def test_without_local_attention_queries_read_tokens_alone():

@@ -50,12 +50,17 @@ class HsgDetPlusConfig(HsgDetConfig):
     share: float = 0.7
     bins: int = 1
 
+    @property
+    def queries_beside_dense(self) -> int:
+        return {"edge": 0, "balanced": self.balanced_queries}.get(self.mode, self.queries)
+
 
 class HsgDetPlus(HsgTrunk):
     """images [B, 3, H, W], padding [B, H, W] bool or None, to DualOutput; in mode "edge" to DenseOutput.
 
     The last of the query's layers is the deduplication; its boxes are those of the layer before. temperatures: what
-    logits of the dense and of the query head are divided by before they meet; 1 until they are fitted.
+    logits of the dense and of the query head are divided by where they meet; 1 until they are fitted
+    (training/temperatures.py). Cells without a query keep the dense head's scores.
     """
 
     MODES = ("edge", "balanced", "full")
@@ -96,6 +101,26 @@ class HsgDetPlus(HsgTrunk):
         query = QueryOutput(self.decode(content, reference, cells, tokens, empty))
         answer = merge(dense.prediction, query.answer, parents, self.temperatures, self.share)
         return DualOutput(answer, dense, query, dense.cells, parents, tokens.selections)
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the dense and of the query head in a score."""
+        return 1 - self.share, self.share
+
+    def heads(self, images: Tensor, padding: Tensor | None = None) -> tuple[Prediction, Tensor]:
+        """The answer of all queries and other cells with temperatures of 1; and the logits that it is made of, [B, A,
+        C, 2], those of the dense head and of the query head, which are NaN where no query answers."""
+        mode, self.mode = self.mode, "full"
+        try:
+            output = self(images, padding)
+        finally:
+            self.mode = mode
+        dense, query, parents = output.dense.prediction, output.query.answer, output.parents
+        answer = merge(dense, query, parents, torch.ones_like(self.temperatures), self.share)
+        own = dense.logits.float()
+        row = parents.unsqueeze(-1).expand_as(query.logits)
+        asked = torch.full_like(own, torch.nan).scatter(1, row, query.logits.float())
+        return answer, torch.stack([own, asked], -1)
 
     def decode(
         self,
@@ -176,8 +201,9 @@ def merge(
 
     A query brings its box, and a score s_dense^(1 - share) s_query^share in each class.
     """
-    own, asked = dense.logits.float() / temperatures[0], query.logits.float() / temperatures[1]
-    score = (1 - share) * _log_sigmoid(pick(own, parents)) + share * _log_sigmoid(asked)
+    own = dense.logits.float()
+    score = (1 - share) * _log_sigmoid(pick(own, parents) / temperatures[0])
+    score = score + share * _log_sigmoid(query.logits.float() / temperatures[1])
     logits = score - (-score.expm1()).clamp(min=1e-7).log()
     row = parents.unsqueeze(-1)
     return Prediction(

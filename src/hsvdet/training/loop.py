@@ -185,13 +185,16 @@ class Run:
             ) from None
 
     def _finish(self) -> dict[str, float]:
-        """The best weights into the detector, their report into the folder; their metrics."""
+        """The best weights into the detector, with temperatures where it has some; their report into the folder; their
+        metrics."""
         agree(self.fabric, lambda: True)  # no process reads `best` before rank 0 has written it
         detector, best = self.plan.detector, self.folder.path / "best.safetensors"
         tensors, header = read_checkpoint(best)
         for net in (detector.net, self.learner.average.net):
             load_tensors(net.eval(), tensors, best.name)
         self.learner.finish()
+        if self.validator is not None:
+            self._fit_temperatures(self.validator, header["training"])
         detector.source, detector.start = self.plan.trained_source, "trained"
         detector.extra = {"training": header["training"]}
         evaluation = self._validate()
@@ -200,6 +203,20 @@ class Run:
         self.folder.finish(self.state.history, evaluation)
         self.progress.say(f"Done. Best weights: {best}")
         return dict(evaluation.stats) if evaluation is not None else {}
+
+    def _fit_temperatures(self, validator: Validator, row: Row) -> None:
+        """Into the best weights, here and on disk; they follow from the weights alone, so to do it again is no harm."""
+        average = self.learner.average.net
+        fitted = validator.fit_temperatures(average)
+        if fitted is None:
+            return
+        self.plan.detector.net.load_state_dict(average.state_dict())
+        if self.rank == 0:
+            self.folder.save_checkpoint("best", average, row)
+        self.progress.say(
+            f"Temperatures of its heads, fitted on {len(validator.loader.dataset.data)} validation images:"
+            f" {', '.join(f'{one:.3f}' for one in fitted)}."
+        )
 
     # Saving, and ways out
 
