@@ -279,9 +279,9 @@ KINDS = {
     "sparse-detr-tiny": ({"encoder", "encoder-heads", "decoder", "decoder-heads", "kept"}, {}),
     "hsv-det-n+": ({"P5", "P4", "P3", "cells"}, THIN | {"insert": ("P5", "P4", "P3")}),
     "yolov8-n": ({"cells"}, {"width": 0.0625}),
-    "yolov8-n-dedup": ({"cells"}, {"width": 0.0625}),
-    "hsg-det-n": ({"cells"}, HYBRID),
-    "hsg-det-n+": ({"cells"}, HYBRID),
+    "yolov8-n-dedup": ({"suppressed", "cells"}, {"width": 0.0625}),
+    "hsg-det-n": ({"kept", "cells"}, HYBRID),
+    "hsg-det-n+": ({"kept", "queries", "suppressed", "cells"}, HYBRID),
 }
 
 

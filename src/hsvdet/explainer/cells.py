@@ -10,7 +10,7 @@ from ..structures import DenseOutput
 from .scene import Drawing, Scene, rounded
 from .sheet import heat_legend, key_legend, sheet
 
-_COLOURS = (1, 0, 6)  # of class_colour's: blue, orange, pink
+LEVEL_COLOURS = (1, 0, 6)  # of class_colour's: blue, orange, pink
 
 
 def draw_cells(scene: Scene, dense: DenseOutput, cells: Tensor) -> Drawing:
@@ -21,7 +21,7 @@ def draw_cells(scene: Scene, dense: DenseOutput, cells: Tensor) -> Drawing:
     scores = dense.answer.logits[0].sigmoid().amax(-1).cpu().numpy()
     answering = cells.cpu().numpy()
     levels = [int(stride) for stride in dict.fromkeys(strides.tolist())]
-    colours = {stride: class_colour(_COLOURS[number % 3]) for number, stride in enumerate(levels)}
+    colours = {stride: class_colour(LEVEL_COLOURS[number % 3]) for number, stride in enumerate(levels)}
     grids = {stride: (view.canvas[0] // stride, view.canvas[1] // stride) for stride in levels}
 
     panel, facts = scene.panel(), []

@@ -29,6 +29,7 @@ from .blocks import draw_blocks
 from .capture import watch
 from .cells import draw_cells
 from .layers import draw_layers
+from .queries import draw_queries
 from .scene import Drawing, Scene, chosen_subjects, found_subjects, rounded
 from .selection import draw_selections
 from .sheet import jpeg
@@ -181,7 +182,7 @@ def _scene(
 
 
 def _draw(scene: Scene, layer: int | None) -> list[Drawing]:
-    drawings = draw_layers(scene, layer) + draw_selections(scene) + draw_blocks(scene)
+    drawings = draw_layers(scene, layer) + draw_selections(scene) + draw_blocks(scene) + draw_queries(scene)
     output = scene.seen.output
     if output.dense is not None and output.cells is not None:
         drawings.append(draw_cells(scene, output.dense, output.cells[0]))

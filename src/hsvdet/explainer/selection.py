@@ -7,9 +7,10 @@ from .sheet import sheet
 
 
 def draw_selections(scene: Scene) -> list[Drawing]:
-    """One sheet, if the network says which tokens it kept: the image, then each map with these in the light."""
+    """One sheet, if the network says which tokens it kept: the image, then each map with these in the light. Blocks of
+    sparse global attention have sheets of their own."""
     selections = [one for one in scene.seen.output.selections if one.kept is not None]
-    if not selections:
+    if not selections or scene.seen.blocks:
         return []
     panels, facts, of_all, all_kept = [scene.overview(scene.subjects)], [], 0, 0
     for selection in selections:
@@ -27,9 +28,16 @@ def draw_selections(scene: Scene) -> list[Drawing]:
             (panel.finished(), f"Stride {selection.stride}, {size}: {count:,} of {total:,} tokens kept")
         )
         facts.append({"stride": selection.stride, "kept": count, "tokens": total})
+    if scene.seen.output.dense is None:
+        use = "that the encoder works on", "stay as the backbone gave them"
+    else:
+        use = (
+            "of every scale that see one another and that the queries read",
+            "are seen by the dense head alone",
+        )
     notes = [
-        f"{scene.model}. In the light: the {all_kept:,} of {of_all:,} tokens that the encoder works on, those of the"
-        " largest learned score. The others stay as the backbone gave them."
+        f"{scene.model}. In the light: the {all_kept:,} of {of_all:,} tokens {use[0]}, those of the largest learned"
+        f" score. The others {use[1]}."
     ]
     picture = sheet(f"{scene.file}: the tokens that are kept", notes, panels, [])
     return [Drawing("kept", picture, {"maps": facts})]
