@@ -136,8 +136,20 @@ def test_a_number_of_another_kind_is_refused_before_data_are_read(given, tmp_pat
         hsvdet.train(tiny("yolov8-n"), tmp_path / "no data", tmp_path / "run", **given)
 
 
-@pytest.mark.parametrize("given", [{"score": "high"}, {"iou": None}, {"max_detections": "all"}], ids=str)
-def test_a_threshold_that_is_no_number_is_refused(given):
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"score": "high"}, {"score": -0.1}, {"score": float("nan")}, {"score": True}, {"iou": None}, {"iou": 1.5},
+        {"max_detections": "all"}, {"max_detections": 1.5}, {"max_detections": 0}, {"batch": 0}, {"batch": "4"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_threshold_that_is_no_number_of_its_range_is_refused(given):
     (name,) = given
-    with pytest.raises(ConfigError, match=f"^{name} expects a number; got"):
+    with pytest.raises(ConfigError, match=f"^{name} expects a (whole )?number from .*; got"):
         tiny("yolov8-n")(np.zeros((64, 64, 3), np.uint8), **given)
+
+
+def test_a_size_of_0_is_not_the_models_own():
+    with pytest.raises(ConfigError, match="size expects"):
+        hsvdet.create("yolov8-n", ["car"], size=0)

@@ -24,7 +24,7 @@ from .errors import ConfigError, SaveError
 from .inference.allocator import keep_freed_memory
 from .inference.fold import FoldReport, fold
 from .inference.settings import Settings, arrange, settings_for
-from .options import override
+from .options import check_reading, override
 from .preprocess import Preprocess, Size
 from .result import Result
 from .structures import Detections, Prediction, Rectangle, is_class_name
@@ -171,6 +171,7 @@ class Detector:
         others: images are run together only where their canvas is the same. names: of the images, for errors."""
         from .data.images import read_image
 
+        check_reading(score=score, iou=iou, max_detections=max_detections, batch=batch)
         self.net.eval()
         groups: dict[tuple[int, int], list[int]] = {}
         placed: list[tuple[Tensor, Rectangle]] = []
@@ -301,7 +302,7 @@ def create(
     if len(set(ids)) != len(ids) or any(type(number) is not int for number in ids):
         raise ConfigError(f"category_ids expects integers, each once; got {str(list(ids))[:200]}.")
     config = override(entry.config, options or {})
-    preprocess = entry.preprocess.resized(size) if size else entry.preprocess
+    preprocess = entry.preprocess if size is None else entry.preprocess.resized(size)
     net = build(entry, config, len(labels))
     backbone = getattr(net, "backbone", None)
     if isinstance(backbone, Backbone):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cache
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -61,6 +62,19 @@ def typed(owner: type[DataclassInstance], name: str, value: object) -> Any:
     if isinstance(found, int) and not 0 <= found <= LARGEST_OPTION:
         raise ConfigError(f"{name} expects a whole number from 0 to {LARGEST_OPTION}, got {value}.")
     return found
+
+
+def check_reading(*, score: object, iou: object, max_detections: object = None, batch: object = None) -> None:
+    """What detections are read with. Raises ConfigError for scores and overlaps that are no numbers from 0 to 1, and
+    for the others, where they are given, that are no whole numbers from 1 on."""
+    for name, share in (("score", score), ("iou", iou)):
+        if type(share) is bool or not isinstance(share, Real) or not 0 <= float(share) <= 1:
+            raise ConfigError(f"{name} expects a number from 0 to 1; got {repr(share)[:80]}.")
+    for name, number in (("max_detections", max_detections), ("batch", batch)):
+        if number is None:
+            continue
+        if type(number) is bool or not isinstance(number, Integral) or int(number) < 1:
+            raise ConfigError(f"{name} expects a whole number from 1 on; got {repr(number)[:80]}.")
 
 
 @cache

@@ -13,7 +13,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from .boxes import cxcywh_to_xyxy
-from .errors import ConfigError, NonFiniteError
+from .errors import NonFiniteError
+from .options import check_reading
 from .structures import Detections, Prediction
 
 MOST_CANDIDATES = 30_000  # of an image, so that a network that knows nothing yet is read in bounded time
@@ -127,11 +127,7 @@ class Reading(ABC):
         images, for errors. Raises ConfigError, and NonFiniteError for an answer with NaN or infinity.
         """
         most = self.max_detections if max_detections is None else max_detections
-        for name, number in (("score", score), ("iou", iou), ("max_detections", most)):
-            if not isinstance(number, Real):
-                raise ConfigError(f"{name} expects a number; got {number!r}.")
-        if most < 1:
-            raise ConfigError(f"max_detections expects a number from 1 on; got {most}.")
+        check_reading(score=score, iou=iou, max_detections=most)
         require_finite(prediction, names)
         wanted = Thresholds(score, iou, most, multi_label)
         found: list[Detections] = []

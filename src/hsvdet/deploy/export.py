@@ -26,6 +26,7 @@ from ..detector import Detector
 from ..errors import ConfigError, SaveError, counted
 from ..layers.selection import selectors_of
 from ..loading import as_detector
+from ..options import check_reading
 from ..preprocess import Size
 from ..runtime.artifact import ArtifactHeader, accept, parts, rejected_path, write_header
 from ..targets import PRECISIONS, RUNNABLE, TARGETS, Target
@@ -192,10 +193,7 @@ def _check(
             f"{target.title} artifacts are exported in {', '.join(target.precisions)}; got {precision}, which"
             f" {others} can have."
         )
-    if not (0 <= score <= 1 and 0 <= iou <= 1):
-        raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
-    if max_detections is not None and max_detections < 1:
-        raise ConfigError(f"max_detections expects a number from 1 on; got {max_detections}.")
+    check_reading(score=score, iou=iou, max_detections=max_detections)
     missing = [package for package in target.packages if find_spec(package) is None]
     if missing:
         raise ConfigError(

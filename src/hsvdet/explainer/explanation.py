@@ -24,6 +24,7 @@ from ..draw import printable
 from ..errors import ConfigError, DataError, SaveError, counted
 from ..files import remove_earlier_results, stamp, write_atomically
 from ..loading import as_detector
+from ..options import check_reading
 from ..prediction.sources import Failure, Frame, Source, SourceLike, find_sources, read_frames
 from .blocks import draw_blocks
 from .capture import watch
@@ -105,8 +106,7 @@ def explain(
         )
     if slots < 1 or (layer is not None and layer < 1):
         raise ConfigError(f"slots and layer expect numbers from 1 on; got {slots} and {layer}.")
-    if not (0 <= score <= 1 and 0 <= iou <= 1):
-        raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
+    check_reading(score=score, iou=iou)
     given = not isinstance(sources, list | tuple) or bool(sources)
     if not given and data is None:
         raise ConfigError("explain expects images, or a data set for the maps of query slots; got neither.")

@@ -18,8 +18,9 @@ from typing import Any
 from ..certificate.hashes import weights_sha256
 from ..detector import Detector
 from ..devices import find_device
-from ..errors import ConfigError, DataError, HsvdetError, SaveError, counted
+from ..errors import DataError, HsvdetError, SaveError, counted
 from ..loading import as_detector
+from ..options import check_reading
 from ..preprocess import Preprocess, Size
 from ..progress import progress as shown_progress
 from ..runtime.detector import ArtifactDetector, is_artifact, refuse, require_artifact
@@ -246,11 +247,7 @@ def _ready(
 def _detecting(
     detector: Detector | ArtifactDetector, score: float, iou: float, max_detections: int | None, batch: int
 ) -> Detect:
-    for name, number in (("batch", batch), ("max_detections", max_detections)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} expects a number from 1 on; got {number}.")
-    if not (0 <= score <= 1 and 0 <= iou <= 1):
-        raise ConfigError(f"score and iou expect numbers from 0 to 1; got {score} and {iou}.")
+    check_reading(score=score, iou=iou, max_detections=max_detections, batch=batch)
 
     def detect(frames: list[Frame]) -> list[Detections]:
         images, names = [frame.image for frame in frames], [str(frame) for frame in frames]
