@@ -103,7 +103,7 @@ class HsgDetPlus(HsgTrunk):
         return DualOutput(answer, dense, query, dense.cells, parents, tokens.selections)
 
     @property
-    def weights(self) -> tuple[float, float]:
+    def head_shares(self) -> tuple[float, float]:
         """Of the dense and of the query head in a score."""
         return 1 - self.share, self.share
 

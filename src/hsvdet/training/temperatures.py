@@ -2,9 +2,9 @@
 
 Heads are trained by different losses, so the same score does not mean the same in both until each is divided by a
 temperature of its own (Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599). Such a network has
-a buffer `temperatures` [heads], `weights`, a number for each head, and `heads(images, padding)`: its answer at
+a buffer `temperatures` [heads], `head_shares`, a number for each head, and `heads(images, padding)`: its answer at
 temperatures of 1, and the logits of the heads that it is made of, [B, Q, C, heads], NaN where not all of them answer.
-Where they do, its score is the product of sigmoid(logit / temperature) ^ weight.
+Where they do, its score is the product of sigmoid(logit / temperature) ^ share.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def answers_of_heads(
 
 
 def fit_temperatures(
-    data: DetectionData, answers: Mapping[int | str, Answers], weights: Sequence[float]
+    data: DetectionData, answers: Mapping[int | str, Answers], shares: Sequence[float]
 ) -> list[float]:
     """Of each head, those that make the score of an answer of all heads the best estimate of whether it is right: of
     the least binary cross entropy. Right is what takes an object at IoU 0.5 in COCO's matching at temperatures of 1;
@@ -74,18 +74,18 @@ def fit_temperatures(
     counted = (matches != IGNORED) & ~np.isnan(every).any(1)
     every, right = every[counted], right[counted]
     if right.all() or not right.any():
-        return [1.0] * len(weights)
+        return [1.0] * len(shares)
 
     def cross_entropy(log_temperatures: np.ndarray) -> float:
-        log_score = -(np.logaddexp(0, -every / np.exp(log_temperatures)) @ np.asarray(weights))
+        log_score = -(np.logaddexp(0, -every / np.exp(log_temperatures)) @ np.asarray(shares))
         log_wrong = np.log(-np.expm1(log_score.clip(max=-1e-9)))
         return -float(np.where(right, log_score, log_wrong).mean())
 
     least: Any = minimize(
         cross_entropy,
-        np.zeros(len(weights)),
+        np.zeros(len(shares)),
         method="Nelder-Mead",
-        bounds=[tuple(np.log(RANGE))] * len(weights),
+        bounds=[tuple(np.log(RANGE))] * len(shares),
         options={"xatol": 1e-4, "fatol": 1e-9},
     )
     return np.exp(least.x).tolist()

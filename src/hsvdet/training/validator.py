@@ -78,7 +78,7 @@ class Validator:
             if isinstance(part, NonFiniteError):
                 raise part
             everything.append(part)
-        fitted = fit_temperatures(self.loader.dataset.data, merge_by_image(everything), net.weights)
+        fitted = fit_temperatures(self.loader.dataset.data, merge_by_image(everything), net.head_shares)
         net.temperatures.copy_(torch.tensor(fitted))
         return fitted
 
