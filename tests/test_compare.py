@@ -144,7 +144,9 @@ def test_seeds_that_differ_widen_the_interval_as_students_t_does():
     one = intervals([of_images], units=100, seed=0)[0]
     three = intervals([of_images + np.array([[-1], [0], [1]])], units=100, seed=0)[0]
     assert one.value == three.value == 2 and one.shown and not three.shown
-    assert (three.high - three.low) / 2 == pytest.approx(4.30 / math.sqrt(3), rel=0.15)
+    assert (three.high - three.low) / 2 == pytest.approx(4.30 / math.sqrt(3), rel=0.05)
+    back = intervals([-of_images - np.array([[-1], [0], [1]])], units=100, seed=0)[0]
+    np.testing.assert_allclose([back.low, back.high], [-three.high, -three.low], atol=1e-12)
 
 
 def test_the_images_of_a_sequence_are_drawn_together():

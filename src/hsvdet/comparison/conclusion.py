@@ -47,12 +47,12 @@ def conclusion(first: str, others: Sequence[tuple[str, Mapping[str, Interval]]],
 def _about(name: str, first: str, differences: Mapping[str, Interval]) -> str:
     found, precision = differences[OCCLUDED], differences[AP]
     if math.isnan(found.corrected_low):
-        hidden = f"{name} beside {first}: heavily occluded objects are too few to tell"
+        hidden = f"{name} beside {first}: too few images with heavily occluded objects to tell"
     elif found.shown:
         more = "more" if found.corrected_low > 0 else "fewer"
         hidden = f"{name} finds {_span(found)} points {more} of the heavily occluded objects than {first}"
     else:
-        hidden = f"{name} beside {first}: heavily occluded objects found: no difference shown"
+        hidden = f"{name} beside {first}: no difference shown in the heavily occluded objects found"
     if math.isnan(precision.corrected_low):
         return f"{hidden}; AP: too few images with objects to tell"
     if precision.shown:
