@@ -16,6 +16,8 @@ from ..data.read import as_data
 from ..detector import Detector
 from ..errors import ConfigError
 from ..evaluate.pairing import in_order, pair_up
+from ..progress import Advance
+from ..progress import progress as shown_progress
 from ..runtime.detector import is_artifact
 from ..validation import detect_on
 from .arms import Arm, check_classes, find_arms, paired
@@ -80,7 +82,11 @@ def compare(
             judged[-1].append(judge(data, found.detections))
         suppressed.append(found and found.suppressed_at)
     timed = latencies(arms, data, device=device, iou=iou, max_detections=max_detections) if latency else None
-    comparison = _compared(arms, judged, suppressed, timed, data, resampled, seed, notes)
+    weights = resamples(_units(data)[0], resampled, seed)
+    total = sum(map(len, judged))
+    with shown_progress("drawing the images again", total, "runs", shown=progress) as advance:
+        values = [_values(runs, weights, advance) for runs in judged]
+    comparison = _compared(arms, judged, values, suppressed, timed, data, seed, notes)
     if out is not None:
         write_comparison(comparison, out)
     return comparison
@@ -89,21 +95,18 @@ def compare(
 def _compared(
     arms: Sequence[Arm],
     judged: Sequence[Sequence[Judged]],
+    values: Sequence[np.ndarray],
     suppressed: Sequence[float | None],
     timed: Sequence[Latency] | None,
     data: DetectionData,
-    resampled: int,
     seed: int,
     notes: Sequence[str],
 ) -> Comparison:
+    """values, suppressed, timed: of each arm, values as of `_values`."""
     pairs = pair_up(data, {})
     measures = measures_of(pairs)
     units, unit = _units(data)
     sample = Sample(len(pairs), units, unit, len(arms[0].runs))
-    weights = resamples(units, resampled, seed)
-    values = [
-        np.stack([one.values(weights) for one in runs]) for runs in judged
-    ]  # of each arm [S, M, 1 + resamples]
     first, *others = values
     by_measure = [
         intervals([own[:, i] - first[:, i] for own in others], sample.having(measure), seed)
@@ -134,11 +137,20 @@ def _compared(
         data=fspath(data.root),
         split=data.split,
         objects=int(sum((~pair.crowd).sum() for pair in pairs)),
-        resamples=resampled,
+        resamples=first.shape[-1] - 1,
         seed=seed,
         nms_ceiling=nms_ceiling(data.records),
         notes=tuple(notes),
     )
+
+
+def _values(runs: Sequence[Judged], weights: np.ndarray, advance: Advance) -> np.ndarray:
+    """[S, M, 1 + resamples]"""
+    values: list[np.ndarray] = []
+    for run in runs:
+        values.append(run.values(weights))
+        advance(1)
+    return np.stack(values)
 
 
 def _units(data: DetectionData) -> tuple[np.ndarray, str]:
