@@ -100,6 +100,13 @@ def test_the_readme_ends_with_a_line_for_every_room():
     assert order == sorted(order, reverse=True)
 
 
+def test_no_page_holds_the_marks_of_an_unsettled_merge():
+    pages = [*(ROOT.parents[1] / "docs").rglob("*.md"), *ROOT.parents[1].glob("*.md")]
+    assert len(pages) > 15
+    marked = [page.name for page in pages if re.search(r"^(<{7}|={7}$|>{7})", page.read_text(), re.MULTILINE)]
+    assert not marked
+
+
 def test_no_module_stands_in_the_place_of_a_public_function():
     assert not {path.stem for path in ROOT.iterdir()} & set(hsvdet.__all__)
 
