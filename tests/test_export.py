@@ -553,6 +553,17 @@ def test_data_without_a_validation_split_are_refused_before_anything_is_written(
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".onnx"]
 
 
+def test_an_export_says_where_the_checkpoint_has_smaller_canvases(detector, tmp_path):
+    data = coco(tmp_path, [(1, 3, [10, 10, 30, 30])], split="val").parent
+
+    def notes(**asked) -> str:
+        return str(hsvdet.export(detector, "onnx", tmp_path / "a.onnx", data=data, certify=False, **asked))
+
+    # 100x80 pixels are 160x128 on 160x160, and 80x64, rounded up to 96x64, on 64x96.
+    assert "A smaller canvas, such as 128x160, is enough for 1 of 1 image" in notes(size=(160, 160))
+    assert "A smaller canvas" not in notes(size=(160, 160), dynamic=True) + notes()
+
+
 def test_the_command_reports_errors_in_one_line(tiny_checkpoint, capsys):
     assert main(["export", str(tiny_checkpoint), "--to", "onnx", "--precision", "int8"]) == 2
     assert "--calibrate DATA" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from ..errors import ConfigError, SaveError, counted
 from ..layers.selection import selectors_of
 from ..loading import as_detector
 from ..options import check_reading
-from ..preprocess import Size
+from ..preprocess import Preprocess, Size
 from ..runtime.artifact import ArtifactHeader, accept, parts, rejected_path, write_header
 from ..targets import PRECISIONS, RUNNABLE, TARGETS, Target
 from .graph import ExportGraph
@@ -126,6 +126,8 @@ def export(
         notes.append("Its images are resized by their shorter side, so the canvas is as large as each needs.")
     if data is not None:  # what is wrong with them is said before minutes are spent
         data = as_data(data, "val", detector.labels)
+        if not dynamic:
+            notes += _smaller_canvases(detector.preprocess, data)
     images = _images(detector, precision, calibrate)
     reading = models.find(detector.name).reading
     floor = min(FLOOR, score) if reading.suppresses else 0.0
@@ -170,6 +172,21 @@ def export(
             written = path
     seconds = time.monotonic() - started
     return ExportReport(str(written), header, _bytes(written), seconds, certificate, tuple(notes))
+
+
+def _smaller_canvases(preprocess: Preprocess, data: DetectionData) -> list[str]:
+    """What to know where the detector has other canvases for these images than an artifact that has but one."""
+    sizes = [record.size for record in data.records if record.size]
+    canvases = [preprocess.geometry(*size, minimal=True)[0] for size in sizes]
+    smaller = [canvas for canvas in canvases if canvas != preprocess.size]
+    if not smaller:
+        return []
+    (height, width), own = smaller[0], preprocess.size
+    return [
+        f"A smaller canvas, such as {height}x{width}, is enough for {len(smaller)} of {counted(len(canvases), 'image')}:"
+        f" on it the checkpoint is validated and used, this artifact on {own[0]}x{own[1]}, with another AP. With --dynamic"
+        " it is as the checkpoint."
+    ]
 
 
 def _check(
