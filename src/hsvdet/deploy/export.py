@@ -183,9 +183,9 @@ def _smaller_canvases(preprocess: Preprocess, data: DetectionData) -> list[str]:
         return []
     (height, width), own = smaller[0], preprocess.size
     return [
-        f"A smaller canvas, such as {height}x{width}, is enough for {len(smaller)} of {counted(len(canvases), 'image')}:"
-        f" on it the checkpoint is validated and used, this artifact on {own[0]}x{own[1]}, with another AP. With --dynamic"
-        " it is as the checkpoint."
+        f"A smaller canvas, such as {height}x{width}, is enough for {len(smaller)} of"
+        f" {counted(len(canvases), 'image')}: on it the checkpoint is validated and used, this artifact on"
+        f" {own[0]}x{own[1]}, with another AP. With --dynamic it is as the checkpoint."
     ]
 
 
