@@ -1,9 +1,9 @@
 """How sure a difference is: images drawn again, the same for all; the spread over paired seeds; Holm's correction.
 
-Images and seeds cross: every seed sees the same images. Their parts of the error are drawn apart and added, which is
-never too narrow (Owen 2007, "The pigeonhole bootstrap", arXiv 0712.1111). Images are drawn with replacement; images of
-one sequence together, for they are alike. Seeds are few, and resamples of three values hardly vary: their part is
-drawn from Student's t with their standard error instead.
+Images and seeds cross: every seed sees the same images. What images do to all seeds alike and what varies from seed to
+seed are drawn apart and added. Images are drawn with replacement; images of one sequence together, for they are alike.
+Seeds are few, and resamples of three values hardly vary (Owen 2007, "The pigeonhole bootstrap", arXiv 0712.1111, is for
+many of both): their part is drawn from Student's t with their standard error instead.
 """
 
 # pyright: strict, reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -70,14 +70,19 @@ def intervals(differences: Sequence[np.ndarray], units: int, seed: int) -> list[
 def _draws(difference: np.ndarray, units: int, seed: int) -> np.ndarray:
     """What the difference might have been, [count]. NaN, in resamples that lack what is measured, are left out."""
     mean = difference.mean(0)
-    again = mean[1:][np.isfinite(mean[1:])]
+    known = np.isfinite(mean[1:])
+    again = mean[1:][known]
     if not np.isfinite(mean[0]) or not len(again) or units < 2:
         return np.full(1, mean[0])
     random = np.random.default_rng([seed, units])
     # Few images: the tails of Student's t, and the bias of a variance over n.
     tails = np.sqrt(units / random.chisquare(units - 1, len(again)))
-    draws = mean[0] + (again - again.mean()) * tails
-    seeds = len(difference)
+    seeds, shared = len(difference), 1.0
+    if seeds > 1 and again.var() > 0:
+        # What images do to one seed otherwise than to the next is in the spread of seeds already.
+        apart = (difference[:, 1:][:, known] - again).var(1).sum() / (seeds - 1)
+        shared = np.sqrt(max(0.0, 1 - apart / seeds / again.var()))
+    draws = mean[0] + shared * (again - again.mean()) * tails
     if seeds > 1:
         # The quantiles of t themselves, shuffled: a thousand drawn at random would tell its tails badly. Each on both
         # sides, so that swapped arms give the negative.
