@@ -262,7 +262,7 @@ def test_detections_are_traced_to_the_predictions_they_came_from(name):
     torch.testing.assert_close(
         centres[inside], boxes[inside, :2] * torch.tensor([110, 70]), atol=1e-3, rtol=0
     )
-    assert torch.equal(seen.detections.scores[0], detector(image, score=0.0).scores[0])
+    torch.testing.assert_close(seen.detections.scores[0], detector(image, score=0.0).scores[0])
 
 
 def test_a_close_up_holds_its_points_and_has_the_shape_of_the_image():

@@ -159,9 +159,11 @@ def test_the_deployed_detector_answers_the_same(options, padded):
     assert distance(logits_deployed, logits) < 1e-6
     assert distance(boxes_deployed, boxes) < 1e-6
     assert strongest(logits_deployed) == strongest(logits)
-    logits_half, boxes_half = answer(deployed.net.half(), inputs[0].half(), inputs[1])
-    assert distance(logits_half, logits) < 5e-3
-    assert distance(boxes_half, boxes) < 5e-3
+    # In float16 it rounds as the network does that it was made of; how much is the processor's: some sum in float16.
+    half = inputs[0].half(), inputs[1]
+    own, folded = answer(detector.net.half(), *half), answer(deployed.net.half(), *half)
+    for exact, before, after in zip((logits, boxes), own, folded, strict=True):
+        assert distance(after, exact) < 2 * distance(before, exact) + 2e-3
 
 
 @pytest.mark.parametrize("insert", [("P3",), ("P3", "P4", "P5")], ids=",".join)
