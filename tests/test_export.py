@@ -57,12 +57,10 @@ FAMILIES = {
     "yolov8-n-e2e": THIN,
     "yolov8-n-dedup": THIN | {"queries": 40, "frozen_detector": False},
     "hsg-det-n": HYBRID | {"queries": 20},
-    "hsg-det-n+": HYBRID | {"queries": 40},
     "detr-tiny": SHORT,
     "conditional-detr-tiny": SHORT,
-    "dn-deformable-detr-tiny": SHORT | {"levels": 2},
-    "dino-tiny": SHORT | {"levels": 2},
     "efficient-detr-tiny": SHORT | {"levels": 2},
+    # Its graph has all that those of DINO and DN-Deformable DETR have; test_every_model exports these, too.
     "lite-dino-tiny": {"decoder_layers": 1, "levels": 2, "high_levels": 1},
     "sparse-detr-tiny": {"encoder_layers": 2, "decoder_layers": 1, "levels": 2},
     "rt-detr-tiny": {"decoder_layers": 1},
@@ -179,17 +177,17 @@ def test_an_artifact_of_any_family_detects_what_the_detector_detects(name, tmp_p
 
 
 def test_an_artifact_answers_in_the_mode_it_was_exported_in(tmp_path):
-    """With temperatures that were fitted."""
+    """With temperatures that were fitted. Mode "full" of this model is exported below."""
     detector = lively("hsg-det-n+", HYBRID | {"queries": 40, "balanced_queries": 10}, resize="fit")
     detector.net.temperatures.copy_(torch.tensor([2.0, 0.6]))
-    image, found = photograph(50, 90), {}
-    for mode in ("edge", "balanced", "full"):
+    image, found = photograph(50, 90), [eager(detector, photograph(50, 90), False, score=0.01)]
+    for mode in ("edge", "balanced"):
         answering = detector.with_options({"mode": mode})
         run = runtime.load(written(answering, tmp_path / f"{mode}.onnx"), threads=1)
         assert run.header.config["mode"] == mode
-        found[mode] = run(image, score=0.01)
-        assert_same(found[mode], eager(answering, image, False, score=0.01, max_detections=120))
-    assert len({tuple(one.scores[:20].round(3)) for one in found.values()}) == 3
+        found.append(run(image, score=0.01))
+        assert_same(found[-1], eager(answering, image, False, score=0.01, max_detections=120))
+    assert len({tuple(np.asarray(one.scores)[:20].round(3)) for one in found}) == 3
 
 
 @pytest.mark.parametrize(

@@ -133,4 +133,4 @@ def test_all_queries_answer_as_the_reference_does(name, shared, monkeypatch):
         for sample in known["samples"]:
             at = sample["image"], sample["query"]
             torch.testing.assert_close(answer.logits[at], torch.tensor(sample["logits"]), atol=1e-4, rtol=0)
-            torch.testing.assert_close(answer.boxes[at], torch.tensor(sample["box"]), atol=1e-5, rtol=0)
+            torch.testing.assert_close(answer.boxes[at], torch.tensor(sample["box"]), atol=3e-5, rtol=0)
