@@ -70,8 +70,8 @@ def _whole(core: openvino.Core, graph: openvino.Model, settings: Settings) -> Ru
 def _in_halves(core: openvino.Core, graph: openvino.Model, settings: Settings, path: Path) -> Run:
     """Images to the canvas in float32, and from there in bfloat16.
 
-    In bfloat16 2026.4 writes beyond the memory of what resizes, into the weights of the first convolutions: after
-    images of some sizes a compiled network answers wrongly, or with NaN, for good (docs/certificate.md). Besides,
+    Where the canvas is made in bfloat16, too, 2026.4 seems to write beyond its memory into the weights of the first
+    convolution: after images of some sizes a compiled network answers wrongly for good (docs/certificate.md). Besides,
     resizing is exact in float32.
     """
     import openvino
