@@ -28,6 +28,7 @@ import onnx_ir as ir  # noqa: E402
 
 from hsvdet import runtime  # noqa: E402
 from hsvdet.cli import main  # noqa: E402
+from hsvdet.deploy.export import _smaller_canvases  # noqa: E402
 from hsvdet.deploy.export_onnx import suppress_onnx, to_onnx  # noqa: E402
 from hsvdet.deploy.graph import ExportGraph  # noqa: E402
 from hsvdet.deploy.graph_canvas import canvas_graph  # noqa: E402
@@ -36,6 +37,7 @@ from hsvdet.deploy.on_canvas import OnCanvas  # noqa: E402
 from hsvdet.deploy.suppression import suppress  # noqa: E402
 from hsvdet.layers.precision import may_be_half  # noqa: E402
 from hsvdet.runtime import artifact  # noqa: E402
+from hsvdet.targets import TARGETS  # noqa: E402
 from tiny_data import coco  # noqa: E402
 
 LABELS = ["car", "person", "tree"]
@@ -560,6 +562,13 @@ def test_an_export_says_where_the_checkpoint_has_smaller_canvases(detector, tmp_
     # 100x80 pixels are 160x128 on 160x160, and 80x64, rounded up to 96x64, on 64x96.
     assert "A smaller canvas, such as 128x160, is enough for 1 of 1 image" in notes(size=(160, 160))
     assert "A smaller canvas" not in notes(size=(160, 160), dynamic=True) + notes()
+    # Where there are no canvases by image, none is advised.
+    preprocess = detector.preprocess.resized((160, 160))
+    records = hsvdet.read_data(data, "val", labels=LABELS)
+    ((advised,), (bare,)) = (
+        _smaller_canvases(preprocess, records, TARGETS[name]) for name in ("onnx", "executorch")
+    )
+    assert advised == bare + " With --dynamic it is as the checkpoint."
 
 
 def test_the_command_reports_errors_in_one_line(tiny_checkpoint, capsys):

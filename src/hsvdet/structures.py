@@ -170,6 +170,11 @@ class DenseOutput(NamedTuple):
         images, anchors = self.prediction.logits.shape[:2]
         return torch.arange(anchors, device=self.anchors.device).expand(images, -1)
 
+    @property
+    def parents(self) -> None:
+        """The anchor that each query was made from, of any output (`DualOutput.parents`), or None."""
+        return None
+
     def predictions(self) -> list[tuple[str, Prediction]]:
         """All of them, by name."""
         twin = [] if self.twin is None else [("one-to-many", self.twin.prediction)]
@@ -244,6 +249,11 @@ class QueryOutput(NamedTuple):
 
     @property
     def cells(self) -> None:
+        """See `DenseOutput`."""
+        return None
+
+    @property
+    def parents(self) -> None:
         """See `DenseOutput`."""
         return None
 

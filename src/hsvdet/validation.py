@@ -81,9 +81,9 @@ def val(
     detections are left out; COCO's AP wants nearly all. iou: of the suppression. max_detections: of an image, the
     model's own number if not given. multi_label: a suppressed prediction answers with every class over the score, as
     most published tables count, not with its best alone, as in `predict`, training and artifacts. options: as of
-    `Detector.with_options`. diagnose: also what
-    perfect deduplication of the same predictions would give. require_certificate, trusted_key: of an artifact, as of
-    `runtime.load`. out: a folder for the report (numbers and pictures). progress: on stderr.
+    `Detector.with_options`. diagnose: also what perfect deduplication of the same predictions would give.
+    require_certificate, trusted_key: of an artifact, as of `runtime.load`. out: a folder for the report (numbers and
+    pictures). progress: on stderr.
     An image's detections do not depend on the images it shares a batch with. An artifact of `hsvdet export` is run
     by its runtime, for which device, precision and iou are settled; each box has one class, and there are no
     predictions from before suppression to diagnose.

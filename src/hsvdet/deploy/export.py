@@ -127,7 +127,7 @@ def export(
     if data is not None:  # what is wrong with them is said before minutes are spent
         data = as_data(data, "val", detector.labels)
         if not dynamic:
-            notes += _smaller_canvases(detector.preprocess, data)
+            notes += _smaller_canvases(detector.preprocess, data, target)
     images = _images(detector, precision, calibrate)
     reading = models.find(detector.name).reading
     floor = min(FLOOR, score) if reading.suppresses else 0.0
@@ -174,7 +174,7 @@ def export(
     return ExportReport(str(written), header, _bytes(written), seconds, certificate, tuple(notes))
 
 
-def _smaller_canvases(preprocess: Preprocess, data: DetectionData) -> list[str]:
+def _smaller_canvases(preprocess: Preprocess, data: DetectionData, target: Target) -> list[str]:
     """What to know where the detector has other canvases for these images than an artifact that has but one."""
     sizes = [record.size for record in data.records if record.size]
     canvases = [preprocess.geometry(*size, minimal=True)[0] for size in sizes]
@@ -182,10 +182,11 @@ def _smaller_canvases(preprocess: Preprocess, data: DetectionData) -> list[str]:
     if not smaller:
         return []
     (height, width), own = smaller[0], preprocess.size
+    remedy = "" if target.one_canvas else " With --dynamic it is as the checkpoint."
     return [
         f"A smaller canvas, such as {height}x{width}, is enough for {len(smaller)} of"
         f" {counted(len(canvases), 'image')}: on it the checkpoint is validated and used, this artifact on"
-        f" {own[0]}x{own[1]}, with another AP. With --dynamic it is as the checkpoint."
+        f" {own[0]}x{own[1]}, with another AP.{remedy}"
     ]
 
 

@@ -43,10 +43,9 @@ class Group(NamedTuple):
 
 def candidates_of(output: Output, size: tuple[int, int]) -> Candidates | None:
     """None of a network whose queries begin at no cells."""
-    parents = getattr(output, "parents", None)
-    if parents is None or output.query is None or output.dense is None:
+    if output.parents is None or output.query is None or output.dense is None:
         return None
-    query, parents = output.query, parents[0]
+    query, parents = output.query, output.parents[0]
     before = query.layers[-2].logits[0] if len(query.layers) > 1 else output.dense.answer.logits[0][parents]
     boxes = clip(to_pixels(query.answer.boxes[0], size), scale_of(size, query.answer.boxes))
     scores = (logits.float().sigmoid().cpu() for logits in (before, query.answer.logits[0]))
