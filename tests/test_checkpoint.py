@@ -158,7 +158,7 @@ def test_headers_that_are_missing_or_garbled_are_refused(metadata, said, tmp_pat
             lambda t: t.update({"stem.norm.bias": torch.zeros(16, dtype=torch.int64)}),
             "another kind of number",
         ),
-        (lambda t: t["stem.norm.bias"].fill_(torch.nan), "NaN or infinity in 1 tensors .stem.norm.bias"),
+        (lambda t: t["stem.norm.bias"].fill_(torch.nan), "NaN or infinity in 1 tensor .stem.norm.bias"),
     ],
 )
 def test_tensors_that_are_wrong_are_refused(change, said, whole, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -154,6 +155,13 @@ def test_pickles_that_hold_themselves_or_more_than_their_file_are_refused(tmp_pa
     assert (tmp_path / "small.pt").stat().st_size < 20_000
     with pytest.raises(CheckpointError, match="compressed"):
         read_foreign(tmp_path / "small.pt")
+
+
+def test_a_pickle_of_another_protocol_is_refused_without_advice_to_load_it_unlooked_at(tmp_path):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps([1.0], protocol=4))
+    with pytest.raises(CheckpointError, match=r"expected .*\(Unsupported operand 149\)") as refused:
+        read_foreign(tmp_path / "a.pt")
+    assert "weights_only" not in str(refused.value)
 
 
 def test_a_pickle_that_asks_for_memory_alone_is_refused_before_it_has_it(tmp_path):

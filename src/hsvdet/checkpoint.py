@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, counted
 from .files import parse_json, write_atomically
 
 FORMAT = 1
@@ -175,8 +175,8 @@ def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: str | Path
     ]
     if not_finite:
         raise CheckpointError(
-            f"{path}: NaN or infinity in {len(not_finite)} tensors ({not_finite[0]}): a training that diverged."
-            " Take an earlier checkpoint."
+            f"{path}: NaN or infinity in {counted(len(not_finite), 'tensor')} ({not_finite[0]}): a training that"
+            " diverged. Take an earlier checkpoint."
         )
     net.load_state_dict(tensors)
 

@@ -340,9 +340,9 @@ def _at_most(most: int) -> Generator[None, None, None]:
         if parameter is not None:
             tensors, numbers = tensors + 1, numbers + parameter.numel()
         if tensors > most:
-            raise ConfigError(f"its options ask for a network of more than {most} parameter tensors.")
+            raise ConfigError(f"The options ask for a network of more than {most} parameter tensors.")
         if numbers > MOST_PARAMETERS:
-            raise ConfigError(f"its options ask for a network of more than {MOST_PARAMETERS:,} parameters.")
+            raise ConfigError(f"The options ask for a network of more than {MOST_PARAMETERS:,} parameters.")
 
     handle = register_module_parameter_registration_hook(counted)
     try:

@@ -67,7 +67,9 @@ def read_pickle(path: str | Path) -> Any:
     except Exception as error:  # of a damaged file anything may be raised, and it is all one to the user
         if name := re.search(r"GLOBAL ([\w.]+\w)", str(error)):
             raise _refusal(path, name[1] if "." in name[1] else f"builtins.{name[1]}") from None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # PyTorch's reason comes after its advice to load without looking.
+        told = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+        reason = told.splitlines()[0] if told else type(error).__name__
         raise CheckpointError(
             f"{path}: expected a whole PyTorch file; it is damaged, cut off, or of an unknown kind"
             f" ({reason[:120]}). Copy it again."
